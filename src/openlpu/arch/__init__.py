@@ -1,0 +1,1 @@
+"""The machine as facts: TruePoint arithmetic, the instruction table, chips as data, closed-form costs."""

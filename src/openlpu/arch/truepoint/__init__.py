@@ -1,0 +1,17 @@
+"""TruePoint: every reduction is exact, in integers, or has one canonical order that no target can change.
+
+This package is the executable definition, in NumPy; ``docs/truepoint.md`` is the prose.
+"""
+
+from openlpu.arch.truepoint.attention import BLOCK, Cache, attend
+from openlpu.arch.truepoint.codes import Codes, linear, planes, quantize, rms_scale
+from openlpu.arch.truepoint.elementwise import exp, reciprocal, rsqrt, sigmoid, silu, tanh
+from openlpu.arch.truepoint.rope import rotate
+
+VERSION = 1
+"""Numerics version: any change of a bit anywhere raises it."""
+
+__all__ = [
+    "BLOCK", "VERSION", "Cache", "Codes", "attend", "exp", "linear", "planes", "quantize", "reciprocal",
+    "rms_scale", "rotate", "rsqrt", "sigmoid", "silu", "tanh",
+]

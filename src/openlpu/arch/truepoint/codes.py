@@ -1,0 +1,110 @@
+"""fp32 vectors in, integer codes with one fp32 scale out; and the exact sums taken over codes.
+
+A *code* is an integer of one or two planes.  The low plane is a signed byte; channels listed as *wide* have a
+high plane too, and ``code = 256 * high + low``.  The widest code is 127 * 256 + 127 = 32,639.  A site's first
+``wide`` channels are wide (numerics permutes outlier channels there); the rest are one byte.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openlpu._base.errors import NumericsError
+from openlpu.arch.truepoint.elementwise import F32, I32, bits, from_bits, reciprocal, round_even, rsqrt
+
+NARROW_MAX = 127
+WIDE_MAX = 32639  # 127 * 256 + 127: both planes stay signed bytes
+SCALE_FLOOR = np.float32(2.0**-60)  # an all-zero vector gets this scale; its square is still normal
+INV_NARROW = np.float32(1 / NARROW_MAX)
+INV_WIDE = np.float32(1 / WIDE_MAX)
+PLANE = np.float32(256.0)
+
+I16 = NDArray[np.int16]
+I8 = NDArray[np.int8]
+
+
+@dataclass(frozen=True)
+class Codes:
+    """Integer codes [..., K] (int16, planes joined), their scale [..., 1] (fp32), the count of wide channels."""
+
+    codes: I16
+    scale: F32
+    wide: int
+
+
+def amax(x: F32) -> F32:
+    """Largest magnitude along the last axis, kept as an axis of 1; integer maximum of the magnitude's bits.
+
+    Bits order like magnitudes and a NaN is above all of them, so the result is order-free and never hides one.
+    """
+    if x.shape[-1] == 0:
+        return np.zeros((*x.shape[:-1], 1), np.float32)
+    top = (bits(x) & np.int32(0x7FFFFFFF)).max(axis=-1, keepdims=True)
+    if (top >= 0x7F800000).any():
+        raise NumericsError("a NaN or an infinity reached a quantisation",
+                            fix="check the checkpoint's tensors for NaN; `openlpu accuracy` names the layer")
+    return from_bits(top)
+
+
+def quantize(x: F32, wide: int) -> Codes:
+    """Codes of x [..., K] with one scale per vector; channels 0..wide-1 get two planes.
+
+    scale = max(amax(narrow) / 127, amax(wide) / 32639, 2**-60); code = round(x * reciprocal(scale)), clipped.
+    """
+    scale = np.maximum(amax(x[..., wide:]) * INV_NARROW, amax(x[..., :wide]) * INV_WIDE)
+    scale = np.maximum(scale, SCALE_FLOOR)
+    code = round_even(x * reciprocal(scale))
+    limit = np.full(x.shape[-1], NARROW_MAX, np.int32)
+    limit[:wide] = WIDE_MAX
+    return Codes(np.clip(code, -limit, limit).astype(np.int16), scale, wide)
+
+
+def planes(codes: I16) -> tuple[I32, I32]:
+    """(high, low) with ``codes = 256 * high + low`` and low in -128..127; int32."""
+    wide = codes.astype(np.int32)
+    high = (wide + 128) >> 8
+    return high, wide - (high << 8)
+
+
+def join(high: I32, low: I32) -> F32:
+    """Where two exact plane sums meet: fp32(high) * 256 + fp32(low)."""
+    return high.astype(np.float32) * PLANE + low.astype(np.float32)
+
+
+def exact_dot(a: NDArray[np.integer], b_t: NDArray[np.integer]) -> I32:
+    """a [M, K] times b_t [N, K] transposed, exact, int32.
+
+    Runs on the float64 matrix product: every partial sum is an integer below 2**53, so any order is exact.
+    """
+    return (a.astype(np.float64) @ b_t.astype(np.float64).T).astype(np.int64).astype(np.int32)
+
+
+def rms_scale(q: Codes, eps: np.float32) -> F32:
+    """The factor 1/rms of the *coded* vector, [..., 1]: Σcode² is exact, so no order of summation exists.
+
+    mean = (Σcode² * scale²) * fp32(1/K); result rsqrt(mean + eps).  Σcode² = 65536 Σh² + 512 Σhl + Σl².
+    """
+    high, low = planes(q.codes)
+    hh = (high * high).sum(axis=-1, keepdims=True, dtype=np.int32).astype(np.float32)
+    hl = (high * low).sum(axis=-1, keepdims=True, dtype=np.int32).astype(np.float32)
+    ll = (low * low).sum(axis=-1, keepdims=True, dtype=np.int32).astype(np.float32)
+    total = (hh * np.float32(65536) + hl * np.float32(512)) + ll
+    mean = (total * (q.scale * q.scale)) * np.float32(1 / q.codes.shape[-1])
+    return rsqrt(mean + eps)
+
+
+def linear(q: Codes, codes: I8, row_scale: F32, bias: F32 | None) -> F32:
+    """y [T, N] of q [T, K] and weight codes [N, K]: ((Σhigh * 256 + Σlow) * scale) * row_scale (+ bias).
+
+    Both plane sums are exact int32: K * 128 * 127 < 2**31 for K <= 131,072.
+    """
+    assert codes.shape[1] <= 131072, "plane sums are exact only up to K = 131,072"
+    high, low = planes(q.codes)
+    sums = exact_dot(low, codes).astype(np.float32)
+    if q.wide:
+        sums = exact_dot(high[:, : q.wide], codes[:, : q.wide]).astype(np.float32) * PLANE + sums
+    y = (sums * q.scale) * row_scale
+    return y if bias is None else y + bias

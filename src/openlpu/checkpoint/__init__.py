@@ -1,0 +1,1 @@
+"""A model on disk in; configuration, named memory-mapped tensors and a tokenizer out."""

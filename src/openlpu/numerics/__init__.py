@@ -1,0 +1,1 @@
+"""Float operators in, integer operators out: which codes, which planes, which scales."""

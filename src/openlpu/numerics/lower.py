@@ -1,0 +1,170 @@
+"""Float graph in, integer graph out: every linear gets integer weights, every linear's input integer codes.
+
+A norm's gain is folded into the weights that read it, so the codes of a norm are the codes of its input and the
+norm itself is one factor in their scale.  Only a tied head cannot fold (its weights are the embedding's): there
+the gain stays a multiplication.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openlpu.arch.truepoint import rope as rope_tables
+from openlpu.checkpoint.config import Rope
+from openlpu.graph.ir import Builder, Graph, Node
+from openlpu.numerics.scheme import Scheme
+
+F32 = NDArray[np.float32]
+
+
+def lower(graph: Graph, scheme: Scheme) -> Graph:
+    """The integer graph of a float graph under a scheme."""
+    return _Lowering(graph, scheme).run()
+
+
+def quantize_rows(weight: np.ndarray, gain: np.ndarray | None = None) -> tuple[NDArray[np.int8], F32]:
+    """int8 codes [N, K] and fp32 scales [N] of weight * gain: amax/127 per row, nearest even.
+
+    NumPy's fp32 ``* /`` and ``rint`` are correctly rounded, so the codes are the same on every machine.
+    """
+    w = weight.astype(np.float32)
+    if gain is not None:
+        w = w * gain.astype(np.float32)
+    scale = np.maximum(np.abs(w).max(axis=1) / np.float32(127), np.float32(2.0**-100))
+    codes = np.clip(np.rint(w / scale[:, None]), -127, 127).astype(np.int8)
+    return codes, scale
+
+
+def rope_freqs(rope: Rope, dim: int) -> list[Decimal]:
+    """Radians per position of each rotated pair, with Llama 3's scaling of the slow ones."""
+    plain = rope_tables.frequencies(rope.theta, dim)
+    if rope.kind == "default":
+        return plain
+    low, high = Decimal(rope.low_freq_factor), Decimal(rope.high_freq_factor)
+    context, factor = Decimal(rope.original_context), Decimal(rope.factor)
+    scaled = []
+    for f in plain:
+        turns = context * f / (2 * rope_tables.PI)
+        keep = min(max((turns - low) / (high - low), Decimal(0)), Decimal(1))
+        scaled.append(f * keep + (1 - keep) * f / factor)
+    return scaled
+
+
+class _Lowering:
+    """State of one lowering: the float graph read, the integer graph being built."""
+
+    def __init__(self, graph: Graph, scheme: Scheme) -> None:
+        self.graph, self.scheme = graph, scheme
+        self.out = Builder("int", graph.config)
+        self.names: dict[str, str] = {"token": "token"}  # float value -> integer value
+        self.norms: dict[str, Node] = {}  # float value written by an rmsnorm -> that node
+        c = graph.config
+        cos, sin = rope_tables.tables(rope_freqs(c.rope, c.head_dim), c.context)
+        self.rope = {"cos": self.out.param("rope.cos", cos), "sin": self.out.param("rope.sin", sin)}
+
+    def run(self) -> Graph:
+        for node in self.graph.nodes:
+            lowering = getattr(self, f"_{node.op}", None)
+            self.names[node.output] = lowering(node) if lowering else self._same(node)
+        return self.out.finish(self.names[self.graph.output])
+
+    def _read(self, node: Node) -> tuple[str, ...]:
+        return tuple(self.names[name] for name in node.inputs)
+
+    def _same(self, node: Node) -> str:
+        """Elementwise fp32 operators keep their meaning and their name."""
+        size = self.graph.values[node.output].size
+        return self.out.add(node.op, node.where, self._read(node), size, name=node.output, **node.attrs)
+
+    def _embed(self, node: Node) -> str:
+        table = self.graph.params[node.params["weight"]]
+        codes, scale = quantize_rows(table)
+        params = {"codes": self.out.param("embed.codes", codes), "scale": self.out.param("embed.scale", scale)}
+        return self.out.add(node.op, node.where, ("token",), table.shape[1], name=node.output, params=params)
+
+    def _rmsnorm(self, node: Node) -> str:
+        """Codes of the input whose scale carries 1/rms; the gain is the readers' business."""
+        self.norms[node.output] = node
+        (x,) = self._read(node)
+        if self._tied_head(node):
+            return self._scaled_norm(node, x)
+        q = self._codes(node.where, x, self._wide(node))
+        return self._rms(node, q, q)
+
+    def _scaled_norm(self, node: Node, x: str) -> str:
+        """A norm whose gain cannot fold: codes of x * gain, rms of x."""
+        gain = self.out.param(f"{node.where}.gain", self.graph.params[node.params["gain"]].astype(np.float32))
+        size = self.out.values[x].size
+        scaled = self.out.add("mul", node.where, (x,), size, params={"gain": gain})
+        q = self._codes(f"{node.where}.scaled", scaled, self._wide(node))
+        return self._rms(node, q, self._codes(node.where, x, size))
+
+    def _rms(self, node: Node, q: str, reference: str) -> str:
+        size = self.out.values[q].size
+        return self.out.add(
+            "rms", node.where, (q, reference), size, kind="codes", name=node.output, eps=node.attrs["eps"]
+        )
+
+    def _codes(self, where: str, x: str, wide: int) -> str:
+        size = self.out.values[x].size
+        return self.out.add("quantize", where, (x,), size, kind="codes", wide=wide)
+
+    def _linear(self, node: Node) -> str:
+        norm = self.norms.get(node.inputs[0])
+        (x,) = self._read(node)
+        if self.out.values[x].kind == "f32":
+            x = self._coded_once(node, x)
+        if self._is_tied(node):
+            params = {"codes": "embed.codes", "scale": "embed.scale"}
+        else:
+            gain = self.graph.params[norm.params["gain"]] if norm else None
+            codes, scale = quantize_rows(self.graph.params[node.params["weight"]], gain)
+            params = {
+                "codes": self.out.param(f"{node.where}.codes", codes),
+                "scale": self.out.param(f"{node.where}.scale", scale),
+            }
+        if "bias" in node.params:
+            bias = self.graph.params[node.params["bias"]].astype(np.float32)
+            params["bias"] = self.out.param(f"{node.where}.bias", bias)
+        size = self.graph.values[node.output].size
+        return self.out.add("linear", node.where, (x,), size, name=node.output, params=params)
+
+    def _coded_once(self, node: Node, x: str) -> str:
+        """Codes of a value that no norm precedes (attention's output, the gated product)."""
+        name = f"{node.where}.quantize"
+        return name if name in self.out.values else self._codes(node.where, x, self._wide(node))
+
+    def _headnorm(self, node: Node) -> str:
+        gain = self.graph.params[node.params["gain"]].astype(np.float32)
+        params = {"gain": self.out.param(f"{node.where}.gain", gain)}
+        size = self.graph.values[node.output].size
+        read = self._read(node)
+        return self.out.add(node.op, node.where, read, size, name=node.output, params=params, **node.attrs)
+
+    def _rope(self, node: Node) -> str:
+        size = self.graph.values[node.output].size
+        read = self._read(node)
+        return self.out.add(node.op, node.where, read, size, name=node.output, params=self.rope, **node.attrs)
+
+    def _attention(self, node: Node) -> str:
+        size = self.graph.values[node.output].size
+        root = Decimal(node.attrs["head_dim"]).sqrt()
+        attrs = {**node.attrs, "kv_bits": self.scheme.kv_bits, "softmax_scale": float(np.float32(float(1 / root)))}
+        return self.out.add(node.op, node.where, self._read(node), size, name=node.output, **attrs)
+
+    def _wide(self, node: Node) -> int:
+        """How many leading channels of this linear's input carry two planes."""
+        if self.scheme.wide_head and (node.where in ("norm", "head")):
+            return self.graph.config.hidden
+        size = self.graph.values[node.inputs[0]].size
+        return int(-(-size * self.scheme.outlier_share // 1))
+
+    def _is_tied(self, node: Node) -> bool:
+        embed = self.graph.nodes[0]
+        return node.op == "linear" and node.params["weight"] == embed.params["weight"]
+
+    def _tied_head(self, norm: Node) -> bool:
+        return any(self._is_tied(user) for user in self.graph.consumers()[norm.output])

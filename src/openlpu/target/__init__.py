@@ -1,0 +1,1 @@
+"""A graph or a program in; something that runs out."""

@@ -1,0 +1,1 @@
+"""The reference target: the integer graph, operator by operator, in NumPy.  Obvious before fast."""

@@ -1,0 +1,107 @@
+"""Integer graph in, logits out: each operator is one call into :mod:`openlpu.arch.truepoint`.
+
+All tokens of a chunk go through an operator together as rows; attention goes token by token.  This file is the
+meaning of a model; every other target is compared with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from openlpu.arch import truepoint as tp
+from openlpu.graph.ir import Graph, Node
+from openlpu.target.base import F32, Chunk
+
+Row = F32 | tp.Codes | np.ndarray
+
+
+class RefExecutable:
+    """Runs an integer graph chunk by chunk; KV codes live in int16 arrays [slots, T, KVH, D] per layer."""
+
+    def __init__(self, graph: Graph, slots: int, context: int) -> None:
+        assert graph.level == "int", "the reference target runs integer graphs"
+        self.graph, self.slots, self.context = graph, slots, context
+        c = graph.config
+        shape = (slots, c.layers, context, c.kv_heads)
+        self.k, self.v = (np.zeros((*shape, c.head_dim), np.int16) for _ in range(2))
+        self.k_scale, self.v_scale = (np.zeros(shape, np.float32) for _ in range(2))
+
+    def run(
+        self, chunks: Sequence[Chunk], observe: Callable[[Node, Row], None] | None = None
+    ) -> list[F32]:
+        """Logits per chunk; ``observe`` sees every operator's output, for accuracy reports."""
+        return [self._chunk(chunk, observe) for chunk in chunks]
+
+    def _chunk(self, chunk: Chunk, observe: Callable[[Node, Row], None] | None) -> F32:
+        env: dict[str, Row] = {"token": np.array(chunk.tokens, np.int64)}
+        for node in self.graph.nodes:
+            env[node.output] = self._node(node, [env[name] for name in node.inputs], chunk)
+            if observe:
+                observe(node, env[node.output])
+        logits = env[self.graph.output]
+        assert isinstance(logits, np.ndarray)
+        return logits if chunk.every else logits[-1:]
+
+    def _node(self, node: Node, inputs: list, chunk: Chunk) -> Row:
+        param = {word: self.graph.params[key] for word, key in node.params.items()}
+        return getattr(self, f"_{node.op}")(node, param, chunk, *inputs)
+
+    def _embed(self, node: Node, p: dict, chunk: Chunk, token: np.ndarray) -> F32:
+        rows = p["codes"][token].astype(np.float32) * p["scale"][token][:, None]
+        return rows * p["gain"] if "gain" in p else rows
+
+    def _quantize(self, node: Node, p: dict, chunk: Chunk, x: F32) -> tp.Codes:
+        return tp.quantize(x, node.attrs["wide"])
+
+    def _rms(self, node: Node, p: dict, chunk: Chunk, q: tp.Codes, reference: tp.Codes) -> tp.Codes:
+        return replace(q, scale=q.scale * tp.rms_scale(reference, np.float32(node.attrs["eps"])))
+
+    def _headnorm(self, node: Node, p: dict, chunk: Chunk, x: F32) -> F32:
+        heads = x.reshape(len(x), node.attrs["heads"], -1)
+        factor = tp.rms_scale(tp.quantize(heads, heads.shape[-1]), np.float32(node.attrs["eps"]))
+        return ((heads * factor) * p["gain"]).reshape(x.shape)
+
+    def _linear(self, node: Node, p: dict, chunk: Chunk, q: tp.Codes) -> F32:
+        return tp.linear(q, p["codes"], p["scale"], p.get("bias"))
+
+    def _rope(self, node: Node, p: dict, chunk: Chunk, x: F32) -> F32:
+        heads = x.reshape(len(x), node.attrs["heads"], -1)
+        span = slice(chunk.start, chunk.start + len(x))
+        return tp.rotate(heads, p["cos"][span, None], p["sin"][span, None]).reshape(x.shape)
+
+    def _attention(self, node: Node, p: dict, chunk: Chunk, q: F32, k: F32, v: F32) -> F32:
+        a = node.attrs
+        at = (chunk.slot, a["layer"])
+        span = slice(chunk.start, chunk.start + len(q))
+        wide = a["head_dim"] if a["kv_bits"] == 16 else 0
+        for x, codes, scale in ((k, self.k, self.k_scale), (v, self.v, self.v_scale)):
+            coded = tp.quantize(x.reshape(len(x), a["kv_heads"], -1), wide)
+            codes[at][span], scale[at][span] = coded.codes, coded.scale[..., 0]
+        query = tp.quantize(q, q.shape[1])
+        out = np.empty_like(q)
+        for i in range(len(q)):
+            seen = slice(0, chunk.start + i + 1)
+            cache = tp.Cache(self.k[at][seen], self.k_scale[at][seen], self.v[at][seen], self.v_scale[at][seen])
+            one = tp.Codes(query.codes[i].reshape(a["heads"], -1), query.scale[i], query.wide)
+            out[i] = tp.attend(one, cache, np.float32(a["softmax_scale"])).reshape(-1)
+        return out
+
+    def _silu_mul(self, node: Node, p: dict, chunk: Chunk, gate: F32, up: F32) -> F32:
+        return tp.silu(gate) * up
+
+    def _add(self, node: Node, p: dict, chunk: Chunk, a: F32, b: F32) -> F32:
+        return a + b
+
+    def _mul(self, node: Node, p: dict, chunk: Chunk, x: F32) -> F32:
+        return x * p["gain"]
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+
+def load(graph: Graph, *, slots: int = 1, context: int = 0) -> RefExecutable:
+    """An executable with ``slots`` caches of ``context`` positions (0: the model's own context)."""
+    return RefExecutable(graph, slots, context or graph.config.context)
