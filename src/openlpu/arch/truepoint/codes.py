@@ -21,6 +21,8 @@ SCALE_FLOOR = np.float32(2.0**-60)  # an all-zero vector gets this scale; its sq
 INV_NARROW = np.float32(1 / NARROW_MAX)
 INV_WIDE = np.float32(1 / WIDE_MAX)
 PLANE = np.float32(256.0)
+MAGNITUDE_LIMIT = np.float32(2.0**50)  # a vector with a magnitude from here on (or a NaN) stops the step
+MAX_K = 131071  # longest vector whose plane sums stay in int32: K * 128 * 128 < 2**31
 
 I16 = NDArray[np.int16]
 I8 = NDArray[np.int8]
@@ -39,27 +41,28 @@ def amax(x: F32) -> F32:
     """Largest magnitude along the last axis, kept as an axis of 1; integer maximum of the magnitude's bits.
 
     Bits order like magnitudes and a NaN is above all of them, so the result is order-free and never hides one.
+    Below ``MAGNITUDE_LIMIT`` no score of attention and no Σx² can overflow, so no NaN is born out of sight.
     """
     if x.shape[-1] == 0:
         return np.zeros((*x.shape[:-1], 1), np.float32)
     top = (bits(x) & np.int32(0x7FFFFFFF)).max(axis=-1, keepdims=True)
-    if (top >= 0x7F800000).any():
-        raise NumericsError("a NaN or an infinity reached a quantisation",
-                            fix="check the checkpoint's tensors for NaN; `openlpu accuracy` names the layer")
+    if (top >= MAGNITUDE_LIMIT.view(np.int32)).any():
+        raise NumericsError(
+            "a NaN, an infinity or a magnitude of 2**50 and more reached a quantisation",
+            fix="check the checkpoint's tensors for NaN; `openlpu accuracy` names the layer",
+        )
     return from_bits(top)
 
 
 def quantize(x: F32, wide: int) -> Codes:
     """Codes of x [..., K] with one scale per vector; channels 0..wide-1 get two planes.
 
-    scale = max(amax(narrow) / 127, amax(wide) / 32639, 2**-60); code = round(x * reciprocal(scale)), clipped.
+    scale = max(amax(narrow) / 127, amax(wide) / 32639, 2**-60); code = round(x * reciprocal(scale)).  No code
+    needs clipping: the scale's roundings move the largest one by at most 0.02.
     """
     scale = np.maximum(amax(x[..., wide:]) * INV_NARROW, amax(x[..., :wide]) * INV_WIDE)
     scale = np.maximum(scale, SCALE_FLOOR)
-    code = round_even(x * reciprocal(scale))
-    limit = np.full(x.shape[-1], NARROW_MAX, np.int32)
-    limit[:wide] = WIDE_MAX
-    return Codes(np.clip(code, -limit, limit).astype(np.int16), scale, wide)
+    return Codes(round_even(x * reciprocal(scale)).astype(np.int16), scale, wide)
 
 
 def planes(codes: I16) -> tuple[I32, I32]:
@@ -87,6 +90,7 @@ def rms_scale(q: Codes, eps: np.float32) -> F32:
 
     mean = (Σcode² * scale²) * fp32(1/K); result rsqrt(mean + eps).  Σcode² = 65536 Σh² + 512 Σhl + Σl².
     """
+    assert q.codes.shape[-1] <= MAX_K, "plane sums are exact only up to K = 131,071"
     high, low = planes(q.codes)
     hh = (high * high).sum(axis=-1, keepdims=True, dtype=np.int32).astype(np.float32)
     hl = (high * low).sum(axis=-1, keepdims=True, dtype=np.int32).astype(np.float32)
@@ -99,9 +103,9 @@ def rms_scale(q: Codes, eps: np.float32) -> F32:
 def linear(q: Codes, codes: I8, row_scale: F32, bias: F32 | None) -> F32:
     """y [T, N] of q [T, K] and weight codes [N, K]: ((Σhigh * 256 + Σlow) * scale) * row_scale (+ bias).
 
-    Both plane sums are exact int32: K * 128 * 127 < 2**31 for K <= 131,072.
+    Both plane sums are exact int32: K * 128 * 127 < 2**31 for K <= ``MAX_K``.
     """
-    assert codes.shape[1] <= 131072, "plane sums are exact only up to K = 131,072"
+    assert codes.shape[1] <= MAX_K, "plane sums are exact only up to K = 131,071"
     high, low = planes(q.codes)
     sums = exact_dot(low, codes).astype(np.float32)
     if q.wide:

@@ -7,7 +7,7 @@ eighth of a turn, rounded once to fp32.
 
 from __future__ import annotations
 
-from decimal import Context, Decimal
+from decimal import ROUND_HALF_EVEN, Context, Decimal, localcontext
 from math import factorial
 
 import numpy as np
@@ -15,23 +15,27 @@ from numpy.typing import NDArray
 
 from openlpu.arch.truepoint.elementwise import F32
 
-_CONTEXT = Context(prec=60)
+CONTEXT = Context(prec=60, rounding=ROUND_HALF_EVEN)  # explicit: the thread's own may have been changed
 PI = Decimal("3.14159265358979323846264338327950288419716939937510582097494459")
+
+
+RADIANS = float(CONTEXT.divide(PI, Decimal(1 << 63)))  # of 2**-64 turns
 
 
 def power(base: float, exponent: Decimal) -> Decimal:
     """base**exponent to 60 digits; Decimal's ln and exp are correctly rounded on every platform."""
-    return _CONTEXT.exp(_CONTEXT.multiply(_CONTEXT.ln(Decimal(base)), exponent))
+    return CONTEXT.exp(CONTEXT.multiply(CONTEXT.ln(Decimal(base)), exponent))
 
 
 def turns(radians_per_position: Decimal) -> int:
     """A frequency as a fraction of a turn per position, in units of 2**-64 turns."""
-    return int((_CONTEXT.divide(radians_per_position, 2 * PI) * (1 << 64)).to_integral_value()) % (1 << 64)
+    with localcontext(CONTEXT):
+        return int((radians_per_position / PI * (1 << 63)).to_integral_value()) % (1 << 64)
 
 
 def frequencies(theta: float, dim: int) -> list[Decimal]:
     """theta**(-2i/dim) radians per position for i < dim/2."""
-    return [power(theta, Decimal(-2 * i) / Decimal(dim)) for i in range(dim // 2)]
+    return [power(theta, CONTEXT.divide(Decimal(-2 * i), Decimal(dim))) for i in range(dim // 2)]
 
 
 def tables(freqs: list[Decimal], positions: int, scale: float = 1.0) -> tuple[F32, F32]:
@@ -47,7 +51,7 @@ def cos_sin(phase: NDArray[np.uint64]) -> tuple[NDArray[np.float64], NDArray[np.
     eighth = np.uint64(1 << 61)
     quarter = ((phase + eighth) >> np.uint64(62)) & np.uint64(3)
     rest = ((phase + eighth) & np.uint64((1 << 62) - 1)).astype(np.int64) - np.int64(1 << 61)
-    angle = rest.astype(np.float64) * float(2 * PI / (1 << 64))
+    angle = rest.astype(np.float64) * RADIANS
     square = angle * angle
     c, s = np.zeros_like(angle), np.zeros_like(angle)
     for k in range(8, -1, -1):

@@ -1,0 +1,1 @@
+"""A layout and a graph in; instructions at cycles out."""

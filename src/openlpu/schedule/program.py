@@ -1,0 +1,80 @@
+"""What the scheduler makes and every chip target runs: instruction queues, SRAM contents, claims.
+
+A program holds no weights: :attr:`Program.resident` says which vectors of which parameter lie where, so new
+weights of the same shape reuse it.  Instructions are NumPy columns, one structured array per queue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openlpu.arch.chip import Chip
+from openlpu.arch.isa import columns_of, unit_of_queue
+
+RESIDENT = 0  # as a claim's writer: in SRAM before the token began (a parameter, the host's rows, older KV)
+
+
+def queue_dtype(queue: str) -> np.dtype:
+    """Columns of a queue: dispatch cycle, opcode, the instruction's id (for claims; not encoded), its fields."""
+    fields = [(name, "<i4") for name in columns_of(unit_of_queue(queue))]
+    return np.dtype([("cycle", "<u4"), ("op", "u1"), ("id", "<u4"), *fields])
+
+
+CLAIM_READ = np.dtype([("reader", "<u4"), ("operand", "u1"), ("writer", "<u4"), ("or_resident", "?")])
+CLAIM_OUTPUT = np.dtype([("slice", "<u2"), ("address", "<u2"), ("writer", "<u4"), ("indirect", "?")])
+
+
+@dataclass(frozen=True)
+class Claims:
+    """What the scheduler meant; the chip ignores it, the referee compares.
+
+    ``reads``: operand ``operand`` of instruction ``reader`` carries the value that instruction ``writer`` made
+    (:data:`RESIDENT`: nobody in this token; ``or_resident``: either).  Operands count byte streams in the order
+    of the fields: VXM a 0-3, b 4-7 (a latch or byte operand: 0 or 4); memory word of read and gather 0, map 1;
+    scatter data 0, map 1; load_weights 0-15; install_weights: weight buffer groups 0-19; activate: stream 0,
+    array 1 (the install); accumulate: arriving sum 0 (the activate), accumulator 1; SXM data 0-15, maps 16, 17.
+    ``outputs``: after the token the word at ``address`` of ``slice`` was written by ``writer``; ``indirect``:
+    address is the base of a scatter and the words are those of its map.
+    """
+
+    reads: NDArray
+    outputs: NDArray
+
+
+@dataclass(frozen=True)
+class Resident:
+    """Vectors in SRAM before the first token: vector i lies at (slices[i], addresses[i]).
+
+    ``source`` tells how :mod:`openlpu.place.emplace` fills them: a parameter's key and index arrays, a constant,
+    or zeros.
+    """
+
+    name: str
+    slices: NDArray[np.int32]
+    addresses: NDArray[np.int32]
+    source: object
+
+
+@dataclass(frozen=True)
+class Program:
+    """One static segment: a decode step for contexts of at most ``context`` positions.
+
+    ``host``: rows the host rewrites before a token, by name (see :mod:`openlpu.place.host`).  ``logits``: rows
+    that hold the logits afterwards: slices [n, 4] (byte planes) and addresses [n]; lane l of row i is channel
+    ``i * lanes + l``.  ``cycles``: first dispatch to last logit written.
+    """
+
+    chip: Chip
+    context: int
+    queues: Mapping[str, NDArray]
+    resident: tuple[Resident, ...]
+    host: Mapping[str, Resident]
+    logits_slices: NDArray[np.int32]
+    logits_addresses: NDArray[np.int32]
+    vocab: int
+    cycles: int
+    claims: Claims
