@@ -117,10 +117,11 @@ _ROWS: list[tuple[str, str, str, str, str, Meaning | None]] = [
     ("repeat", "icu", "count:12 every:8", "", "the previous one again: `count` times, `every` cycles apart", None),
     ("read", "mem", "address:13 stream:6", "read", "vector at `address` to `stream`", None),
     ("write", "mem", "address:13 stream:6", "write", "`stream` to the vector at `address`", None),
-    ("gather", "mem", "address:13 stream:6 map:6", "read",
-     "per superlane: word at `address` + map to `stream`; map = its lanes 0 and 1 of stream `map`", None),
-    ("scatter", "mem", "address:13 stream:6 map:6", "write",
-     "per superlane: `stream` to the word at `address` + map; 0xFFFF in the map writes nothing", None),
+    ("gather", "mem", "address:13 stream:6 map:6 pair:3", "read",
+     "per superlane: word at `address` + map to `stream`; map = its lanes 2*pair, 2*pair + 1 on `map`, low byte "
+     "first; 0xFFFF gives zeros", None),
+    ("scatter", "mem", "address:13 stream:6 map:6 pair:3", "write",
+     "per superlane: `stream` to the word at `address` + map (as in gather); 0xFFFF writes nothing", None),
 ]
 _ROWS += [(n, "vxm", _VXM, "vxm", t, m) for n, t, m in _VXM_MEANINGS]
 _ROWS += [(n, "vxm", _VXM, "vxm_special", t, m) for n, t, m in _VXM_SPECIAL]

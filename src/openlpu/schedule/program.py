@@ -65,7 +65,8 @@ class Program:
 
     ``host``: rows the host rewrites before a token, by name (see :mod:`openlpu.place.host`).  ``logits``: rows
     that hold the logits afterwards: slices [n, 4] (byte planes) and addresses [n]; lane l of row i is channel
-    ``i * lanes + l``.  ``cycles``: first dispatch to last logit written.
+    ``i * lanes + l``.  ``v_rows``: rows of V per block, which the host's address maps need.  ``cycles``: first
+    dispatch to last logit written.
     """
 
     chip: Chip
@@ -76,5 +77,6 @@ class Program:
     logits_slices: NDArray[np.int32]
     logits_addresses: NDArray[np.int32]
     vocab: int
+    v_rows: int
     cycles: int
     claims: Claims

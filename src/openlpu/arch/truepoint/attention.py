@@ -1,4 +1,4 @@
-"""Query codes and a coded KV cache in, attention output out, for one query position.
+"""Query codes and a coded KV cache in, attention output out.
 
 Positions are taken in fixed blocks of 256, counted from position 0.  Inside a block everything that is summed
 is an integer: probabilities relative to the block's own maximum have 15 bits, and V's scale per position rides
@@ -12,13 +12,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from openlpu.arch.truepoint.codes import I16, SCALE_FLOOR, Codes, exact_dot, planes
+from openlpu.arch.truepoint.codes import I16, SCALE_FLOOR, Codes, exact_dot, join, planes
 from openlpu.arch.truepoint.elementwise import F32, exp, reciprocal, round_even
 
 BLOCK = 256
 PROB_ONE = np.float32(32512)  # 127 * 256: a probability of 1; both planes stay signed bytes
-MASKED = np.float32(-1e30)
 
 
 @dataclass(frozen=True)
@@ -31,59 +31,84 @@ class Cache:
     v_scale: F32
 
 
+@dataclass(frozen=True)
+class Part:
+    """What one block contributes to N query rows: maximum [N, 1], Σp [N, 1], Σp·v [N, D], V's scale [N, 1]."""
+
+    top: F32
+    total: F32
+    weighted: F32
+    v_top: F32
+
+
 def scores(q: I16, k: I16) -> F32:
-    """Exact q·k of query codes [G, D] (two planes) with key codes [T, D] (one or two planes), as fp32 [G, T].
+    """Exact q·k of query codes [N, D] (two planes) with key codes [T, D] (one or two planes), as fp32 [N, T].
 
     (fp32(hh) * 65536 + fp32(hl + lh) * 256) + fp32(ll); for one-plane keys hh and lh are zero.
     """
     qh, ql = planes(q)
     kh, kl = planes(k)
-    mid = exact_dot(qh, kl) + exact_dot(ql, kh)
-    top = exact_dot(qh, kh).astype(np.float32) * np.float32(65536) + mid.astype(np.float32) * np.float32(256)
-    return top + exact_dot(ql, kl).astype(np.float32)
+    mid, low = exact_dot(qh, kl), exact_dot(ql, kl).astype(np.float32)
+    if not kh.any():
+        return mid.astype(np.float32) * np.float32(256) + low
+    high, mid = exact_dot(qh, kh).astype(np.float32), mid + exact_dot(ql, kh)
+    return (high * np.float32(65536) + mid.astype(np.float32) * np.float32(256)) + low
 
 
-def block_sums(score: F32, v: I16, v_scale: F32) -> tuple[F32, F32, F32, F32]:
-    """One block: score [G, B] fp32, v [B, D] codes, v_scale [B].
+def block_part(score: F32, seen: NDArray[np.bool_], v: I16, v_scale: F32) -> Part:
+    """One block: score [N, B] fp32, seen [N, B], v [B, D] codes, v_scale [B]; every row sees at least one.
 
-    Returns (maximum [G, 1], Σp [G, 1], Σp·v [G, D], V's block scale, scalar), the sums exact before fp32.
+    p = round(e * 32512) goes into Σp, round((e * (v_scale / v_top)) * 32512) into Σp·v; both sums are exact.
+    A position that is not seen has p = 0 in both, and no part in either maximum.
     """
-    top = score.max(axis=1, keepdims=True)
-    e = exp(score - top)
-    v_top = np.maximum(v_scale.max(), SCALE_FLOOR)
+    top = np.where(seen, score, np.float32(-np.inf)).max(axis=1, keepdims=True)
+    e = np.where(seen, exp(score - top), np.float32(0))
+    v_top = np.maximum(np.where(seen, v_scale, np.float32(0)).max(axis=1, keepdims=True), SCALE_FLOOR)
     total = round_even(e * PROB_ONE).sum(axis=1, keepdims=True, dtype=np.int32)
-    weighted = round_even((e * (v_scale * reciprocal(v_top))) * PROB_ONE)
-    vh, vl = planes(v)
-    pv = exact_dot(weighted, vh.T).astype(np.float32) * np.float32(256) + exact_dot(weighted, vl.T).astype(
-        np.float32
-    )
-    return top, total.astype(np.float32), pv, v_top
+    p = round_even((e * (v_scale * reciprocal(v_top))) * PROB_ONE)
+    high, low = planes(v)
+    return Part(top, total.astype(np.float32), join(exact_dot(p, high.T), exact_dot(p, low.T)), v_top)
+
+
+def combine(parts: list[Part]) -> F32:
+    """Blocks in ascending order, the first of them seen by all N rows, each later one by the last rows only.
+
+    Block b contributes Σp·v * (alpha * v_top) to the numerator and Σp * alpha to the denominator, both from 0,
+    with alpha = exp(its maximum - the maximum of all).
+    """
+    top = parts[0].top.copy()
+    for part in parts[1:]:
+        rows = slice(len(top) - len(part.top), None)
+        top[rows] = np.maximum(top[rows], part.top)
+    num, den = np.zeros_like(parts[0].weighted), np.zeros_like(top)
+    for part in parts:
+        rows = slice(len(top) - len(part.top), None)
+        alpha = exp(part.top - top[rows])
+        num[rows] += part.weighted * (alpha * part.v_top)
+        den[rows] += part.total * alpha
+    return num * reciprocal(den)
 
 
 def attend(q: Codes, cache: Cache, softmax_scale: np.float32) -> F32:
-    """Output [H, D] of one query's codes [H, D] over the T positions of the cache (its own included).
+    """Output [N, H, D] of the last N positions' query codes [N, H, D] over the T positions of the cache.
 
-    score = (dot * (q.scale * softmax_scale)) * k_scale[t].  Block b contributes Σp·v * (alpha_b * v_top_b) to
-    the numerator and Σp * alpha_b to the denominator with alpha_b = exp(max_b - max), both from 0, ascending.
+    Query i stands at position T - N + i and sees the positions up to its own.  ``q.scale`` is [N, 1].
+    score = (dot * (q.scale * softmax_scale)) * k_scale[t].
     """
-    heads, dim = q.codes.shape
-    kv_heads = cache.k.shape[1]
+    count, heads, dim = q.codes.shape
+    length, kv_heads = cache.k_scale.shape
     group = heads // kv_heads
-    out = np.empty((heads, dim), np.float32)
+    position = np.repeat(np.arange(length - count, length), group)  # of each row; rows of one query adjoin
+    factor = np.repeat(q.scale * softmax_scale, group, axis=0)
+    out = np.empty((count, heads, dim), np.float32)
     for g in range(kv_heads):
-        rows = slice(g * group, (g + 1) * group)
-        dot = scores(q.codes[rows], cache.k[:, g])
-        score = (dot * (q.scale.reshape(1, 1) * softmax_scale)) * cache.k_scale[None, :, g]
-        parts = [
-            block_sums(score[:, t : t + BLOCK], cache.v[t : t + BLOCK, g], cache.v_scale[t : t + BLOCK, g])
-            for t in range(0, score.shape[1], BLOCK)
-        ]
-        top = np.maximum.reduce([part[0] for part in parts])
-        num = np.zeros((group, dim), np.float32)
-        den = np.zeros((group, 1), np.float32)
-        for block_top, total, pv, v_top in parts:
-            alpha = exp(block_top - top)
-            num = num + pv * (alpha * v_top)
-            den = den + total * alpha
-        out[rows] = num * reciprocal(den)
+        rows = q.codes[:, g * group : (g + 1) * group].reshape(-1, dim)
+        parts = []
+        for start in range(0, length, BLOCK):
+            t = slice(start, min(start + BLOCK, length))
+            last = slice(int(np.searchsorted(position, start)), None)  # the rows that see this block
+            score = (scores(rows[last], cache.k[t, g]) * factor[last]) * cache.k_scale[t, g]
+            seen = position[last, None] >= np.arange(t.start, t.stop)
+            parts.append(block_part(score, seen, cache.v[t, g], cache.v_scale[t, g]))
+        out[:, g * group : (g + 1) * group] = combine(parts).reshape(count, group, dim)
     return out

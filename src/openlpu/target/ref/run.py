@@ -1,7 +1,7 @@
 """Integer graph in, logits out: each operator is one call into :mod:`openlpu.arch.truepoint`.
 
-All tokens of a chunk go through an operator together as rows; attention goes token by token.  This file is the
-meaning of a model; every other target is compared with it.
+All tokens of a chunk go through an operator together, as rows.  This file is the meaning of a model; every other
+target is compared with it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from openlpu._base.errors import NumericsError
 from openlpu.arch import truepoint as tp
 from openlpu.graph.ir import Graph, Node
 from openlpu.target.base import F32, Chunk
@@ -43,6 +44,8 @@ class RefExecutable:
                 observe(node, env[node.output])
         logits = env[self.graph.output]
         assert isinstance(logits, np.ndarray)
+        if not np.isfinite(logits).all():
+            raise NumericsError("a logit is not finite", where=self.graph.output)
         return logits if chunk.every else logits[-1:]
 
     def _node(self, node: Node, inputs: list, chunk: Chunk) -> Row:
@@ -80,14 +83,11 @@ class RefExecutable:
         for x, codes, scale in ((k, self.k, self.k_scale), (v, self.v, self.v_scale)):
             coded = tp.quantize(x.reshape(len(x), a["kv_heads"], -1), wide)
             codes[at][span], scale[at][span] = coded.codes, coded.scale[..., 0]
+        seen = slice(0, chunk.start + len(q))
+        cache = tp.Cache(self.k[at][seen], self.k_scale[at][seen], self.v[at][seen], self.v_scale[at][seen])
         query = tp.quantize(q, q.shape[1])
-        out = np.empty_like(q)
-        for i in range(len(q)):
-            seen = slice(0, chunk.start + i + 1)
-            cache = tp.Cache(self.k[at][seen], self.k_scale[at][seen], self.v[at][seen], self.v_scale[at][seen])
-            one = tp.Codes(query.codes[i].reshape(a["heads"], -1), query.scale[i], query.wide)
-            out[i] = tp.attend(one, cache, np.float32(a["softmax_scale"])).reshape(-1)
-        return out
+        query = replace(query, codes=query.codes.reshape(len(q), a["heads"], -1))
+        return tp.attend(query, cache, np.float32(a["softmax_scale"])).reshape(q.shape)
 
     def _silu_mul(self, node: Node, p: dict, chunk: Chunk, gate: F32, up: F32) -> F32:
         return tp.silu(gate) * up

@@ -1,0 +1,33 @@
+"""Numbers in, text for people out: every time says its clock (``cycles`` or ``wall``), every size its unit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def percentile(values: Sequence[float], percent: int) -> float:
+    """Nearest-rank percentile: a value that was measured, never an average of two; 0.0 of nothing."""
+    ranked = sorted(values)
+    return ranked[max(0, -(-percent * len(ranked) // 100) - 1)] if ranked else 0.0
+
+
+def wall(seconds: float) -> str:
+    """A duration of this machine's clock: ``813 µs wall``, ``4.21 ms wall``, ``12.3 s wall``."""
+    for unit, scale in (("s", 1.0), ("ms", 1e3)):
+        if seconds * scale >= 1:
+            return f"{seconds * scale:.3g} {unit} wall"
+    return f"{seconds * 1e6:.0f} µs wall"
+
+
+def cycles(count: int) -> str:
+    """A duration of the chip's clock: ``45,120 cycles``."""
+    return f"{count:,} cycles"
+
+
+def size(count: float) -> str:
+    """Bytes in decimal units: ``1.04 MB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"

@@ -1,0 +1,1 @@
+"""Tensors in; slices, rows and lifetimes out."""

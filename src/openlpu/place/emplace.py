@@ -1,0 +1,63 @@
+"""Where each vector of a parameter lies in; the bytes of those vectors out.
+
+A :class:`Source` names a parameter and how its rows and columns become vectors, so a program can be stored without
+weights and filled from any checkpoint of the same shapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+U8 = NDArray[np.uint8]
+I32 = NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Source:
+    """How n vectors are filled.
+
+    ``codes``: vector i, lane l = int8 ``param[rows[i], cols[l]]``.
+    ``float``: fp32 of ``param[rows[i], cols[l]]`` as four byte planes, negated where ``negate[l]``.
+    ``bytes``: ``data`` as it is, [n, planes, lanes].
+    ``zeros``: nothing but zeros.
+    ``row``: likewise of a parameter of one axis taken as one row (in ``float`` it is one column).
+    An index of -1 gives 0.
+    """
+
+    kind: str
+    param: str = ""
+    rows: I32 = field(default_factory=lambda: np.zeros(0, np.int32))
+    cols: I32 = field(default_factory=lambda: np.zeros(0, np.int32))
+    negate: NDArray[np.bool_] | None = None
+    data: U8 | None = None
+
+
+def vectors(source: Source, count: int, planes: int, lanes: int, params: Mapping[str, np.ndarray]) -> U8:
+    """The bytes [count, planes, lanes] that a source stands for."""
+    if source.kind == "zeros":
+        return np.zeros((count, planes, lanes), np.uint8)
+    if source.kind == "bytes":
+        assert source.data is not None
+        return source.data
+    table = params[source.param]
+    if table.ndim == 1:
+        table = table.reshape(1, -1) if source.kind == "row" else table.reshape(-1, 1)
+    picked = table[np.maximum(source.rows, 0)[:, None], np.maximum(source.cols, 0)[None, :]]
+    live = (source.rows >= 0)[:, None] & (source.cols >= 0)[None, :]
+    picked = np.where(live, picked, picked.dtype.type(0))
+    if source.kind == "codes":
+        return picked.astype(np.int8).view(np.uint8)[:, None, :]
+    assert source.kind in ("float", "row"), f"unknown kind of source {source.kind}"
+    if source.negate is not None:
+        picked = np.where(source.negate[None, :], -picked, picked)
+    return byte_planes(picked.astype(np.float32).view(np.int32))
+
+
+def byte_planes(words: I32) -> U8:
+    """int32 [n, lanes] as bytes [n, 4, lanes], least significant plane first."""
+    n, lanes = words.shape
+    return np.ascontiguousarray(words, "<i4").view(np.uint8).reshape(n, lanes, 4).transpose(0, 2, 1)

@@ -1,0 +1,196 @@
+"""Vector operations in; instructions at cycles out: each call finds the first cycle in which everything is free.
+
+The scheduler is greedy and keeps no graph: a call takes vectors that know when they are ready, walks cycles until
+the unit, the SRAM ports and every stream register on the way are free at once, reserves them, and returns the vector
+it made.  Calls made later may land in earlier cycles, so the order of calls is a priority, not a sequence.
+Beside every instruction goes its claim: which instruction's value each operand is meant to be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+import numpy as np
+
+from openlpu.arch.chip import Chip
+from openlpu.arch.isa import BY_NAME
+from openlpu.place.emplace import Source
+from openlpu.place.sram import Sram
+from openlpu.schedule.program import CLAIM_OUTPUT, CLAIM_READ, Claims, Resident, queue_dtype
+from openlpu.schedule.timeline import Timeline
+from openlpu.schedule.values import Vec
+
+T = TypeVar("T")
+PATIENCE = 20_000  # cycles a search may look ahead; reaching it means a structural conflict
+
+
+class Assembler:
+    """One chip's program under construction."""
+
+    def __init__(self, chip: Chip) -> None:
+        self.chip = chip
+        self.timeline = Timeline(chip)
+        self.sram = Sram(chip)
+        self.resident: list[Resident] = []
+        self.rows: dict[str, list[tuple[int, ...]]] = {name: [] for name in chip.queues}
+        self.reads: list[tuple[int, int, int, bool]] = []
+        self.outputs: list[tuple[int, int, int, bool]] = []
+        self.pending: list[tuple[str, tuple[int, ...], list[tuple[int, int, bool]]]] = []
+        self.next_id = 1
+        self.turn = 0
+        self.shape = {name: queue_dtype(name).names or () for name in chip.queues}
+
+    # -- places ------------------------------------------------------------------------------------------------
+
+    def group_slices(self, group: int) -> tuple[int, ...]:
+        """The slices of a MEM group; groups count from the west edge."""
+        per = self.chip.slices_per_register
+        return tuple(range(group * per, (group + 1) * per))
+
+    def x(self, vec: Vec) -> int:
+        """Stream register where a vector's first plane lives."""
+        return self.chip.slice_position(vec.slices[0])
+
+    def near(self, x: int) -> list[int]:
+        """MEM groups by distance from a position, rotated among the nearest so that neighbours share the load."""
+        groups = sorted(range(2 * self.chip.groups), key=lambda g: abs(self.chip.slice_position(4 * g) - x))
+        self.turn += 1
+        k = self.turn % min(6, len(groups))
+        return groups[k:] + groups[:k]
+
+    def side(self, hemisphere: int) -> tuple[int, ...]:
+        """All slices of a hemisphere (0: west)."""
+        per = self.chip.slices_per_hemisphere
+        return tuple(range(hemisphere * per, (hemisphere + 1) * per))
+
+    def keep(self, name: str, source: Source, slices: tuple[int, ...], count: int = 1) -> Vec:
+        """Reserve ``count`` rows for the program's life; the first as a vector of ``len(slices)`` planes."""
+        address = self.sram.keep(slices, count, name.split(".")[0])
+        grid = np.array(slices, np.int32)
+        self.resident.append(
+            Resident(name, np.tile(grid, (count, 1)), np.arange(address, address + count, dtype=np.int32), source)
+        )
+        return Vec(slices, address, 0, (0,) * len(slices))
+
+    def keep_tile(self, name: str, source: Source, slices: tuple[int, ...], groups: int) -> list[Vec]:
+        """Reserve ``groups`` addresses over 16 slices: row i of the source is plane i % 16 of group i // 16."""
+        width = len(slices)
+        address = self.sram.keep(slices, groups, name.split(".")[0])
+        grid = np.tile(np.array(slices, np.int32), groups)[:, None]
+        rows = np.repeat(np.arange(address, address + groups, dtype=np.int32), width)
+        self.resident.append(Resident(name, grid, rows, source))
+        return [Vec(slices, address + g, 0, (0,) * width) for g in range(groups)]
+
+    # -- search ------------------------------------------------------------------------------------------------
+
+    def search(self, start: int, attempt: Callable[[int], T | None]) -> T:
+        """The result of ``attempt`` at the first cycle from ``start`` where all it wants is free."""
+        for cycle in range(max(start, 0), max(start, 0) + PATIENCE):
+            mark, count, first = self.timeline.mark(), len(self.pending), self.next_id
+            result = attempt(cycle)
+            if result is not None:
+                self.timeline.keep()
+                self._commit()
+                return result
+            self.timeline.undo(mark)
+            del self.pending[count:]
+            self.next_id = first
+        raise AssertionError(f"no cycle from {start} on is free: two operands want the same port")
+
+    def emit(
+        self, queue: str, cycle: int, name: str, reads: Iterable[tuple[int, int, bool]] = (), **fields: int
+    ) -> int:
+        """Propose an instruction with its claims (operand, writer, or_resident); returns its id."""
+        number = self.next_id
+        self.next_id += 1
+        row = (cycle, BY_NAME[name].opcode, number, *(fields.get(f, 0) for f in self.shape[queue][3:]))
+        self.pending.append((queue, row, [(operand, writer, late) for operand, writer, late in reads]))
+        return number
+
+    def emit_as(self, number: int, queue: str, cycle: int, name: str, reads: list[tuple[int, int, bool]],
+                 fields: dict[str, int]) -> None:
+        """Emit under an id that was taken before, because others had to claim it first."""
+        after = self.next_id
+        self.next_id = number
+        self.emit(queue, cycle, name, reads, **fields)
+        self.next_id = after
+
+    def _commit(self) -> None:
+        for queue, row, reads in self.pending:
+            self.rows[queue].append(row)
+            self.reads.extend((row[2], operand, writer, late) for operand, writer, late in reads)
+        self.pending.clear()
+
+    # -- operands and results ----------------------------------------------------------------------------------
+
+    def fetch(self, vec: Vec, x: int, arrive: int, align: int = 0) -> tuple[int, list[int]] | None:
+        """Read a vector so that it passes position ``x`` in cycle ``arrive``: (first stream, reads' ids) or None."""
+        per_plane = [self.chip.slice_position(s) for s in vec.slices]
+        count = align or len(vec.slices)
+        per = self.chip.streams_per_direction
+        first = 0 if x > per_plane[0] else per
+        lead = self.chip.latency["read"]
+        for s, at in zip(vec.slices, per_plane, strict=True):
+            cycle = arrive - abs(x - at) - lead
+            if cycle < vec.ready or not self.timeline.memory(s, cycle, vec.address, write=False):
+                return None
+        for base in range(first, first + per, count):
+            mark = self.timeline.mark()
+            if all(
+                self.timeline.stream(base + i, at, arrive - abs(x - at), x) for i, at in enumerate(per_plane)
+            ):
+                break
+            self.timeline.undo(mark)
+        else:
+            return None
+        ids = []
+        for i, (s, at) in enumerate(zip(vec.slices, per_plane, strict=True)):
+            cycle = arrive - abs(x - at) - lead
+            claim = [(0, vec.writers[i], vec.or_resident)]
+            ids.append(self.emit(f"mem{s}", cycle, "read", claim, address=vec.address, stream=base + i))
+        return base, ids
+
+    def store(self, x: int, post: int, writers: Sequence[int], avoid: tuple[int, ...] = ()) -> tuple[int, Vec] | None:
+        """Route a result posted at ``x`` in cycle ``post`` to a temporary row: (first stream, vector) or None."""
+        planes = len(writers)
+        for group in self.near(x):
+            slices = self.group_slices(group)
+            at = self.chip.slice_position(slices[0])
+            if at == x or set(slices) & set(avoid) or self.sram.room(slices) < 1:
+                continue
+            address = min(self.sram.top[s] for s in slices) - 1
+            cycle = post + abs(at - x)
+            mark = self.timeline.mark()
+            if all(self.timeline.memory(s, cycle, address, write=True) for s in slices[:planes]):
+                base = self.timeline.stream_group(planes, x, post, at, prefer=self.turn)
+                if base is not None:
+                    return base, self._write(slices[:planes], cycle, base, writers)
+            self.timeline.undo(mark)
+        return None
+
+    def _write(self, slices: tuple[int, ...], cycle: int, base: int, writers: Sequence[int]) -> Vec:
+        group = slices[0] // self.chip.slices_per_register
+        address = self.sram.temporary(self.group_slices(group))
+        ids = tuple(
+            self.emit(f"mem{s}", cycle, "write", [(0, w, False)], address=address, stream=base + i)
+            for i, (s, w) in enumerate(zip(slices, writers, strict=True))
+        )
+        return Vec(slices, address, cycle + self.chip.latency["write"], ids)
+
+    def earliest(self, vec: Vec, x: int) -> int:
+        """First cycle in which a vector can pass position ``x``."""
+        return vec.ready + self.chip.latency["read"] + max(abs(x - self.chip.slice_position(s)) for s in vec.slices)
+
+    # -- result ------------------------------------------------------------------------------------------------
+
+    def finish(self) -> tuple[dict[str, np.ndarray], Claims]:
+        """Sorted queues and the claims table."""
+        queues = {}
+        for name, rows in self.rows.items():
+            table = np.array(rows, queue_dtype(name))
+            queues[name] = table[np.lexsort((table["id"], table["cycle"]))]
+        reads = np.array(self.reads, CLAIM_READ)
+        outputs = np.array(self.outputs, CLAIM_OUTPUT)
+        return queues, Claims(reads, outputs)
+

@@ -1,0 +1,192 @@
+"""q, k, v in, attention output out: KV rows scattered into the cache, two MXM products per block, softmax on the VXM.
+
+The arithmetic is ``attend`` in arch/truepoint/attention.py, step for step.  Positions lie on lanes: a block of 256
+positions is one vector of scores.  K rows are weight rows as they are; V rows pass the SXM's transposer, which is why
+a token's V goes into one superlane (its position / 16) of one slice (its position % 16).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from openlpu._base.errors import Unsupported
+from openlpu.arch.truepoint import attention as tp
+from openlpu.arch.truepoint.codes import SCALE_FLOOR, WIDE_MAX
+from openlpu.graph.ir import Node
+from openlpu.schedule.expression import Op
+from openlpu.schedule.select import cache
+from openlpu.schedule.select.build import Build, Floats
+from openlpu.schedule.select.codes import amax, chain, code_of, float_of, high_plane, reciprocal, scale_of
+from openlpu.schedule.units.mxm import Plane
+from openlpu.schedule.values import Vec
+
+ONE = float_of(tp.PROB_ONE)
+
+
+@dataclass(frozen=True)
+class Head:
+    """A query head: its KV head, that head's kv vector and first lane, and its place in the group."""
+
+    kv_head: int
+    vector: int
+    lane: int
+    member: int
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One head's scores of one block and their maximum in every lane."""
+
+    score: Vec
+    top: Vec
+
+
+def attention(b: Build, node: Node, q: Floats, k: Floats, v: Floats) -> Floats:
+    """The output over the lanes of the query layout."""
+    if node.attrs["kv_bits"] != 8:
+        raise Unsupported("the chip keeps KV codes of 8 bits", where=node.where, fix="compile with a kv8 format")
+    layer = node.attrs["layer"]
+    side = layer % 2
+    vectors = range(k.lanes.vectors)
+    k_rows = [cache.write(b, f"{node.where}.k", k, c, side, transposed=False) for c in vectors]
+    v_rows = [cache.write(b, f"{node.where}.v", v, c, side, transposed=True) for c in vectors]
+    out: list[Vec] = []
+    queries, factor = _query_codes(b, q, float(np.float32(node.attrs["softmax_scale"])))
+    for c in vectors:
+        heads = [Head(g, c, lane, j) for j in range(b.heads.group) for g, lane in b.heads.heads_in(c)]
+        scored = _scores(b, heads, queries, factor, k_rows[c], side)
+        results = _weighted(b, heads, scored, v_rows[c], side)
+        for j in range(b.heads.group):
+            parts = [results[i] for i, head in enumerate(heads) if head.member == j]
+            out.append(merge(b, parts, [head.lane for head in heads if head.member == j]))
+    return Floats(b.heads.query, out)
+
+
+def merge(b: Build, parts: list[Vec], lanes: list[int]) -> Vec:
+    """One vector from many, each giving only its own head's lanes."""
+    masked: list[Op | Vec] = [Op("mask", p, b.mask(b.heads.mask(lane))) for p, lane in zip(parts, lanes, strict=True)]
+    while len(masked) > 1:
+        pieces = [masked[i : i + 4] for i in range(0, len(masked), 4)]
+        masked = [b.vxm.evaluate(tree) if isinstance(tree := chain("add_mod", p), Op) else tree for p in pieces]
+    only = masked[0]
+    return b.vxm.evaluate(only) if isinstance(only, Op) else only
+
+
+def _query_codes(b: Build, q: Floats, softmax_scale: float) -> tuple[list[Vec], Vec]:
+    """Two-plane codes of all query vectors under one scale, and that scale times the softmax's."""
+    scale = scale_of(b, None, amax(b, q.vecs, [None] * len(q.vecs)))
+    inverse = b.vxm.evaluate(reciprocal(scale))
+    codes = [b.vxm.evaluate(code_of(v, inverse, WIDE_MAX)) for v in q.vecs]
+    return codes, b.vxm.evaluate(Op("mul", scale, softmax_scale))
+
+
+def _scores(b: Build, heads: list[Head], queries: list[Vec], factor: Vec, rows: cache.Rows,
+            side: int) -> list[list[Scored]]:
+    """[head][block]: exact q·k on the MXM, then scales, the mask of positions not yet written, the maximum."""
+    m = b.mxm
+    planes = []
+    for head in heads:
+        query = queries[head.vector * b.heads.group + head.member]
+        own = b.mask(b.heads.mask(head.lane))
+        low = b.vxm.evaluate(Op("mask", query, own)).plane(0)
+        high = b.vxm.evaluate(Op("mask", Op("add_mod", query, 128), own)).plane(1)
+        planes.append((low, high))
+    out: list[list[Scored]] = [[] for _ in heads]
+    for block in range(b.blocks):
+        plane = m.pick(side)
+        for group in range(tp.BLOCK // b.chip.weight_streams):
+            m.load(plane, group, rows.vectors(block, group))
+        m.install(plane)
+        dots = [
+            tuple(m.activate(plane, row, m.new_slot(plane), clear=True, emit=True) for row in pair) for pair in planes
+        ]
+        for i, (head, (low, high)) in enumerate(zip(heads, dots, strict=True)):
+            assert low is not None and high is not None, "both activations emit"
+            dot = Op("add", Op("mul", Op("to_float", high), 256.0), Op("to_float", low))
+            scaled = Op("mul", Op("mul", dot, factor), rows.scale(head.kv_head, block))
+            score = b.vxm.evaluate(Op("add", scaled, b.host_row(f"bias{block}")))
+            out[i].append(Scored(score, b.lane_max(score, "max")))
+    return out
+
+
+def _weighted(b: Build, heads: list[Head], scored: list[list[Scored]], rows: cache.Rows, side: int) -> list[Vec]:
+    """[head]: the weighted sum of V, in the lanes of the head (other lanes hold other heads' V: not meant)."""
+    tops = [b.vxm.evaluate(tree) if isinstance(tree := chain("max", [s.top for s in blocks]), Op) else tree
+            for blocks in scored]
+    weights: list[list[tuple[Vec, Vec]]] = [[] for _ in heads]
+    exps: list[list[Vec]] = [[] for _ in heads]
+    v_tops: dict[tuple[int, int], Vec] = {}
+    for block in range(b.blocks):
+        valid = b.host_row(f"valid{block}")
+        for i, head in enumerate(heads):
+            key = (head.kv_head, block)
+            if key not in v_tops:
+                v_tops[key] = _v_top(b, rows.scale(*key), valid)
+            s = scored[i][block]
+            e = b.vxm.evaluate(Op("mul", Op("exp", Op("sub", s.score, s.top)), valid))
+            share = Op("mul", rows.scale(*key), reciprocal(v_tops[key]))
+            weights[i].append(_planes(b, Op("mul", Op("mul", e, share), ONE)))
+            exps[i].append(e)
+    totals = _totals(b, exps)
+    products = _products(b, weights, rows, side)
+    out = []
+    for i, head in enumerate(heads):
+        num: Vec | float = 0.0
+        den: Vec | float = 0.0
+        for block in range(b.blocks):
+            alpha = b.vxm.evaluate(Op("exp", Op("sub", scored[i][block].top, tops[i])))
+            term = Op("mul", products[i][block], Op("mul", alpha, v_tops[head.kv_head, block]))
+            num = b.vxm.evaluate(Op("add", term, num))
+            den = b.vxm.evaluate(Op("add", Op("mul", totals[i][block], alpha), den))
+        out.append(b.vxm.evaluate(Op("mul", num, reciprocal(den))))
+    return out
+
+
+def _v_top(b: Build, scale: Vec, valid: Vec) -> Vec:
+    """The block's largest V scale over the positions written, at least the floor, in every lane."""
+    top = b.lane_max(b.vxm.evaluate(Op("mul", scale, valid)), "max")
+    return b.vxm.evaluate(Op("max", top, float_of(SCALE_FLOOR)))
+
+
+def _planes(b: Build, x: Op) -> tuple[Vec, Vec]:
+    """(low, high) byte planes of round(x)."""
+    code = b.vxm.evaluate(Op("to_int", x))
+    return code.plane(0), high_plane(b, code)
+
+
+def _totals(b: Build, exps: list[list[Vec]]) -> list[list[Vec]]:
+    """[head][block]: Σ round(e * 32512) over lanes, in every lane as fp32: a product with a tile of ones."""
+    m = b.mxm
+    plane = m.pick()
+    rows = [[_planes(b, Op("mul", e, ONE)) for e in blocks] for blocks in exps]
+    ones = cache.ones(b, plane.hemisphere)
+    for group in range(b.chip.superlanes):
+        m.load(plane, group, ones)
+    m.install(plane)
+    return [[_sum(b, plane, pair) for pair in blocks] for blocks in rows]
+
+
+def _sum(b: Build, plane: Plane, pair: tuple[Vec, Vec]) -> Vec:
+    """fp32 of 256 * Σ high + Σ low, joined as integers."""
+    low, high = (
+        b.mxm.activate(plane, row, b.mxm.new_slot(plane), clear=True, emit=True) for row in pair
+    )
+    assert low is not None and high is not None, "both activations emit"
+    return b.vxm.evaluate(Op("to_float", Op("add_mod", Op("shift_left", high, 8), low)))
+
+
+def _products(b: Build, weights: list[list[tuple[Vec, Vec]]], rows: cache.Rows, side: int) -> list[list[Vec]]:
+    """[head][block]: exact Σ weight * V over the block's positions, as fp32; lanes are V's channels."""
+    m = b.mxm
+    out: list[list[Vec]] = [[] for _ in weights]
+    for block in range(b.blocks):
+        plane = m.pick(side)
+        for group in range(rows.groups):
+            m.load_transposed(plane, group, rows.vectors(block, group))
+        m.install(plane)
+        for i, blocks in enumerate(weights):
+            out[i].append(_sum(b, plane, blocks[block]))
+    return out
+

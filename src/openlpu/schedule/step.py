@@ -1,0 +1,83 @@
+"""An integer graph and a chip in; the program of one decode step out.
+
+Nodes are scheduled in the graph's order, which is the priority of the greedy scheduler.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from openlpu._base.errors import Unsupported
+from openlpu.arch.chip import Chip
+from openlpu.arch.truepoint import BLOCK
+from openlpu.graph.ir import Graph, Node
+from openlpu.schedule.program import Program
+from openlpu.schedule.select import attention, codes, elementwise, linear
+from openlpu.schedule.select.build import Build, Floats
+from openlpu.schedule.values import Vec
+
+
+def schedule(graph: Graph, chip: Chip, context: int) -> Program:
+    """The program of a decode step for contexts of at most ``context`` positions (rounded up to whole blocks)."""
+    assert graph.level == "int", "the scheduler takes integer graphs"
+    b = Build(chip, graph, min(-(-context // BLOCK) * BLOCK, graph.config.context))
+    rope_row: tuple[Vec, Vec] | None = None
+    for node in graph.nodes:
+        if node.op == "rope" and rope_row is None:
+            rope_row = elementwise.rope_row(b, node)
+        _node(b, node, rope_row)
+    return _finish(b)
+
+
+def _node(b: Build, node: Node, rope_row: tuple[Vec, Vec] | None) -> None:
+    """Schedule one operator and file its output."""
+    inputs = node.inputs
+    if node.op == "quantize":
+        b.coded[node.output] = codes.quantize(b, b.floats[inputs[0]], node.attrs["wide"])
+        return
+    if node.op == "rms":
+        b.coded[node.output] = codes.rms(b, node, b.coded[inputs[0]], b.coded[inputs[1]])
+        return
+    b.floats[node.output] = _float_node(b, node, rope_row)
+
+
+def _float_node(b: Build, node: Node, rope_row: tuple[Vec, Vec] | None) -> Floats:
+    f = [b.floats.get(name) for name in node.inputs]
+    if node.op == "embed":
+        return elementwise.embed(b, node, b.layout(node.output))
+    if node.op == "linear":
+        return linear.linear(b, node, b.coded[node.inputs[0]], b.layout(node.output))
+    if node.op == "rope" and rope_row and f[0]:
+        return elementwise.rope(b, f[0], rope_row)
+    if node.op == "attention" and f[0] and f[1] and f[2]:
+        return attention.attention(b, node, f[0], f[1], f[2])
+    if node.op in ("silu_mul", "add") and f[0] and f[1]:
+        return (elementwise.silu_mul if node.op == "silu_mul" else elementwise.add)(b, f[0], f[1])
+    if node.op == "mul" and f[0]:
+        return elementwise.mul(b, node, f[0])
+    raise Unsupported(f"the chip has no schedule for the operator {node.op}", where=node.where,
+                      fix="run this model with --target cpu")
+
+
+def _finish(b: Build) -> Program:
+    logits = b.floats[b.graph.output]
+    for vec in logits.vecs:
+        b.asm.outputs.extend((s, vec.address, w, False) for s, w in zip(vec.slices, vec.writers, strict=True))
+    queues, claims = b.asm.finish()
+    first = min(int(q["cycle"][0]) for q in queues.values() if len(q))
+    for q in queues.values():
+        q["cycle"] -= first
+    last = max(vec.ready for vec in logits.vecs) - first
+    return Program(
+        chip=b.chip,
+        context=b.context,
+        queues=queues,
+        resident=tuple(b.asm.resident),
+        host=dict(b.host),
+        logits_slices=np.array([v.slices for v in logits.vecs], np.int32),
+        logits_addresses=np.array([v.address for v in logits.vecs], np.int32),
+        vocab=b.graph.config.vocab,
+        v_rows=b.heads.channel_groups,
+        cycles=last,
+        claims=claims,
+    )

@@ -1,0 +1,1 @@
+"""One file per functional unit: vector operations in, instructions at cycles out."""

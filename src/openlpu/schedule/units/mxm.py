@@ -1,0 +1,155 @@
+"""Weight tiles and activation vectors in; MXM instructions out, with exact sums stored as 32-bit vectors.
+
+A plane works tile after tile: load the buffer, install it, let activations pass, collect sums in accumulators.  The
+buffer of the next tile fills while the array works on this one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from openlpu.schedule.assembler import Assembler
+from openlpu.schedule.values import Vec
+
+
+@dataclass
+class Plane:
+    """What the scheduler remembers of one MXM plane."""
+
+    name: str
+    hemisphere: int
+    x: int
+    tiles: int = 0
+    buffer_from: int = 0  # first cycle a load may be dispatched: after the last install
+    last_load: int = -1
+    loads: dict[int, int] = field(default_factory=dict)  # buffer group -> id of its load
+    array_from: int = 0  # first cycle an activation meets the installed tile
+    array: int = 0  # id of the install
+    last_activate: int = -1
+    slot: int = 0
+    slot_last: dict[int, tuple[int, int]] = field(default_factory=dict)  # slot -> (cycle, accumulate id)
+
+
+class Mxm:
+    """All MXM planes of a chip."""
+
+    def __init__(self, asm: Assembler) -> None:
+        self.asm, self.chip = asm, asm.chip
+        self.planes = [
+            Plane(f"mxm{'we'[h]}{i}", h, self.chip.mxm_position(h))
+            for i in range(self.chip.mxm_planes_per_hemisphere)
+            for h in (0, 1)
+        ]
+
+    def pick(self, hemisphere: int | None = None) -> Plane:
+        """The plane with the fewest tiles so far."""
+        options = [p for p in self.planes if hemisphere in (None, p.hemisphere)]
+        return min(options, key=lambda p: p.tiles)
+
+    def new_slot(self, plane: Plane) -> int:
+        """An accumulator for one row of sums; they are used in turn."""
+        plane.slot = (plane.slot + 1) % self.chip.accumulators
+        return plane.slot
+
+    def load(self, plane: Plane, group: int, rows: Vec) -> None:
+        """16 rows of the buffer from 16 streams; a vector of one plane fills all 16 rows with itself."""
+        asm, width = self.asm, self.chip.weight_streams
+        same = len(rows.slices) == 1
+
+        def attempt(cycle: int) -> int | None:
+            if not asm.timeline.queue(f"{plane.name}.weights", cycle):
+                return None
+            got = asm.fetch(rows, plane.x, cycle)
+            if got is None:
+                return None
+            reads = [(i, got[1][0 if same else i], False) for i in range(width)]
+            fields = {"stream": got[0], "group": group, "step": 0 if same else 1}
+            plane.loads[group] = asm.emit(f"{plane.name}.weights", cycle, "load_weights", reads, **fields)
+            return cycle
+
+        start = max(plane.buffer_from, asm.earliest(rows, plane.x))
+        plane.last_load = max(plane.last_load, asm.search(start, attempt))
+
+    def load_transposed(self, plane: Plane, group: int, rows: Vec) -> None:
+        """16 vectors through an SXM transposer into 16 rows of the buffer."""
+        asm, width = self.asm, self.chip.weight_streams
+        sxm = self.chip.sxm_position(plane.hemisphere)
+        delay = self.chip.latency["transpose"] + abs(plane.x - sxm)
+
+        def attempt(cycle: int) -> int | None:
+            queues = [f"sxm{'we'[plane.hemisphere]}.transpose{i}" for i in (0, 1)]
+            queue = next((q for q in queues if asm.timeline.queue(q, cycle)), None)
+            if queue is None or not asm.timeline.queue(f"{plane.name}.weights", cycle + delay):
+                return None
+            got = asm.fetch(rows, sxm, cycle)
+            if got is None:
+                return None
+            base = asm.timeline.stream_group(width, sxm, cycle + self.chip.latency["transpose"], plane.x)
+            if base is None:
+                return None
+            reads = [(i, source, False) for i, source in enumerate(got[1])]
+            number = asm.emit(queue, cycle, "transpose", reads, stream=got[0], dst=base)
+            fields = {"stream": base, "group": group, "step": 1}
+            plane.loads[group] = asm.emit(
+                f"{plane.name}.weights", cycle + delay, "load_weights", [(i, number, False) for i in range(width)],
+                **fields,
+            )
+            return cycle + delay
+
+        start = max(plane.buffer_from - delay, asm.earliest(rows, sxm))
+        plane.last_load = max(plane.last_load, asm.search(start, attempt))
+
+    def install(self, plane: Plane) -> None:
+        """Make the loaded rows the array, as soon as the activations of the tile before are through."""
+        asm = self.asm
+        settle = self.chip.latency["install"]
+        reads = [(group, number, False) for group, number in sorted(plane.loads.items())]
+
+        def attempt(cycle: int) -> int | None:
+            if not asm.timeline.queue(f"{plane.name}.weights", cycle):
+                return None
+            plane.array = asm.emit(f"{plane.name}.weights", cycle, "install_weights", reads)
+            return cycle
+
+        cycle = asm.search(max(plane.last_load + 1, plane.last_activate - settle + 1), attempt)
+        plane.buffer_from, plane.array_from = cycle + 1, cycle + settle
+        plane.loads.clear()
+        plane.tiles += 1
+
+    def activate(self, plane: Plane, row: Vec, slot: int, *, clear: bool, emit: bool) -> Vec | None:
+        """Pass one int8 vector; sums go to accumulator ``slot`` and, with ``emit``, on into SRAM."""
+        asm, lat = self.asm, self.chip.latency
+        before = plane.slot_last.get(slot, (-1, 0))
+
+        def attempt(cycle: int) -> tuple[int, int, Vec | None] | None:
+            arrive = cycle + lat["matmul"]
+            if not (
+                asm.timeline.queue(f"{plane.name}.activations", cycle)
+                and asm.timeline.queue(f"{plane.name}.accumulate", arrive)
+            ):
+                return None
+            got = asm.fetch(row, plane.x, cycle)
+            if got is None:
+                return None
+            reads = [(0, got[1][0], False), (1, plane.array, False)]
+            number = asm.emit(f"{plane.name}.activations", cycle, "activate", reads, stream=got[0])
+            total = asm.next_id
+            sums = [(0, number, False)] + ([] if clear else [(1, before[1], False)])
+            fields = {"slot": slot, "clear": int(clear), "emit": int(emit), "stream": 0}
+            out: Vec | None = None
+            if emit:
+                asm.next_id += 1
+                place = asm.store(plane.x, arrive + lat["accumulate"], [total] * 4)
+                if place is None:
+                    return None
+                fields["stream"], out = place
+                asm.emit_as(total, f"{plane.name}.accumulate", arrive, "accumulate", sums, fields)
+            else:
+                asm.emit(f"{plane.name}.accumulate", arrive, "accumulate", sums, **fields)
+            return cycle, total, out
+
+        start = max(plane.array_from, asm.earliest(row, plane.x), before[0] + 1)
+        cycle, total, out = asm.search(start, attempt)
+        plane.last_activate = max(plane.last_activate, cycle)
+        plane.slot_last[slot] = (cycle, total)
+        return out

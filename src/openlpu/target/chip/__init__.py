@@ -1,0 +1,1 @@
+"""The chip model: runs instruction queues cycle by cycle on real values, and refuses a wrong program."""

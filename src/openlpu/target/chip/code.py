@@ -1,0 +1,111 @@
+"""A program's queues in, one flat table of its instructions out: columns over all queues, in queue order.
+
+An instruction is a row number from here on; :meth:`Code.refuse` turns it into the error that names it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openlpu._base.errors import ProgramError
+from openlpu.arch.chip import Chip
+from openlpu.arch.isa import BY_NAME, TABLE, unit_of_queue
+
+Ints = NDArray[np.int64]
+FIELDS: tuple[str, ...] = tuple(dict.fromkeys(f.name for i in TABLE for f in i.fields))
+
+
+@dataclass(frozen=True)
+class Code:
+    """Rows are instructions.  ``queue`` indexes ``names``; ``field`` holds an array per field, 0 where it is absent."""
+
+    chip: Chip
+    names: tuple[str, ...]
+    queue: Ints
+    cycle: Ints
+    op: Ints
+    id: Ints
+    field: Mapping[str, Ints]
+
+    def __len__(self) -> int:
+        return len(self.cycle)
+
+    @cached_property
+    def position(self) -> Ints:
+        """Stream register of each instruction's unit."""
+        return np.array([position(self.chip, name) for name in self.names], np.int64)[self.queue]
+
+    @cached_property
+    def number(self) -> Ints:
+        """MEM slice, ALU number, MXM plane (both hemispheres counted) of each instruction, else 0."""
+        return np.array([_number(name) for name in self.names], np.int64)[self.queue]
+
+    @cached_property
+    def latency(self) -> Ints:
+        """Cycles from dispatch to result, 0 for instructions without one."""
+        table = np.array([self.chip.latency[i.latency] if i.latency else 0 for i in TABLE], np.int64)
+        return table[self.op]
+
+    def rows(self, *ops: str) -> Ints:
+        """Rows of the named instructions, in queue order."""
+        wanted = np.zeros(256, bool)
+        wanted[[BY_NAME[name].opcode for name in ops]] = True
+        return np.flatnonzero(wanted[self.op])
+
+    def unit(self, unit: str) -> Ints:
+        """Rows of a unit's instructions, in queue order."""
+        return self.rows(*(i.name for i in TABLE if i.unit == unit))
+
+    def where(self, row: int) -> str:
+        """``cycle 120, mem3, read (instruction 17)``."""
+        op = int(self.op[row])
+        name = TABLE[op].name if op < len(TABLE) else f"opcode {op}"
+        return f"cycle {self.cycle[row]}, {self.names[self.queue[row]]}, {name} (instruction {self.id[row]})"
+
+    def refuse(self, rows: NDArray, what: str) -> None:
+        """Raise :class:`ProgramError` for the earliest of ``rows``, if there is one."""
+        if len(rows):
+            row = rows[np.argmin(self.cycle[rows])]
+            raise ProgramError(what, where=self.where(int(row)))
+
+
+def position(chip: Chip, queue: str) -> int:
+    """Stream register of the unit that a queue drives (a link has none: its hemisphere's edge)."""
+    unit = unit_of_queue(queue)
+    if unit == "mem":
+        return chip.slice_position(int(queue[3:]))
+    if unit == "vxm":
+        return chip.vxm_position
+    hemisphere = "we".index(queue[3])
+    return chip.sxm_position(hemisphere) if unit.startswith("sxm") else chip.mxm_position(hemisphere)
+
+
+def _number(queue: str) -> int:
+    if queue.startswith("mxm"):
+        return 2 * int(queue[4 : queue.index(".")]) + "we".index(queue[3])
+    return int(queue[3:]) if queue[:3] in ("mem", "vxm") else 0
+
+
+def flatten(chip: Chip, queues: Mapping[str, NDArray]) -> Code:
+    """One table from all queues; a queue the chip does not have is refused."""
+    known = {name: i for i, name in enumerate(chip.queues)}
+    for name in queues:
+        if name not in known:
+            raise ProgramError(f"{chip.name} has no queue of this name", where=name)
+    used = sorted((name for name in queues if len(queues[name])), key=known.__getitem__)
+    parts = [queues[name] for name in used]
+    sizes = [len(p) for p in parts]
+
+    def column(name: str) -> Ints:
+        empty = np.zeros(0, np.int64)
+        columns = [p[name] if name in (p.dtype.names or ()) else np.zeros(len(p), np.int64) for p in parts]
+        return np.concatenate([empty, *columns]).astype(np.int64)
+
+    fields = {name: column(name) for name in FIELDS}
+    rows = np.repeat(np.arange(len(used)), sizes)
+    return Code(chip, tuple(used), rows, column("cycle"), column("op"), column("id"), fields)

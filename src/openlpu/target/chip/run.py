@@ -1,0 +1,71 @@
+"""An integer graph in, logits and cycles out: compile for a chip, fill its SRAM, run token after token.
+
+Prefill repeats the decode program, so its bits are those of decoding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from openlpu.arch.chip import Chip, load_chip
+from openlpu.graph.ir import Graph
+from openlpu.place import emplace, host
+from openlpu.schedule.program import Program
+from openlpu.schedule.step import schedule
+from openlpu.target.base import F32, Chunk
+from openlpu.target.chip.machine import Machine, resolve
+
+
+class ChipExecutable:
+    """One chip with one sequence; ``cycles`` of a token are the program's, known before it runs.
+
+    With ``check`` every operand of every token is compared with the program's claims.
+    """
+
+    slots = 1
+
+    def __init__(self, program: Program, params: Mapping[str, np.ndarray], check: bool = True) -> None:
+        self.program, self.context = program, program.context
+        self.machine = Machine(program.chip)
+        self.trace = resolve(program.chip, program.queues, program.claims if check else None)
+        for item in program.resident:
+            count, planes = item.slices.shape
+            data = emplace.vectors(item.source, count, planes, program.chip.lanes, params)
+            self.machine.load(item.slices, item.addresses[:, None], data)
+
+    @property
+    def cycles(self) -> int:
+        """Cycles of one token, from the first dispatch to the last logit written."""
+        return self.program.cycles
+
+    def run(self, chunks: Sequence[Chunk]) -> list[F32]:
+        """Logits per chunk, token after token."""
+        out = []
+        for chunk in chunks:
+            assert chunk.slot == 0, "one chip holds one sequence"
+            rows = [self._token(t, chunk.start + i) for i, t in enumerate(chunk.tokens)]
+            out.append(np.stack(rows if chunk.every else rows[-1:]))
+        return out
+
+    def _token(self, token: int, position: int) -> F32:
+        p = self.program
+        assert 0 <= position < p.context, "the position lies outside the program's context"
+        for name, item in p.host.items():
+            rows = host.row(name, p.chip, token, position, p.v_rows)[None]
+            self.machine.load(item.slices, item.addresses[:, None], rows)
+        self.machine.execute(self.trace)
+        planes = self.machine.peek(p.logits_slices, p.logits_addresses[:, None])
+        words = np.ascontiguousarray(planes.transpose(0, 2, 1)).view("<f4")[..., 0]
+        return words.reshape(-1)[: p.vocab].astype(np.float32)
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+
+def load(graph: Graph, *, slots: int = 1, context: int = 0, chip: Chip | str = "lpu-v1") -> ChipExecutable:
+    """Compile for a chip and load; ``context`` 0 means the model's own."""
+    assert slots == 1, "one chip holds one sequence"
+    machine = load_chip(chip) if isinstance(chip, str) else chip
+    return ChipExecutable(schedule(graph, machine, context or graph.config.context), graph.params)

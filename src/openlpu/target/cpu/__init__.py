@@ -1,0 +1,1 @@
+"""Integer graph -> LLVM IR text -> a native step on the processor at hand."""

@@ -1,0 +1,73 @@
+"""A number of threads in, the rate at which they can read memory out: what decode speed is compared with.
+
+The loop is as plain as can be: the same threads claim a megabyte at a time and load every byte of it once, from
+the same kind of memory as the weights.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from openlpu.target.cpu.crew import Crew, Entry
+from openlpu.target.cpu.emit import Function, vec
+from openlpu.target.cpu.kernels import PARAMS, team_text
+from openlpu.target.cpu.memory import Arena
+from openlpu.target.cpu.native import Module
+from openlpu.target.cpu.path import choose
+from openlpu.target.cpu.rows import ROW_BYTES, ROWS_AT
+
+TILE = 1 << 20
+LOADS = 8  # independent loads of 64 bytes per turn
+
+
+class ReadLoop:
+    """Reads ``size`` bytes, larger than any cache, once per call of :meth:`measure`."""
+
+    def __init__(self, threads: int, size: int = 1 << 30) -> None:
+        self.size = size - size % TILE
+        path = choose("auto")
+        self._module = Module(_read_kernel().text() + team_text(), path)
+        self._memory, self._header = Arena(self.size), Arena(4096)
+        self._memory.bytes[:] = 1  # every page must exist
+        step = self._header.take(ROWS_AT + ROW_BYTES)
+        self._header.view(step, 8).view(np.int32)[:] = 1  # one row, with logits
+        args = self._header.take(16)
+        self._header.view(args, 16).view(np.int64)[:] = 0, self._memory.address
+        entry = Entry(self._module.address("read"), self._header.address + args, self.size // TILE, 0)
+        self._crew = Crew(self._module, [entry], self._header.address + step, 4096, threads)
+
+    def measure(self) -> float:
+        """GB/s (10**9 bytes per second, wall) of one pass."""
+        start = time.perf_counter()
+        self._crew.run()
+        return self.size / (time.perf_counter() - start) / 1e9
+
+    def close(self) -> None:
+        """Release threads and memory."""
+        self._crew.close()
+
+
+def _read_kernel() -> Function:
+    """Load every byte of a tile; their sum is kept, so that no load is left out."""
+    fn = Function("read", "void", PARAMS)
+    wide = vec("i64", 8)
+    sums = [fn.slot(wide) for _ in range(LOADS)]
+    base = fn.params["args"].at(8).load("ptr", 8).at(fn.params["tile"] * TILE)
+    with fn.loop(TILE, 64 * LOADS) as i:
+        for j, total in enumerate(sums):
+            total.set(total.get() ^ base.at(i).at(64 * j).load(wide, 64))
+    for j, total in enumerate(sums):
+        fn.params["scratch"].at(64 * j).store(total.get(), 64)
+    fn.line("ret void")
+    return fn
+
+
+def bandwidth(threads: int, *, passes: int = 9) -> float:
+    """Median GB/s over some passes of a fresh :class:`ReadLoop`."""
+    loop = ReadLoop(threads)
+    rates = sorted(loop.measure() for _ in range(passes))
+    loop.close()
+    return rates[passes // 2]
+

@@ -1,0 +1,59 @@
+"""Compiled code and a table of stages in, threads that run steps out."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from dataclasses import dataclass
+
+import numpy as np
+
+from openlpu.target.cpu.memory import Arena, padded
+from openlpu.target.cpu.native import Module
+from openlpu.target.cpu.team import ENTRY_BYTES, PLAN_AT, STAGE_BITS, TEAM_BYTES
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One stage of the table: addresses of kernel and arguments, its tiles, flags of ``team``."""
+
+    kernel: int
+    args: int
+    tiles: int
+    flags: int
+
+
+class Crew:
+    """The calling thread and ``threads - 1`` native workers, walking one table of stages."""
+
+    def __init__(self, module: Module, entries: list[Entry], step: int, scratch: int, threads: int) -> None:
+        assert len(entries) < 1 << STAGE_BITS, "the step has more stages than the team's word can count"
+        scratch = padded(scratch, 4096)
+        self._arena = Arena(TEAM_BYTES + len(entries) * ENTRY_BYTES + 4096 + scratch * threads)
+        self._team = self._arena.address + self._arena.take(TEAM_BYTES)
+        table = self._arena.take(len(entries) * ENTRY_BYTES)
+        rows = [(e.kernel, e.args, e.tiles, e.flags) for e in entries]
+        self._arena.view(table, len(rows) * ENTRY_BYTES).view(np.int64)[:] = np.array(rows, np.int64).ravel()
+        area = self._arena.take(scratch * threads)
+        plan = (self._arena.address + table, len(rows), step, self._arena.address + area, scratch)
+        self._arena.view(PLAN_AT, 40).view(np.int64)[:] = plan
+        self._run = module.function("run_step", ctypes.c_void_p)
+        self._quit = module.function("quit", ctypes.c_void_p)
+        module.function("prepare", ctypes.c_void_p)(self._team)
+        worker = module.function("worker", ctypes.c_void_p, ctypes.c_int64)
+        self._workers = [
+            threading.Thread(target=worker, args=(self._team, i), daemon=True) for i in range(1, threads)
+        ]
+        for thread in self._workers:
+            thread.start()
+
+    def run(self) -> None:
+        """One step of the rows in the header."""
+        self._run(self._team)
+
+    def close(self) -> None:
+        """Send the workers home."""
+        self._quit(self._team)
+        for thread in self._workers:
+            thread.join()
+        self._workers = []

@@ -1,0 +1,74 @@
+"""A plan in, one LLVM module's text out: every distinct kernel once, the dot products they share, the team."""
+
+from __future__ import annotations
+
+import platform
+
+from openlpu.target.cpu import path as paths
+from openlpu.target.cpu.attention import AttentionKernel, AttentionStage, Areas
+from openlpu.target.cpu.emit import Function
+from openlpu.target.cpu.linear import LinearKernel, LinearStage, dot_kernel, sums_bytes
+from openlpu.target.cpu.path import Path
+from openlpu.target.cpu.plan import Plan, Spec, Stage
+from openlpu.target.cpu.rows import RowKernel
+from openlpu.target.cpu.team import Team
+
+PARAMS = [("ptr", "args"), ("ptr", "step"), ("i64", "tile"), ("i64", "rows"), ("ptr", "scratch")]
+
+X86 = """declare void @llvm.x86.sse2.pause()
+declare void @llvm.x86.sse.ldmxcsr(ptr)
+declare void @llvm.x86.sse.stmxcsr(ptr)
+@mxcsr = internal constant i32 8064
+"""
+IEEE = "call void @llvm.x86.sse.ldmxcsr(ptr @mxcsr)"  # round to nearest even, subnormals kept, no traps
+
+
+def names(plan: Plan) -> dict[Spec, str]:
+    """Every distinct shape of stage and the name of its kernel."""
+    found: dict[Spec, str] = {}
+    for stage in plan.stages:
+        found.setdefault(stage.spec, f"{stage.kind}_{len(found)}")
+    return found
+
+
+def module(plan: Plan, path: Path) -> str:
+    """The text of the whole module."""
+    wide = {stage.spec.wide > 0 for stage in plan.stages if isinstance(stage.spec, LinearStage)}
+    dots = [dot_kernel(path, rows, w).text() for w in sorted(wide) for rows in path.blocks]
+    stages = [kernel(name, spec, plan, path).text() for spec, name in names(plan).items()]
+    return "".join([paths.DECLARES[path.name], *dots, *stages, team_text()])
+
+
+def team_text() -> str:
+    """The team's functions, with this processor's way to spin and to ask for IEEE arithmetic."""
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        return X86 + Team("call void @llvm.x86.sse2.pause()", IEEE).text()
+    return Team("", "").text()
+
+
+def kernel(name: str, spec: Spec, plan: Plan, path: Path) -> Function:
+    """One stage's kernel."""
+    fn = Function(name, "void", PARAMS)
+    if isinstance(spec, LinearStage):
+        LinearKernel(fn, path, spec).emit()
+    elif isinstance(spec, AttentionStage):
+        AttentionKernel(fn, path, spec).emit()
+    else:
+        RowKernel(fn, path, plan.cache).emit(spec)
+    fn.line("ret void")
+    return fn
+
+
+def tiles(stage: Stage, path: Path) -> tuple[int, bool]:
+    """(tiles, whether that many per token row) of a stage."""
+    if isinstance(stage.spec, LinearStage):
+        return stage.spec.tiles(path), False
+    if isinstance(stage.spec, AttentionStage):
+        return stage.spec.cache.heads, True
+    return 1, True
+
+
+def scratch_bytes(plan: Plan, path: Path) -> int:
+    """The most any tile keeps in its thread's scratch."""
+    attention = [Areas(s.spec).size for s in plan.stages if isinstance(s.spec, AttentionStage)]
+    return max([sums_bytes(path), 2 * 4 * plan.cache.k_dim, 4096, *attention])

@@ -1,0 +1,235 @@
+"""Packed weights and activation codes in, fp32 rows out: the matrix product of a step.
+
+Weights lie as ``[N / panel][K / 4][panel][4]`` bytes: a panel is one sequential stream in which every 64 bytes
+meet four broadcast codes of a token row.  A *tile* is one panel and all token rows of the step: its bytes come
+from memory once and from the cache for the other blocks of rows.  The epilogue turns the exact sums into fp32
+and applies scales, bias, and what follows in the graph: a residual addition or the gated product.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from openlpu.target.cpu.elementwise import silu
+from openlpu.target.cpu.emit import Function, Value, reduce, vec
+from openlpu.target.cpu.path import Path
+
+ERROR_AT = 8  # in the step header: the lowest stage number that met a NaN or an infinity
+STEP = 16  # k per turn of the inner loop; K is padded to it
+F16, I16 = vec("float", 16), vec("i32", 16)
+
+
+def padded(size: int, unit: int) -> int:
+    """The next multiple of ``unit``."""
+    return -(-size // unit) * unit
+
+
+@dataclass(frozen=True)
+class Part:
+    """One weight matrix of a linear stage: its row count and the argument slots of what its epilogue reads.
+
+    ``gate`` are the slots of a second matrix whose silu multiplies this one's result.
+    """
+
+    rows: int
+    codes: int
+    scale: int
+    out: int
+    bias: int = -1
+    residual: int = -1
+    gate: tuple[int, int, int] = (-1, -1, -1)  # codes, scale, bias
+    logits: bool = False  # a NaN or an infinity in the result is reported
+
+
+@dataclass(frozen=True)
+class LinearStage:
+    """Matrices that read the same codes: k channels, ``wide`` of them with two planes."""
+
+    k: int
+    wide: int
+    codes: int
+    meta: int
+    parts: tuple[Part, ...]
+
+    def tiles(self, path: Path) -> int:
+        """Panels in all parts together."""
+        return sum(padded(part.rows, path.panel) // path.panel for part in self.parts)
+
+
+class _Block:
+    """Exact sums of ``rows`` token rows times one panel, while a kernel is generated."""
+
+    def __init__(self, fn: Function, path: Path, rows: int, planes: int) -> None:
+        self.fn, self.path, self.rows = fn, path, rows
+        groups = range(path.panel // 16)
+        sets = {1: 4, 2: 2}.get(rows, 1)  # independent sums hide the latency of one dot instruction
+        self.sums = [
+            [[[path.sums(fn) for _ in range(planes)] for _ in groups] for _ in range(rows)] for _ in range(sets)
+        ]
+
+    def step(self, weights: Value, codes: list[list[Value]]) -> None:
+        """One turn: STEP k of the panel at ``weights``, codes[row][plane] pointing at theirs."""
+        for quad in range(STEP // 4):
+            sums = self.sums[quad % len(self.sums)]
+            at = weights.at(quad * self.path.panel * 4)
+            groups = [self.path.group(at.at(64 * j)) for j in range(self.path.panel // 16)]
+            for row, planes in enumerate(codes):
+                for plane, pointer in enumerate(planes):
+                    code = self.path.codes(pointer.at(quad * 4 * self.path.code_bytes))
+                    for j, group in enumerate(groups):
+                        self.path.dot(sums[row][j][plane], group, code)
+
+    def finish(self, out: Value) -> None:
+        """Write [plane][row][panel] int32."""
+        first, *others = self.sums
+        for row in range(self.rows):
+            for j, planes in enumerate(first[row]):
+                for plane, sums in enumerate(planes):
+                    total = self.path.total(sums)
+                    for other in others:
+                        total = total + self.path.total(other[row][j][plane])
+                    place = (plane * self.rows + row) * self.path.panel + 16 * j
+                    out.at(4 * place).store(total, 64)
+
+
+def dot_kernel(path: Path, rows: int, wide: bool) -> Function:
+    """``dot<rows>[w]``: int32 sums of one panel and ``rows`` token rows; sizes are arguments, in STEP units.
+
+    With ``wide`` the first ``wide_steps`` turns also sum the high plane.
+    """
+    params = [("ptr", "w"), ("ptr", "a"), ("i64", "stride"), ("i64", "high"), ("i64", "wide_steps"),
+              ("i64", "steps"), ("ptr", "out")]
+    fn = Function(dot_name(rows, wide), "internal void", params)
+    p = fn.params
+    block = _Block(fn, path, rows, 2 if wide else 1)
+    low = [p["a"]]
+    for _ in range(1, rows):
+        low.append(low[-1].at(p["stride"]))
+    done = fn.value("i64", 0)
+    if wide:
+        with fn.loop(p["wide_steps"]) as s:
+            at = s * (STEP * path.code_bytes)
+            codes = [[row.at(at), row.at(p["high"]).at(at)] for row in low]
+            block.step(p["w"].at(s * (STEP * path.panel)), codes)
+        done = p["wide_steps"]
+    with fn.loop(p["steps"] - done) as i:
+        s = i + done
+        codes = [[row.at(s * (STEP * path.code_bytes))] for row in low]
+        block.step(p["w"].at(s * (STEP * path.panel)), codes)
+    block.finish(p["out"])
+    fn.line("ret void")
+    return fn
+
+
+def dot_name(rows: int, wide: bool) -> str:
+    return f"dot{rows}w" if wide else f"dot{rows}"
+
+
+class LinearKernel:
+    """Generates the kernel of one :class:`LinearStage`: ``tile`` picks the part and the panel."""
+
+    def __init__(self, fn: Function, path: Path, stage: LinearStage) -> None:
+        self.fn, self.path, self.stage = fn, path, stage
+        self.args = fn.params["args"]
+        self.planes = 2 if stage.wide else 1
+        self.code_stride = code_stride(path, stage.k, stage.wide)
+
+    def arg(self, slot: int) -> Value:
+        return self.args.at(8 * slot).load("ptr", 8)
+
+    def emit(self) -> None:
+        tile, start = self.fn.params["tile"], 0
+        for part in self.stage.parts:
+            panels = padded(part.rows, self.path.panel) // self.path.panel
+            inside = tile.compare("sge", start) & tile.compare("slt", start + panels)
+            with self.fn.when(inside):
+                self._part(part, tile - start)
+            start += panels
+
+    def _part(self, part: Part, panel: Value) -> None:
+        """All rows of the step in blocks: as many of the largest as fit, then of the next."""
+        rows, row = self.fn.params["rows"], self.fn.slot("i64")
+        for block in self.path.blocks:
+            with self.fn.loop((rows - row.get()).udiv(block)):
+                self._block(part, panel, row.get(), block)
+                row.set(row.get() + block)
+
+    def _block(self, part: Part, panel: Value, row: Value, block: int) -> None:
+        sums = self.fn.params["scratch"]
+        area = 4 * self.planes * block * self.path.panel
+        self._dot(part.codes, panel, row, block, sums)
+        if part.gate[0] >= 0:
+            self._dot(part.gate[0], panel, row, block, sums.at(area))
+        with self.fn.loop(block) as i:
+            for j in range(self.path.panel // 16):
+                self._epilogue(part, panel * self.path.panel + 16 * j, row + i, (sums, i, j, block))
+
+    def _dot(self, codes: int, panel: Value, row: Value, block: int, out: Value) -> None:
+        k = padded(self.stage.k, STEP)
+        wide = padded(self.stage.wide, STEP)
+        number = self.fn.value
+        self.fn.call(
+            "void", f"@{dot_name(block, bool(wide))}",
+            self.arg(codes).at(panel * (k * self.path.panel)),
+            self.arg(self.stage.codes).at(row * self.code_stride),
+            number("i64", self.code_stride), number("i64", k * self.path.code_bytes),
+            number("i64", wide // STEP), number("i64", k // STEP), out,
+        )
+
+    def _epilogue(self, part: Part, column: Value, row: Value, sums: tuple[Value, Value, int, int]) -> None:
+        """16 results of one token row: ((Σ * scale) * row scale) + bias, then the fused operator."""
+        y = self._scaled(part.scale, part.bias, column, row, sums)
+        if part.gate[0] >= 0:
+            at, i, j, block = sums
+            area = 4 * self.planes * block * self.path.panel
+            gate = self._scaled(part.gate[1], part.gate[2], column, row, (at.at(area), i, j, block))
+            y = silu(gate) * y
+        place = row * (4 * value_stride(part.rows)) + column * 4
+        if part.residual >= 0:
+            y = self.arg(part.residual).at(place).load(F16) + y
+        if part.logits:
+            report(self.fn, reduce(y.as_kind("i32") & 0x7FFFFFFF, "smax"))
+        self.arg(part.out).at(place).store(y)
+
+    def _scaled(self, scale: int, bias: int, column: Value, row: Value,
+                sums: tuple[Value, Value, int, int]) -> Value:
+        at, i, j, block = sums
+        meta = self.arg(self.stage.meta).at(row * 16)
+        place = i * (4 * self.path.panel) + 64 * j
+        y = self._sum(at.at(place), meta.at(4))
+        if self.stage.wide:
+            high = self._sum(at.at(place + 4 * block * self.path.panel), meta.at(8))
+            y = high * 256.0 + y
+        y = (y * meta.load("float").splat(16)) * self.arg(scale).at(column * 4).load(F16)
+        return y + self.arg(bias).at(column * 4).load(F16) if bias >= 0 else y
+
+    def _sum(self, at: Value, codes_sum: Value) -> Value:
+        """An exact sum as fp32, free of the weights' offset."""
+        total = at.load(I16, 64)
+        if self.path.offset:
+            total = total - (codes_sum.load("i32") * self.path.offset).splat(16)
+        return total.cast("sitofp", F16)
+
+
+def report(fn: Function, magnitude: Value) -> None:
+    """Leave the stage's number in the step header if these magnitude bits are a NaN's or an infinity's."""
+    with fn.when(magnitude.compare("sge", 0x7F800000)):
+        stage = fn.params["args"].load("i64", 8).cast("trunc", "i32")
+        at = fn.params["step"].at(ERROR_AT)
+        fn.define("i32", f"atomicrmw umin ptr {at.ref}, i32 {stage.ref} monotonic")
+
+
+def value_stride(size: int) -> int:
+    """Elements between token rows of an fp32 value; padded so that whole panels can be written."""
+    return padded(size, 32)
+
+
+def code_stride(path: Path, size: int, wide: int) -> int:
+    """Bytes between token rows of a coded value: the low plane, then the wide channels' high plane."""
+    return padded((padded(size, STEP) + padded(wide, STEP)) * path.code_bytes, 64)
+
+
+def sums_bytes(path: Path) -> int:
+    """Scratch of a linear tile: two matrices, two planes, the largest block."""
+    return 4 * 2 * 2 * path.blocks[0] * path.panel
+
