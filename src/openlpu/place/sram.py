@@ -19,6 +19,7 @@ class Sram:
         self.chip = chip
         self.bottom = [0] * chip.slices
         self.top = [chip.words_per_slice] * chip.slices
+        self.lowest = list(self.top)  # where the temporaries of finished segments reached down to
         self.used: Counter[str] = Counter()
 
     def keep(self, slices: tuple[int, ...], rows: int, what: str) -> int:
@@ -40,12 +41,17 @@ class Sram:
         self.used["temporaries"] += len(slices)
         return address
 
+    def clear(self) -> None:
+        """Give back all temporaries: the next segment starts with none; what is kept must stay below all of them."""
+        self.lowest = [min(a, b) for a, b in zip(self.lowest, self.top, strict=True)]
+        self.top = [self.chip.words_per_slice] * self.chip.slices
+
     def room(self, slices: tuple[int, ...]) -> int:
         """Rows left between both ends, in the fullest of the slices."""
         return min(self.top[s] for s in slices) - max(self.bottom[s] for s in slices)
 
     def _check(self, slices: tuple[int, ...], end: int, what: str) -> None:
-        limit = min(self.top[s] for s in slices)
+        limit = min(min(self.top[s], self.lowest[s]) for s in slices)
         if end <= limit:
             return
         total = self.chip.slices * self.chip.words_per_slice

@@ -15,9 +15,8 @@ import numpy as np
 
 from openlpu.arch.chip import Chip
 from openlpu.arch.isa import BY_NAME
-from openlpu.place.emplace import Source
 from openlpu.place.sram import Sram
-from openlpu.schedule.program import CLAIM_OUTPUT, CLAIM_READ, Claims, Resident, queue_dtype
+from openlpu.schedule.program import CLAIM_OUTPUT, CLAIM_READ, Claims, queue_dtype
 from openlpu.schedule.timeline import Timeline
 from openlpu.schedule.values import Vec
 
@@ -28,11 +27,9 @@ PATIENCE = 20_000  # cycles a search may look ahead; reaching it means a structu
 class Assembler:
     """One chip's program under construction."""
 
-    def __init__(self, chip: Chip) -> None:
-        self.chip = chip
+    def __init__(self, chip: Chip, sram: Sram) -> None:
+        self.chip, self.sram = chip, sram
         self.timeline = Timeline(chip)
-        self.sram = Sram(chip)
-        self.resident: list[Resident] = []
         self.rows: dict[str, list[tuple[int, ...]]] = {name: [] for name in chip.queues}
         self.reads: list[tuple[int, int, int, bool]] = []
         self.outputs: list[tuple[int, int, int, bool]] = []
@@ -63,24 +60,6 @@ class Assembler:
         """All slices of a hemisphere (0: west)."""
         per = self.chip.slices_per_hemisphere
         return tuple(range(hemisphere * per, (hemisphere + 1) * per))
-
-    def keep(self, name: str, source: Source, slices: tuple[int, ...], count: int = 1) -> Vec:
-        """Reserve ``count`` rows for the program's life; the first as a vector of ``len(slices)`` planes."""
-        address = self.sram.keep(slices, count, name.split(".")[0])
-        grid = np.array(slices, np.int32)
-        self.resident.append(
-            Resident(name, np.tile(grid, (count, 1)), np.arange(address, address + count, dtype=np.int32), source)
-        )
-        return Vec(slices, address, 0, (0,) * len(slices))
-
-    def keep_tile(self, name: str, source: Source, slices: tuple[int, ...], groups: int) -> list[Vec]:
-        """Reserve ``groups`` addresses over 16 slices: row i of the source is plane i % 16 of group i // 16."""
-        width = len(slices)
-        address = self.sram.keep(slices, groups, name.split(".")[0])
-        grid = np.tile(np.array(slices, np.int32), groups)[:, None]
-        rows = np.repeat(np.arange(address, address + groups, dtype=np.int32), width)
-        self.resident.append(Resident(name, grid, rows, source))
-        return [Vec(slices, address + g, 0, (0,) * width) for g in range(groups)]
 
     # -- search ------------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from openlpu.arch.chip import Chip
 from openlpu.arch.isa import columns_of, unit_of_queue
+from openlpu.place.layout import Resident
 
 RESIDENT = 0  # as a claim's writer: in SRAM before the token began (a parameter, the host's rows, older KV)
 
@@ -46,37 +47,41 @@ class Claims:
 
 
 @dataclass(frozen=True)
-class Resident:
-    """Vectors in SRAM before the first token: vector i lies at (slices[i], addresses[i]).
+class Segment:
+    """The instructions of one decode step for contexts of at most ``context`` positions.
 
-    ``source`` tells how :mod:`openlpu.place.emplace` fills them: a parameter's key and index arrays, a constant,
-    or zeros.
+    The logits are in rows afterwards: ``logits_slices`` [n, 4] (byte planes) and ``logits_addresses`` [n]; lane l of
+    row i is channel ``i * lanes + l``.  ``cycles``: first dispatch to last logit written.
     """
 
-    name: str
-    slices: NDArray[np.int32]
-    addresses: NDArray[np.int32]
-    source: object
+    context: int
+    queues: Mapping[str, NDArray]
+    logits_slices: NDArray[np.int32]
+    logits_addresses: NDArray[np.int32]
+    cycles: int
+    claims: Claims
 
 
 @dataclass(frozen=True)
 class Program:
-    """One static segment: a decode step for contexts of at most ``context`` positions.
+    """Segments that share one SRAM image, the smallest context first; the host picks one before each token.
 
-    ``host``: rows the host rewrites before a token, by name (see :mod:`openlpu.place.host`).  ``logits``: rows
-    that hold the logits afterwards: slices [n, 4] (byte planes) and addresses [n]; lane l of row i is channel
-    ``i * lanes + l``.  ``v_rows``: rows of V per block, which the host's address maps need.  ``cycles``: first
-    dispatch to last logit written.
+    ``host``: names of the resident rows the host rewrites before a token (see :mod:`openlpu.place.host`), without
+    their ``host.``.  ``v_rows``: rows of V per block, which the host's address maps need.
     """
 
     chip: Chip
-    context: int
-    queues: Mapping[str, NDArray]
     resident: tuple[Resident, ...]
-    host: Mapping[str, Resident]
-    logits_slices: NDArray[np.int32]
-    logits_addresses: NDArray[np.int32]
-    vocab: int
+    host: tuple[str, ...]
     v_rows: int
-    cycles: int
-    claims: Claims
+    vocab: int
+    segments: tuple[Segment, ...]
+
+    @property
+    def context(self) -> int:
+        """Positions the largest segment serves."""
+        return self.segments[-1].context
+
+    def segment(self, position: int) -> Segment:
+        """The smallest segment whose context holds a position."""
+        return next(s for s in self.segments if position < s.context)

@@ -1,4 +1,4 @@
-"""An integer graph and a chip in; the program of one decode step out.
+"""An integer graph and its layout in; the program, a segment per context bucket, out.
 
 Nodes are scheduled in the graph's order, which is the priority of the greedy scheduler.
 """
@@ -8,23 +8,42 @@ from __future__ import annotations
 import numpy as np
 
 from openlpu._base.errors import Unsupported
-from openlpu.arch.chip import Chip
 from openlpu.arch.truepoint import BLOCK
 from openlpu.graph.ir import Graph, Node
-from openlpu.schedule.program import Program
-from openlpu.schedule.select import attention, codes, elementwise, linear
+from openlpu.place.layout import Layout
+from openlpu.schedule.program import Program, Segment
+from openlpu.schedule.select import attention, codes, elementwise, headnorm, linear
 from openlpu.schedule.select.build import Build, Floats
 from openlpu.schedule.values import Vec
 
 
-def schedule(graph: Graph, chip: Chip, context: int) -> Program:
-    """The program of a decode step for contexts of at most ``context`` positions (rounded up to whole blocks)."""
+def buckets(context: int) -> list[int]:
+    """Context buckets: one attention block, then doubling, up to the context."""
+    sizes = [BLOCK]
+    while sizes[-1] < context:
+        sizes.append(2 * sizes[-1])
+    return [*sizes[:-1], context]
+
+
+def schedule(graph: Graph, layout: Layout, contexts: list[int]) -> Program:
+    """The program with a segment per context bucket, ascending; a segment serves positions below its context."""
     assert graph.level == "int", "the scheduler takes integer graphs"
-    b = Build(chip, graph, min(-(-context // BLOCK) * BLOCK, graph.config.context))
+    segments = tuple(segment(graph, layout, context) for context in contexts)
+    homes = layout.homes
+    host = tuple(name.removeprefix("host.") for name in homes.resident if name.startswith("host."))
+    return Program(
+        layout.chip, tuple(homes.resident.values()), host, layout.heads.channel_groups, graph.config.vocab, segments
+    )
+
+
+def segment(graph: Graph, layout: Layout, context: int) -> Segment:
+    """The instructions of a decode step for contexts of at most ``context`` positions."""
+    layout.homes.sram.clear()
+    b = Build(graph, layout, context)
     rope_row: tuple[Vec, Vec] | None = None
     for node in graph.nodes:
         if node.op == "rope" and rope_row is None:
-            rope_row = elementwise.rope_row(b, node)
+            rope_row = elementwise.rope_row(b)
         _node(b, node, rope_row)
     return _finish(b)
 
@@ -44,9 +63,11 @@ def _node(b: Build, node: Node, rope_row: tuple[Vec, Vec] | None) -> None:
 def _float_node(b: Build, node: Node, rope_row: tuple[Vec, Vec] | None) -> Floats:
     f = [b.floats.get(name) for name in node.inputs]
     if node.op == "embed":
-        return elementwise.embed(b, node, b.layout(node.output))
+        return elementwise.embed(b, node, b.lanes(node.output))
     if node.op == "linear":
-        return linear.linear(b, node, b.coded[node.inputs[0]], b.layout(node.output))
+        return linear.linear(b, node, b.coded[node.inputs[0]], b.lanes(node.output))
+    if node.op == "headnorm" and f[0]:
+        return headnorm.headnorm(b, node, f[0])
     if node.op == "rope" and rope_row and f[0]:
         return elementwise.rope(b, f[0], rope_row)
     if node.op == "attention" and f[0] and f[1] and f[2]:
@@ -59,7 +80,7 @@ def _float_node(b: Build, node: Node, rope_row: tuple[Vec, Vec] | None) -> Float
                       fix="run this model with --target cpu")
 
 
-def _finish(b: Build) -> Program:
+def _finish(b: Build) -> Segment:
     logits = b.floats[b.graph.output]
     for vec in logits.vecs:
         b.asm.outputs.extend((s, vec.address, w, False) for s, w in zip(vec.slices, vec.writers, strict=True))
@@ -67,17 +88,11 @@ def _finish(b: Build) -> Program:
     first = min(int(q["cycle"][0]) for q in queues.values() if len(q))
     for q in queues.values():
         q["cycle"] -= first
-    last = max(vec.ready for vec in logits.vecs) - first
-    return Program(
-        chip=b.chip,
+    return Segment(
         context=b.context,
         queues=queues,
-        resident=tuple(b.asm.resident),
-        host=dict(b.host),
         logits_slices=np.array([v.slices for v in logits.vecs], np.int32),
         logits_addresses=np.array([v.address for v in logits.vecs], np.int32),
-        vocab=b.graph.config.vocab,
-        v_rows=b.heads.channel_groups,
-        cycles=last,
+        cycles=max(vec.ready for vec in logits.vecs) - first,
         claims=claims,
     )

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from openlpu._base.errors import Unsupported
 from openlpu.arch.truepoint import attention as tp
 from openlpu.arch.truepoint.codes import SCALE_FLOOR, WIDE_MAX
 from openlpu.graph.ir import Node
@@ -45,13 +44,10 @@ class Scored:
 
 def attention(b: Build, node: Node, q: Floats, k: Floats, v: Floats) -> Floats:
     """The output over the lanes of the query layout."""
-    if node.attrs["kv_bits"] != 8:
-        raise Unsupported("the chip keeps KV codes of 8 bits", where=node.where, fix="compile with a kv8 format")
-    layer = node.attrs["layer"]
-    side = layer % 2
+    side, bits = node.attrs["layer"] % 2, node.attrs["kv_bits"]
     vectors = range(k.lanes.vectors)
-    k_rows = [cache.write(b, f"{node.where}.k", k, c, side, transposed=False) for c in vectors]
-    v_rows = [cache.write(b, f"{node.where}.v", v, c, side, transposed=True) for c in vectors]
+    k_rows = [cache.write(b, f"{node.where}.k", k, c, side, bits, transposed=False) for c in vectors]
+    v_rows = [cache.write(b, f"{node.where}.v", v, c, side, bits, transposed=True) for c in vectors]
     out: list[Vec] = []
     queries, factor = _query_codes(b, q, float(np.float32(node.attrs["softmax_scale"])))
     for c in vectors:
@@ -85,7 +81,6 @@ def _query_codes(b: Build, q: Floats, softmax_scale: float) -> tuple[list[Vec], 
 def _scores(b: Build, heads: list[Head], queries: list[Vec], factor: Vec, rows: cache.Rows,
             side: int) -> list[list[Scored]]:
     """[head][block]: exact q·k on the MXM, then scales, the mask of positions not yet written, the maximum."""
-    m = b.mxm
     planes = []
     for head in heads:
         query = queries[head.vector * b.heads.group + head.member]
@@ -95,20 +90,37 @@ def _scores(b: Build, heads: list[Head], queries: list[Vec], factor: Vec, rows: 
         planes.append((low, high))
     out: list[list[Scored]] = [[] for _ in heads]
     for block in range(b.blocks):
-        plane = m.pick(side)
-        for group in range(tp.BLOCK // b.chip.weight_streams):
-            m.load(plane, group, rows.vectors(block, group))
-        m.install(plane)
-        dots = [
-            tuple(m.activate(plane, row, m.new_slot(plane), clear=True, emit=True) for row in pair) for pair in planes
-        ]
-        for i, (head, (low, high)) in enumerate(zip(heads, dots, strict=True)):
-            assert low is not None and high is not None, "both activations emit"
-            dot = Op("add", Op("mul", Op("to_float", high), 256.0), Op("to_float", low))
+        dots = _dots(b, planes, rows, block, side)
+        for i, (head, dot) in enumerate(zip(heads, dots, strict=True)):
             scaled = Op("mul", Op("mul", dot, factor), rows.scale(head.kv_head, block))
             score = b.vxm.evaluate(Op("add", scaled, b.host_row(f"bias{block}")))
             out[i].append(Scored(score, b.lane_max(score, "max")))
     return out
+
+
+def _dots(b: Build, queries: list[tuple[Vec, Vec]], rows: cache.Rows, block: int, side: int) -> list[Op]:
+    """[head]: q·k of one block as fp32; the products of byte planes are exact int32 and meet as ``scores`` says."""
+    sums: list[list[tuple[Vec, Vec]]] = []  # by plane of K: per head (low, high) plane of q
+    for k_plane in range(len(rows.planes)):
+        plane = b.mxm.pick(side)
+        for group in range(tp.BLOCK // b.chip.weight_streams):
+            b.mxm.load(plane, group, rows.vectors(k_plane, block, group))
+        b.mxm.install(plane)
+        sums.append([_both(b, plane, pair) for pair in queries])
+    if len(sums) == 1:
+        return [Op("add", Op("mul", Op("to_float", high), 256.0), Op("to_float", low)) for low, high in sums[0]]
+    out = []
+    for (ll, hl), (lh, hh) in zip(*sums, strict=True):
+        mid = Op("mul", Op("to_float", Op("add_mod", hl, lh)), 256.0)
+        out.append(Op("add", Op("add", Op("mul", Op("to_float", hh), 65536.0), mid), Op("to_float", ll)))
+    return out
+
+
+def _both(b: Build, plane: Plane, pair: tuple[Vec, Vec]) -> tuple[Vec, Vec]:
+    """Sums of both planes of one row with the installed tile."""
+    low, high = (b.mxm.activate(plane, row, b.mxm.new_slot(plane), clear=True, emit=True) for row in pair)
+    assert low is not None and high is not None, "both activations emit"
+    return low, high
 
 
 def _weighted(b: Build, heads: list[Head], scored: list[list[Scored]], rows: cache.Rows, side: int) -> list[Vec]:
@@ -165,28 +177,27 @@ def _totals(b: Build, exps: list[list[Vec]]) -> list[list[Vec]]:
     for group in range(b.chip.superlanes):
         m.load(plane, group, ones)
     m.install(plane)
-    return [[_sum(b, plane, pair) for pair in blocks] for blocks in rows]
+    return [[b.vxm.evaluate(_sum(b, plane, pair)) for pair in blocks] for blocks in rows]
 
 
-def _sum(b: Build, plane: Plane, pair: tuple[Vec, Vec]) -> Vec:
-    """fp32 of 256 * Σ high + Σ low, joined as integers."""
-    low, high = (
-        b.mxm.activate(plane, row, b.mxm.new_slot(plane), clear=True, emit=True) for row in pair
-    )
-    assert low is not None and high is not None, "both activations emit"
-    return b.vxm.evaluate(Op("to_float", Op("add_mod", Op("shift_left", high, 8), low)))
+def _sum(b: Build, plane: Plane, pair: tuple[Vec, Vec]) -> Op:
+    """256 * Σ high + Σ low, joined as integers, as fp32."""
+    low, high = _both(b, plane, pair)
+    return Op("to_float", Op("add_mod", Op("shift_left", high, 8), low))
 
 
 def _products(b: Build, weights: list[list[tuple[Vec, Vec]]], rows: cache.Rows, side: int) -> list[list[Vec]]:
     """[head][block]: exact Σ weight * V over the block's positions, as fp32; lanes are V's channels."""
-    m = b.mxm
     out: list[list[Vec]] = [[] for _ in weights]
     for block in range(b.blocks):
-        plane = m.pick(side)
-        for group in range(rows.groups):
-            m.load_transposed(plane, group, rows.vectors(block, group))
-        m.install(plane)
-        for i, blocks in enumerate(weights):
-            out[i].append(_sum(b, plane, blocks[block]))
+        sums: list[list[Op]] = [[] for _ in weights]  # [head]: by plane of V
+        for v_plane in range(len(rows.planes)):
+            plane = b.mxm.pick(side)
+            for group in range(rows.groups):
+                b.mxm.load_transposed(plane, group, rows.vectors(v_plane, block, group))
+            b.mxm.install(plane)
+            for i, blocks in enumerate(weights):
+                sums[i].append(_sum(b, plane, blocks[block]))
+        for i, (low, *high) in enumerate(sums):
+            out[i].append(b.vxm.evaluate(Op("add", Op("mul", high[0], 256.0), low) if high else low))
     return out
-

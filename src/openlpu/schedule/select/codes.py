@@ -96,21 +96,27 @@ def quantize(b: Build, x: Floats, wide: int) -> Coded:
 def rms(b: Build, node: Node, q: Coded, reference: Coded) -> Coded:
     """Codes whose scale is times 1/rms of the reference: Σcode² is the MXM's product of a vector with itself."""
     size = b.graph.values[node.output].size
-    low = _self_product(b, reference.low, reference.low)
-    total: Op = Op("to_float", low)
+    total: Op = Op("to_float", _product(b, reference.low, reference.low))
     if any(h is not None for h in reference.high):
         lows = [low for low, high in zip(reference.low, reference.high, strict=True) if high is not None]
         highs = [high for high in reference.high if high is not None]
-        hh, hl = _self_product(b, highs, highs), _self_product(b, lows, highs)
-        wide = Op("add", Op("mul", Op("to_float", hh), 65536.0), Op("mul", Op("to_float", hl), 512.0))
-        total = Op("add", wide, total)
-    square = Op("mul", reference.scale, reference.scale)
-    mean = Op("mul", Op("mul", total, square), float_of(np.float32(1 / size)))
-    factor = Op("rsqrt", Op("add", mean, float_of(np.float32(node.attrs["eps"]))))
+        total = squares(_product(b, highs, highs), _product(b, lows, highs), total)
+    factor = rms_factor(total, reference.scale, size, node.attrs["eps"])
     return Coded(q.lanes, q.low, q.high, b.vxm.evaluate(Op("mul", q.scale, factor)))
 
 
-def _self_product(b: Build, weights: list[Vec], rows: list[Vec]) -> Vec:
+def squares(hh: Vec, hl: Vec, ll: Op) -> Op:
+    """Σcode² from the three sums of products of planes: (hh * 65536 + hl * 512) + ll."""
+    return Op("add", Op("add", Op("mul", Op("to_float", hh), 65536.0), Op("mul", Op("to_float", hl), 512.0)), ll)
+
+
+def rms_factor(total: Op, scale: Vec, size: int, eps: float) -> Op:
+    """1/rms from Σcode²: rsqrt(total * scale² / size + eps)."""
+    mean = Op("mul", Op("mul", total, Op("mul", scale, scale)), float_of(np.float32(1 / size)))
+    return Op("rsqrt", Op("add", mean, float_of(np.float32(eps))))
+
+
+def _product(b: Build, weights: list[Vec], rows: list[Vec]) -> Vec:
     """Σ over vectors and lanes of weights * rows, exact int32, in every lane: each row of the array is one vector."""
     plane = b.mxm.pick()
     slot = b.mxm.new_slot(plane)

@@ -4,59 +4,33 @@ from __future__ import annotations
 
 import numpy as np
 
-from openlpu._base.errors import DoesNotFit
 from openlpu.graph.ir import Node
-from openlpu.place.emplace import Source
 from openlpu.place.lanes import Lanes
 from openlpu.schedule.expression import Op
 from openlpu.schedule.select.build import Build, Floats
 from openlpu.schedule.values import Vec
 
-TABLE_SIDE, MAP_SIDE = 1, 0  # tables lie east, the address maps that reach them lie west: maps flow east
-
-
-def table(b: Build, name: str, source: Source, planes: int, rows: int) -> Vec:
-    """A table of ``rows`` vectors that a gather reads by row number."""
-    slices = b.quad_slices(TABLE_SIDE)[:planes]
-    if rows > b.asm.sram.room(slices):
-        raise DoesNotFit(
-            f"the table {name} has {rows} rows; a slice has {b.asm.sram.room(slices)} left",
-            where=f"chip {b.chip.name}", fix="use a larger chip or a smaller vocabulary or context",
-        )
-    return b.asm.keep(name, source, slices, rows)
+MAP_SIDE = 0  # tables lie east, the address maps that reach them lie west: maps flow east
 
 
 def embed(b: Build, node: Node, out: Lanes) -> Floats:
     """Codes of the token's row times the row's scale (times a gain per channel where there is one)."""
-    vocab = b.graph.config.vocab
-    rows = np.arange(vocab, dtype=np.int32)
     token = b.host_row("token", 1, MAP_SIDE)
-    everywhere = np.zeros(b.chip.lanes, np.int32)
-    scale = b.mem.gather(table(b, "embedding.scale", Source("float", node.params["scale"], rows, everywhere), 4, vocab),
-                         token)
+    scale = b.mem.gather(b.home("embedding.scale"), token)
     vecs = []
-    for v, channel in enumerate(out.channel):
-        source = Source("codes", node.params["codes"], rows, channel)
-        codes = b.mem.gather(table(b, f"embedding.codes{v}", source, 1, vocab), token)
+    for v in range(out.vectors):
+        codes = b.mem.gather(b.home(f"embedding.codes.{v}"), token)
         x = Op("mul", Op("to_float", codes), scale)
         if "gain" in node.params:
-            x = Op("mul", x, b.parameter(f"scales.embed.gain{v}", node.params["gain"], channel))
+            x = Op("mul", x, b.home(f"gain.{node.where}.{v}"))
         vecs.append(b.vxm.evaluate(x))
     return Floats(out, vecs)
 
 
-def rope_row(b: Build, node: Node) -> tuple[Vec, Vec]:
+def rope_row(b: Build) -> tuple[Vec, Vec]:
     """This position's cosine and signed sine over the lanes of heads side by side; gathered once a token."""
-    heads, dim = b.heads, b.heads.dim
-    lane = np.arange(b.chip.lanes, dtype=np.int32)
-    used = lane < heads.per_vector * dim
-    pair = np.where(used, lane % dim % (dim // 2), -1).astype(np.int32)
-    rows = np.arange(b.context, dtype=np.int32)
     position = b.host_row("position", 1, MAP_SIDE)
-    first_half = used & (lane % dim < dim // 2)
-    cos = table(b, "rope.cos", Source("float", node.params["cos"], rows, pair), 4, b.context)
-    sin = table(b, "rope.sin", Source("float", node.params["sin"], rows, pair, negate=first_half), 4, b.context)
-    return b.mem.gather(cos, position), b.mem.gather(sin, position)
+    return b.mem.gather(b.home("rope.cos"), position), b.mem.gather(b.home("rope.sin"), position)
 
 
 def rope(b: Build, x: Floats, row: tuple[Vec, Vec]) -> Floats:
@@ -87,5 +61,5 @@ def add(b: Build, x: Floats, y: Floats) -> Floats:
 
 def mul(b: Build, node: Node, x: Floats) -> Floats:
     """x times a gain per channel."""
-    gains = [b.parameter(f"scales.{node.where}.gain{v}", node.params["gain"], c) for v, c in enumerate(x.lanes.channel)]
-    return Floats(x.lanes, [b.vxm.evaluate(Op("mul", v, g)) for v, g in zip(x.vecs, gains, strict=True)])
+    vecs = [b.vxm.evaluate(Op("mul", vec, b.home(f"gain.{node.where}.{v}"))) for v, vec in enumerate(x.vecs)]
+    return Floats(x.lanes, vecs)

@@ -42,7 +42,7 @@ class Mxm:
         ]
 
     def pick(self, hemisphere: int | None = None) -> Plane:
-        """The plane with the fewest tiles so far."""
+        """For work that has no home in SRAM of its own: the plane with the fewest tiles so far."""
         options = [p for p in self.planes if hemisphere in (None, p.hemisphere)]
         return min(options, key=lambda p: p.tiles)
 

@@ -104,10 +104,10 @@ def banks(code: Code, addresses: Ints) -> Ints:
 
 def _banks(code: Code) -> None:
     pair = partners(code)
-    first = np.flatnonzero(pair > np.arange(len(code)))
+    paired = np.flatnonzero(pair >= 0)
+    code.refuse(paired[pair[pair[paired]] != paired], "a third instruction of one MEM queue in one cycle")
+    first = paired[pair[paired] > paired]
     second = pair[first]
-    follows = np.flatnonzero(pair[second] != first)
-    code.refuse(second[follows], "a third instruction of one MEM queue in one cycle")
     write = np.isin(code.op, [BY_NAME[name].opcode for name in WRITE_LIKE])
     indirect = np.isin(code.op, [BY_NAME[name].opcode for name in ("gather", "scatter")])
     code.refuse(second[write[first] == write[second]], "two reads or two writes of one slice in one cycle")

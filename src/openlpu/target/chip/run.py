@@ -12,10 +12,11 @@ import numpy as np
 from openlpu.arch.chip import Chip, load_chip
 from openlpu.graph.ir import Graph
 from openlpu.place import emplace, host
+from openlpu.place.layout import place
 from openlpu.schedule.program import Program
-from openlpu.schedule.step import schedule
+from openlpu.schedule.step import buckets, schedule
 from openlpu.target.base import F32, Chunk
-from openlpu.target.chip.machine import Machine, resolve
+from openlpu.target.chip.machine import Machine, Trace, resolve
 
 
 class ChipExecutable:
@@ -29,19 +30,17 @@ class ChipExecutable:
     def __init__(self, program: Program, params: Mapping[str, np.ndarray], check: bool = True) -> None:
         self.program, self.context = program, program.context
         self.machine = Machine(program.chip)
-        self.trace = resolve(program.chip, program.queues, program.claims if check else None)
+        self.check = check
+        self.traces: dict[int, Trace] = {}
+        self.cycles = program.segments[0].cycles
+        self.rows = {item.name: item for item in program.resident}
         for item in program.resident:
             count, planes = item.slices.shape
             data = emplace.vectors(item.source, count, planes, program.chip.lanes, params)
             self.machine.load(item.slices, item.addresses[:, None], data)
 
-    @property
-    def cycles(self) -> int:
-        """Cycles of one token, from the first dispatch to the last logit written."""
-        return self.program.cycles
-
     def run(self, chunks: Sequence[Chunk]) -> list[F32]:
-        """Logits per chunk, token after token."""
+        """Logits per chunk, token after token; ``cycles`` is then what the last token took."""
         out = []
         for chunk in chunks:
             assert chunk.slot == 0, "one chip holds one sequence"
@@ -52,11 +51,17 @@ class ChipExecutable:
     def _token(self, token: int, position: int) -> F32:
         p = self.program
         assert 0 <= position < p.context, "the position lies outside the program's context"
-        for name, item in p.host.items():
-            rows = host.row(name, p.chip, token, position, p.v_rows)[None]
-            self.machine.load(item.slices, item.addresses[:, None], rows)
-        self.machine.execute(self.trace)
-        planes = self.machine.peek(p.logits_slices, p.logits_addresses[:, None])
+        segment = p.segment(position)
+        if segment.context not in self.traces:
+            claims = segment.claims if self.check else None
+            self.traces[segment.context] = resolve(p.chip, segment.queues, claims)
+        for name in p.host:
+            item = self.rows[f"host.{name}"]
+            data = host.row(name, p.chip, token, position, p.v_rows)[None]
+            self.machine.load(item.slices, item.addresses[:, None], data)
+        self.machine.execute(self.traces[segment.context])
+        self.cycles = segment.cycles
+        planes = self.machine.peek(segment.logits_slices, segment.logits_addresses[:, None])
         words = np.ascontiguousarray(planes.transpose(0, 2, 1)).view("<f4")[..., 0]
         return words.reshape(-1)[: p.vocab].astype(np.float32)
 
@@ -67,5 +72,5 @@ class ChipExecutable:
 def load(graph: Graph, *, slots: int = 1, context: int = 0, chip: Chip | str = "lpu-v1") -> ChipExecutable:
     """Compile for a chip and load; ``context`` 0 means the model's own."""
     assert slots == 1, "one chip holds one sequence"
-    machine = load_chip(chip) if isinstance(chip, str) else chip
-    return ChipExecutable(schedule(graph, machine, context or graph.config.context), graph.params)
+    layout = place(graph, load_chip(chip) if isinstance(chip, str) else chip, context)
+    return ChipExecutable(schedule(graph, layout, buckets(layout.context)), graph.params)

@@ -7,7 +7,7 @@ import platform
 from openlpu.target.cpu import path as paths
 from openlpu.target.cpu.attention import AttentionKernel, AttentionStage, Areas
 from openlpu.target.cpu.emit import Function
-from openlpu.target.cpu.linear import LinearKernel, LinearStage, dot_kernel, sums_bytes
+from openlpu.target.cpu.linear import LinearKernel, LinearStage, dot_kernel, padded, sums_bytes
 from openlpu.target.cpu.path import Path
 from openlpu.target.cpu.plan import Plan, Spec, Stage
 from openlpu.target.cpu.rows import RowKernel
@@ -36,7 +36,7 @@ def module(plan: Plan, path: Path) -> str:
     wide = {stage.spec.wide > 0 for stage in plan.stages if isinstance(stage.spec, LinearStage)}
     dots = [dot_kernel(path, rows, w).text() for w in sorted(wide) for rows in path.blocks]
     stages = [kernel(name, spec, plan, path).text() for spec, name in names(plan).items()]
-    return "".join([paths.DECLARES[path.name], *dots, *stages, team_text()])
+    return "".join(["declare void @llvm.prefetch(ptr, i32, i32, i32)\n", paths.DECLARES[path.name], *dots, *stages, team_text()])
 
 
 def team_text() -> str:

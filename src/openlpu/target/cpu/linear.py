@@ -17,6 +17,12 @@ from openlpu.target.cpu.path import Path
 ERROR_AT = 8  # in the step header: the lowest stage number that met a NaN or an infinity
 STEP = 16  # k per turn of the inner loop; K is padded to it
 F16, I16 = vec("float", 16), vec("i32", 16)
+AHEAD = 0
+
+
+def HINT(fn):
+    return [fn.value("i32", v) for v in (0, 3, 1)]
+
 
 
 def padded(size: int, unit: int) -> int:
@@ -72,6 +78,9 @@ class _Block:
         for quad in range(STEP // 4):
             sums = self.sums[quad % len(self.sums)]
             at = weights.at(quad * self.path.panel * 4)
+            if AHEAD:
+                for line in range(0, self.path.panel * 4, 64):
+                    self.fn.call("void", "@llvm.prefetch", at.at(AHEAD + line), *HINT(self.fn))
             groups = [self.path.group(at.at(64 * j)) for j in range(self.path.panel // 16)]
             for row, planes in enumerate(codes):
                 for plane, pointer in enumerate(planes):
@@ -225,8 +234,12 @@ def value_stride(size: int) -> int:
 
 
 def code_stride(path: Path, size: int, wide: int) -> int:
-    """Bytes between token rows of a coded value: the low plane, then the wide channels' high plane."""
-    return padded((padded(size, STEP) + padded(wide, STEP)) * path.code_bytes, 64)
+    """Bytes between token rows of a coded value: the low plane, then the wide channels' high plane.
+
+    An odd number of cache lines: rows a power of two apart would compete for the same sets of the cache.
+    """
+    lines = padded((padded(size, STEP) + padded(wide, STEP)) * path.code_bytes, 64) // 64
+    return 64 * (lines | 1)
 
 
 def sums_bytes(path: Path) -> int:

@@ -53,8 +53,7 @@ class RefExecutable:
         return getattr(self, f"_{node.op}")(node, param, chunk, *inputs)
 
     def _embed(self, node: Node, p: dict, chunk: Chunk, token: np.ndarray) -> F32:
-        rows = p["codes"][token].astype(np.float32) * p["scale"][token][:, None]
-        return rows * p["gain"] if "gain" in p else rows
+        return tp.embed(token, p["codes"], p["scale"], p.get("gain"))
 
     def _quantize(self, node: Node, p: dict, chunk: Chunk, x: F32) -> tp.Codes:
         return tp.quantize(x, node.attrs["wide"])
@@ -64,8 +63,7 @@ class RefExecutable:
 
     def _headnorm(self, node: Node, p: dict, chunk: Chunk, x: F32) -> F32:
         heads = x.reshape(len(x), node.attrs["heads"], -1)
-        factor = tp.rms_scale(tp.quantize(heads, heads.shape[-1]), np.float32(node.attrs["eps"]))
-        return ((heads * factor) * p["gain"]).reshape(x.shape)
+        return tp.headnorm(heads, p["gain"], np.float32(node.attrs["eps"])).reshape(x.shape)
 
     def _linear(self, node: Node, p: dict, chunk: Chunk, q: tp.Codes) -> F32:
         return tp.linear(q, p["codes"], p["scale"], p.get("bias"))
@@ -105,3 +103,8 @@ class RefExecutable:
 def load(graph: Graph, *, slots: int = 1, context: int = 0) -> RefExecutable:
     """An executable with ``slots`` caches of ``context`` positions (0: the model's own context)."""
     return RefExecutable(graph, slots, context or graph.config.context)
+
+
+def trace(graph: Graph, tokens: Sequence[int], observe: Callable[[Node, Row], None]) -> F32:
+    """Logits after each of ``tokens`` from position 0; ``observe`` sees every operator and its output."""
+    return load(graph, context=len(tokens)).run([Chunk(0, 0, tuple(tokens), every=True)], observe)[0]

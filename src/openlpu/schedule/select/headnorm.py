@@ -1,0 +1,54 @@
+"""Query or key heads in, each divided by its own rms and times a gain, out.  See ``_headnorm`` in target/ref/run.py.
+
+A head's Σcode² is the product of the vector's codes with the codes of that head alone, other lanes zero.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from openlpu.arch.truepoint.codes import WIDE_MAX
+from openlpu.graph.ir import Node
+from openlpu.schedule.expression import Op
+from openlpu.schedule.select.build import Build, Floats
+from openlpu.schedule.select.cache import joined
+from openlpu.schedule.select.codes import amax, code_of, high_plane, reciprocal, rms_factor, scale_of, squares
+from openlpu.schedule.values import Vec
+
+
+def headnorm(b: Build, node: Node, x: Floats) -> Floats:
+    """(x * factor of its head) * gain."""
+    vecs = []
+    for v, (vec, channel) in enumerate(zip(x.vecs, x.lanes.channel, strict=True)):
+        starts = [int(lane) for lane in np.flatnonzero(channel >= 0)[:: b.heads.dim]]
+        factor = joined(b, _factors(b, node, vec, starts))
+        vecs.append(b.vxm.evaluate(Op("mul", Op("mul", vec, factor), b.home(f"gain.{node.where}.{v}"))))
+    return Floats(x.lanes, vecs)
+
+
+def _factors(b: Build, node: Node, vec: Vec, starts: list[int]) -> list[Op]:
+    """1/rms of each head, in that head's lanes only."""
+    masks = [b.mask(b.heads.mask(lane)) for lane in starts]
+    scales = [scale_of(b, None, amax(b, [vec], [mask])) for mask in masks]
+    inverse = [Op("mask", b.vxm.evaluate(reciprocal(s)), m) for s, m in zip(scales, masks, strict=True)]
+    code = b.vxm.evaluate(code_of(vec, joined(b, inverse), WIDE_MAX))
+    own = [b.vxm.evaluate(Op("mask", code, mask)).plane(0) for mask in masks]
+    own_high = [b.vxm.evaluate(Op("mask", Op("add_mod", code, 128), mask)).plane(1) for mask in masks]
+    ll = _products(b, code.plane(0), [*own, *own_high])
+    hh = _products(b, high_plane(b, code), own_high)
+    factors = []
+    for i, (scale, mask) in enumerate(zip(scales, masks, strict=True)):
+        total = squares(hh[i], ll[len(own) + i], Op("to_float", ll[i]))
+        factor = b.vxm.evaluate(rms_factor(total, scale, b.heads.dim, node.attrs["eps"]))
+        factors.append(Op("mask", factor, mask))
+    return factors
+
+
+def _products(b: Build, weight: Vec, rows: list[Vec]) -> list[Vec]:
+    """Σ over lanes of weight * row, in every lane, for each row."""
+    plane = b.mxm.pick()
+    for group in range(b.chip.superlanes):
+        b.mxm.load(plane, group, weight)
+    b.mxm.install(plane)
+    sums = [b.mxm.activate(plane, row, b.mxm.new_slot(plane), clear=True, emit=True) for row in rows]
+    return [s for s in sums if s is not None]
