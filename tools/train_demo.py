@@ -33,10 +33,8 @@ Weights = dict[str, Tensor]
 CARD = """\
 # Demonstration model
 
-A small Llama that writes in the manner of Shakespeare's plays, made with Python {python}, torch {torch}
-and tokenizers {tokenizers} by
-
-    python tools/train_demo.py tinyshakespeare.txt --out demo --steps {steps} --seed {seed} --threads {threads}
+A small Llama that writes like Shakespeare, made with Python {python}, torch {torch}, tokenizers {tokenizers}:
+`python tools/train_demo.py tinyshakespeare.txt --out demo --steps {steps} --seed {seed} --threads {threads}`
 
 - Data: tiny-shakespeare (public domain, sha256 `{sha256}`).
   The last tenth was held out: neither the weights nor the tokenizer were fitted to it.

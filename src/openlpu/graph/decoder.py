@@ -5,71 +5,130 @@ The file of an architecture in ``graph/models/`` says which variant; this file s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from openlpu.checkpoint.config import ModelConfig
+from openlpu.checkpoint.tensors import Tensors
 from openlpu.graph.ir import Builder, Graph
 
 
 @dataclass(frozen=True)
 class Variant:
-    """What differs between architectures: biases on q, k, v; an RMS norm on each query and key head."""
+    """What differs between architectures: where biases are, and an RMS norm on each query and key head."""
 
     qkv_bias: bool = False
+    o_bias: bool = False
+    mlp_bias: bool = False
     qk_norm: bool = False
 
 
 def build(config: ModelConfig, tensors: Mapping[str, np.ndarray], variant: Variant) -> Graph:
-    """The float graph of one decode step; parameters are views of ``tensors`` under Hugging Face's names."""
-    b = Builder("float", config)
+    """The float graph of one decode step; its parameters are those of ``tensors``, read when they are asked for.
 
-    def take(name: str) -> str:
-        return name if name in b.params else b.param(name, tensors[name])
+    Raises what :meth:`Tensors.require` raises when a file's tensor is missing or has the wrong shape or type.
+    """
+    return _Decoder(config, _Parameters(tensors), variant).run()
 
-    def linear(where: str, source: str, x: str, size: int, bias: bool = False) -> str:
-        params = {"weight": take(f"{source}.weight")}
+
+def shapes(config: ModelConfig, variant: Variant) -> Mapping[str, tuple[int, ...]]:
+    """Hugging Face's name and the shape of every tensor that :func:`build` reads."""
+    params = _Parameters(None)
+    _Decoder(config, params, variant).run()
+    return params.taken
+
+
+class _Parameters(Mapping[str, np.ndarray]):
+    """The tensors a graph reads, among those a folder has: checked when they are taken, read when they are used.
+
+    Without tensors it only notes what is ``taken``.
+    """
+
+    def __init__(self, tensors: Mapping[str, np.ndarray] | None) -> None:
+        self._tensors = tensors
+        self.taken: dict[str, tuple[int, ...]] = {}
+
+    def take(self, name: str, *shape: int) -> str:
+        """Make a tensor of this shape a parameter of the graph; returns its key."""
+        if isinstance(self._tensors, Tensors):
+            self._tensors.require(name, shape)
+        elif self._tensors is not None:
+            assert self._tensors[name].shape == shape, f"{name} should have the shape {shape}"
+        self.taken[name] = shape
+        return name
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self.taken or self._tensors is None:
+            raise KeyError(name)
+        return self._tensors[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.taken
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.taken)
+
+    def __len__(self) -> int:
+        return len(self.taken)
+
+
+class _Decoder:
+    """One graph in the making: each method appends operators and returns the name of the value they write."""
+
+    def __init__(self, config: ModelConfig, params: _Parameters, variant: Variant) -> None:
+        self.config, self.params, self.variant = config, params, variant
+        self.graph = Builder("float", config, params)
+
+    def run(self) -> Graph:
+        c, table = self.config, "model.embed_tokens"
+        params = {"weight": self.params.take(f"{table}.weight", c.vocab, c.hidden)}
+        x = self.graph.add("embed", "embed", ("token",), c.hidden, name="embed.out", params=params)
+        for i in range(c.layers):
+            x = self.mlp(i, self.attention(i, x))
+        x = self.norm("norm", "model.norm", x)
+        return self.graph.finish(self.linear("head", table if c.tied else "lm_head", x, c.vocab, name="logits"))
+
+    def attention(self, i: int, x: str) -> str:
+        """Norm, projections, rotary embedding, attention over the layer's cache; added to the residual ``x``."""
+        c, at, source = self.config, f"layers.{i}.attn", f"model.layers.{i}.self_attn"
+        h = self.norm(f"{at}.norm", f"model.layers.{i}.input_layernorm", x)
+        q = self.rotated(f"{at}.q", f"{source}.q", h, c.heads)
+        k = self.rotated(f"{at}.k", f"{source}.k", h, c.kv_heads)
+        v = self.linear(f"{at}.v", f"{source}.v_proj", h, c.kv_heads * c.head_dim, bias=self.variant.qkv_bias)
+        heads: dict[str, Any] = {"heads": c.heads, "kv_heads": c.kv_heads, "head_dim": c.head_dim}
+        a = self.graph.add("attention", at, (q, k, v), c.heads * c.head_dim, layer=i, **heads)
+        o = self.linear(f"{at}.o", f"{source}.o_proj", a, c.hidden, bias=self.variant.o_bias)
+        return self.graph.add("add", at, (x, o), c.hidden)
+
+    def mlp(self, i: int, x: str) -> str:
+        """Norm and gated MLP, added to the residual ``x``; the layer's output, ``layers.<i>.out``."""
+        c, at, source, bias = self.config, f"layers.{i}.mlp", f"model.layers.{i}.mlp", self.variant.mlp_bias
+        h = self.norm(f"{at}.norm", f"model.layers.{i}.post_attention_layernorm", x)
+        gate = self.linear(f"{at}.gate", f"{source}.gate_proj", h, c.intermediate, bias=bias)
+        up = self.linear(f"{at}.up", f"{source}.up_proj", h, c.intermediate, bias=bias)
+        m = self.graph.add("silu_mul", at, (gate, up), c.intermediate)
+        down = self.linear(f"{at}.down", f"{source}.down_proj", m, c.hidden, bias=bias)
+        return self.graph.add("add", at, (x, down), c.hidden, name=f"layers.{i}.out")
+
+    def rotated(self, where: str, source: str, h: str, heads: int) -> str:
+        """Query or key heads: projection, a norm per head where the variant has one, rotary embedding."""
+        c, size = self.config, heads * self.config.head_dim
+        y = self.linear(where, f"{source}_proj", h, size, bias=self.variant.qkv_bias)
+        if self.variant.qk_norm:
+            gain = {"gain": self.params.take(f"{source}_norm.weight", c.head_dim)}
+            y = self.graph.add("headnorm", where, (y,), size, params=gain, heads=heads, eps=c.norm_eps)
+        return self.graph.add("rope", where, (y,), size, heads=heads)
+
+    def linear(self, where: str, source: str, x: str, size: int, *, bias: bool = False, name: str = "") -> str:
+        params = {"weight": self.params.take(f"{source}.weight", size, self.graph.values[x].size)}
         if bias:
-            params["bias"] = take(f"{source}.bias")
-        return b.add("linear", where, (x,), size, params=params)
+            params["bias"] = self.params.take(f"{source}.bias", size)
+        return self.graph.add("linear", where, (x,), size, name=name, params=params)
 
-    def norm(where: str, source: str, x: str) -> str:
-        params = {"gain": take(f"{source}.weight")}
-        return b.add("rmsnorm", where, (x,), config.hidden, params=params, eps=config.norm_eps)
-
-    table = take("model.embed_tokens.weight")
-    x = b.add("embed", "embed", ("token",), config.hidden, name="embed.out", params={"weight": table})
-    for i in range(config.layers):
-        x = _layer(b, config, variant, i, x, linear, norm, take)
-    x = norm("norm", "model.norm", x)
-    head = table if config.tied else take("lm_head.weight")
-    return b.finish(b.add("linear", "head", (x,), config.vocab, name="logits", params={"weight": head}))
-
-
-def _layer(b: Builder, c: ModelConfig, variant: Variant, i: int, x: str, linear, norm, take) -> str:
-    """One layer: attention and gated MLP, each added to the residual; returns ``layers.<i>.out``."""
-    at, src = f"layers.{i}", f"model.layers.{i}"
-    sizes = {"q": c.heads * c.head_dim, "k": c.kv_heads * c.head_dim, "v": c.kv_heads * c.head_dim}
-    h = norm(f"{at}.attn.norm", f"{src}.input_layernorm", x)
-    qkv = {}
-    for w, size in sizes.items():
-        y = linear(f"{at}.attn.{w}", f"{src}.self_attn.{w}_proj", h, size, variant.qkv_bias)
-        heads = size // c.head_dim
-        if variant.qk_norm and w != "v":
-            gain = {"gain": take(f"{src}.self_attn.{w}_norm.weight")}
-            y = b.add("headnorm", f"{at}.attn.{w}", (y,), size, params=gain, heads=heads, eps=c.norm_eps)
-        if w != "v":
-            y = b.add("rope", f"{at}.attn.{w}", (y,), size, heads=heads)
-        qkv[w] = y
-    shape = {"layer": i, "heads": c.heads, "kv_heads": c.kv_heads, "head_dim": c.head_dim}
-    a = b.add("attention", f"{at}.attn", (qkv["q"], qkv["k"], qkv["v"]), sizes["q"], **shape)
-    o = linear(f"{at}.attn.o", f"{src}.self_attn.o_proj", a, c.hidden)
-    x = b.add("add", f"{at}.attn", (x, o), c.hidden)
-    h = norm(f"{at}.mlp.norm", f"{src}.post_attention_layernorm", x)
-    gate = linear(f"{at}.mlp.gate", f"{src}.mlp.gate_proj", h, c.intermediate)
-    up = linear(f"{at}.mlp.up", f"{src}.mlp.up_proj", h, c.intermediate)
-    m = b.add("silu_mul", f"{at}.mlp", (gate, up), c.intermediate)
-    down = linear(f"{at}.mlp.down", f"{src}.mlp.down_proj", m, c.hidden)
-    return b.add("add", f"{at}.mlp", (x, down), c.hidden, name=f"{at}.out")
+    def norm(self, where: str, source: str, x: str) -> str:
+        c = self.config
+        params = {"gain": self.params.take(f"{source}.weight", c.hidden)}
+        return self.graph.add("rmsnorm", where, (x,), c.hidden, params=params, eps=c.norm_eps)

@@ -79,9 +79,7 @@ class Graph:
         last = f"layers.{layers - 1}.out" if layers else "embed.out"
         end = f"layers.{self.config.layers - 1}.out"
         kept = [n for n in self.nodes if not n.where.startswith("layers.") or layer_of(n) < layers]
-        nodes = tuple(
-            dataclasses.replace(n, inputs=tuple(last if i == end else i for i in n.inputs)) for n in kept
-        )
+        nodes = tuple(dataclasses.replace(n, inputs=tuple(last if i == end else i for i in n.inputs)) for n in kept)
         config = dataclasses.replace(self.config, layers=layers)
         return dataclasses.replace(self, config=config, nodes=nodes)
 
@@ -93,13 +91,16 @@ def layer_of(node: Node) -> int:
 
 
 class Builder:
-    """Collects nodes in order and checks that each value is written once, before it is read."""
+    """Collects nodes in order and checks that each value is written once, before it is read.
 
-    def __init__(self, level: str, config: ModelConfig) -> None:
+    Parameters are those of ``params``, which may be a file read lazily, or are registered one by one.
+    """
+
+    def __init__(self, level: str, config: ModelConfig, params: Mapping[str, np.ndarray] | None = None) -> None:
         self.level, self.config = level, config
         self.nodes: list[Node] = []
         self.values: dict[str, Value] = {"token": Value("token", "token", 1)}
-        self.params: dict[str, np.ndarray] = {}
+        self.params: Mapping[str, np.ndarray] = {} if params is None else params
 
     def add(
         self,
@@ -126,6 +127,7 @@ class Builder:
 
     def param(self, name: str, array: np.ndarray) -> str:
         """Register a parameter; returns its key."""
+        assert isinstance(self.params, dict), "a builder over given parameters takes no others"
         assert name not in self.params, f"parameter {name} is registered twice"
         self.params[name] = array
         return name

@@ -8,13 +8,15 @@ the gain stays a multiplication.
 from __future__ import annotations
 
 from decimal import Decimal
+from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
 
+from openlpu._base.errors import NumericsError
 from openlpu.arch.truepoint import rope as rope_tables
-from openlpu.checkpoint.config import Rope
 from openlpu.graph.ir import Builder, Graph, Node
+from openlpu.graph.rotary import frequencies
 from openlpu.numerics.scheme import Scheme
 
 F32 = NDArray[np.float32]
@@ -29,28 +31,17 @@ def quantize_rows(weight: np.ndarray, gain: np.ndarray | None = None) -> tuple[N
     """int8 codes [N, K] and fp32 scales [N] of weight * gain: amax/127 per row, nearest even.
 
     NumPy's fp32 ``* /`` and ``rint`` are correctly rounded, so the codes are the same on every machine.
+    Raises :class:`~openlpu._base.errors.NumericsError` for a weight that is not finite.
     """
     w = weight.astype(np.float32)
     if gain is not None:
         w = w * gain.astype(np.float32)
-    scale = np.maximum(np.abs(w).max(axis=1) / np.float32(127), np.float32(2.0**-100))
+    top = np.abs(w).max(axis=1)
+    if not np.isfinite(top).all():
+        raise NumericsError("a weight is not finite", fix="check the checkpoint's tensors for NaN")
+    scale = np.maximum(top / np.float32(127), np.float32(2.0**-100))
     codes = np.clip(np.rint(w / scale[:, None]), -127, 127).astype(np.int8)
     return codes, scale
-
-
-def rope_freqs(rope: Rope, dim: int) -> list[Decimal]:
-    """Radians per position of each rotated pair, with Llama 3's scaling of the slow ones."""
-    plain = rope_tables.frequencies(rope.theta, dim)
-    if rope.kind == "default":
-        return plain
-    low, high = Decimal(rope.low_freq_factor), Decimal(rope.high_freq_factor)
-    context, factor = Decimal(rope.original_context), Decimal(rope.factor)
-    scaled = []
-    for f in plain:
-        turns = context * f / (2 * rope_tables.PI)
-        keep = min(max((turns - low) / (high - low), Decimal(0)), Decimal(1))
-        scaled.append(f * keep + (1 - keep) * f / factor)
-    return scaled
 
 
 class _Lowering:
@@ -62,7 +53,7 @@ class _Lowering:
         self.names: dict[str, str] = {"token": "token"}  # float value -> integer value
         self.norms: dict[str, Node] = {}  # float value written by an rmsnorm -> that node
         c = graph.config
-        cos, sin = rope_tables.tables(rope_freqs(c.rope, c.head_dim), c.context)
+        cos, sin = rope_tables.tables(frequencies(c.rope, c.head_dim), c.context)
         self.rope = {"cos": self.out.param("rope.cos", cos), "sin": self.out.param("rope.sin", sin)}
 
     def run(self) -> Graph:
@@ -151,16 +142,21 @@ class _Lowering:
 
     def _attention(self, node: Node) -> str:
         size = self.graph.values[node.output].size
-        root = Decimal(node.attrs["head_dim"]).sqrt()
-        attrs = {**node.attrs, "kv_bits": self.scheme.kv_bits, "softmax_scale": float(np.float32(float(1 / root)))}
+        root = rope_tables.CONTEXT.sqrt(Decimal(node.attrs["head_dim"]))
+        softmax_scale = float(np.float32(float(rope_tables.CONTEXT.divide(Decimal(1), root))))
+        attrs = {**node.attrs, "kv_bits": self.scheme.kv_bits, "softmax_scale": softmax_scale}
         return self.out.add(node.op, node.where, self._read(node), size, name=node.output, **attrs)
 
     def _wide(self, node: Node) -> int:
-        """How many leading channels of this linear's input carry two planes."""
+        """How many leading channels of a norm's or linear's input carry two planes.
+
+        Attention's output has none: its channels cannot move between heads, and equalizing v/o evens them out.
+        """
         if self.scheme.wide_head and (node.where in ("norm", "head")):
             return self.graph.config.hidden
-        size = self.graph.values[node.inputs[0]].size
-        return int(-(-size * self.scheme.outlier_share // 1))
+        if self.graph.producers()[node.inputs[0]].op == "attention":
+            return 0
+        return ceil(self.graph.values[node.inputs[0]].size * self.scheme.outlier_share)
 
     def _is_tied(self, node: Node) -> bool:
         embed = self.graph.nodes[0]

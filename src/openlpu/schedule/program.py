@@ -51,7 +51,8 @@ class Segment:
     """The instructions of one decode step for contexts of at most ``context`` positions.
 
     The logits are in rows afterwards: ``logits_slices`` [n, 4] (byte planes) and ``logits_addresses`` [n]; lane l of
-    row i is channel ``i * lanes + l``.  ``cycles``: first dispatch to last logit written.
+    row i is channel ``i * lanes + l``.  ``cycles``: first dispatch to last logit written.  ``origin``: (first
+    instruction id, operator's output) in ascending order: which operator an instruction belongs to.
     """
 
     context: int
@@ -60,6 +61,7 @@ class Segment:
     logits_addresses: NDArray[np.int32]
     cycles: int
     claims: Claims
+    origin: tuple[tuple[int, str], ...]
 
 
 @dataclass(frozen=True)

@@ -41,11 +41,13 @@ def segment(graph: Graph, layout: Layout, context: int) -> Segment:
     layout.homes.sram.clear()
     b = Build(graph, layout, context)
     rope_row: tuple[Vec, Vec] | None = None
+    origin = []
     for node in graph.nodes:
+        origin.append((b.asm.next_id, node.output))
         if node.op == "rope" and rope_row is None:
             rope_row = elementwise.rope_row(b)
         _node(b, node, rope_row)
-    return _finish(b)
+    return _finish(b, tuple(origin))
 
 
 def _node(b: Build, node: Node, rope_row: tuple[Vec, Vec] | None) -> None:
@@ -80,7 +82,7 @@ def _float_node(b: Build, node: Node, rope_row: tuple[Vec, Vec] | None) -> Float
                       fix="run this model with --target cpu")
 
 
-def _finish(b: Build) -> Segment:
+def _finish(b: Build, origin: tuple[tuple[int, str], ...]) -> Segment:
     logits = b.floats[b.graph.output]
     for vec in logits.vecs:
         b.asm.outputs.extend((s, vec.address, w, False) for s, w in zip(vec.slices, vec.writers, strict=True))
@@ -95,4 +97,5 @@ def _finish(b: Build) -> Segment:
         logits_addresses=np.array([v.address for v in logits.vecs], np.int32),
         cycles=max(vec.ready for vec in logits.vecs) - first,
         claims=claims,
+        origin=origin,
     )

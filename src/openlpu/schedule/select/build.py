@@ -138,10 +138,10 @@ class Build:
 
 
 def rounds(lanes: int) -> list[int]:
-    """Factors of the lane count, at most 5 each, whose product is the lane count."""
+    """Factors of the lane count, at most 8 each (the fastest, measured), whose product is the lane count."""
     out = []
     while lanes > 1:
-        radix = next(r for r in (4, 5, 3, 2, lanes) if lanes % r == 0)
+        radix = next(r for r in (8, 5, 4, 3, 2, lanes) if lanes % r == 0)
         out.append(radix)
         lanes //= radix
     return out
