@@ -40,18 +40,7 @@ class Vxm:
                         moved[id(leaf)] = self.copy(leaf, avoid=tuple({*other.slices, *leaf.slices}))
         if not moved:
             return plan
-        ops: dict[int, Op] = {}
-
-        def swap(x: object) -> object:
-            if isinstance(x, Op):
-                if id(x) not in ops:
-                    ops[id(x)] = Op(x.name, swap(x.a), swap(x.b))  # type: ignore[arg-type]
-                return ops[id(x)]
-            return moved.get(id(x), x)
-
-        root = swap(plan[-1].op)
-        assert isinstance(root, Op)
-        return self._without_clashes(steps(root, self.asm.chip))
+        return self._without_clashes(steps(_moved(plan[-1].op, moved, {}), self.asm.chip))
 
     def copy(self, vec: Vec, avoid: tuple[int, ...] = ()) -> Vec:
         """The same value in another group."""
@@ -113,3 +102,12 @@ class Vxm:
             assert isinstance(operand, float | int), "an operand is an op, a vector or a number"
             fields |= {f"{side}_kind": IMM, "imm": immediate(operand)}
         return True
+
+
+def _moved(op: Op, moved: dict[int, Vec], done: dict[int, Op]) -> Op:
+    """The same tree with some leaves exchanged; what was shared stays shared."""
+    if id(op) not in done:
+        swap = [_moved(x, moved, done) if isinstance(x, Op) else moved.get(id(x), x) for x in (op.a, op.b)]
+        assert swap[0] is not None, "an op has a first operand"
+        done[id(op)] = Op(op.name, swap[0], swap[1])
+    return done[id(op)]

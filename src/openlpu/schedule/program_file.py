@@ -1,0 +1,149 @@
+"""A program in, a folder out; and back.  The same program gives the same bytes.
+
+``manifest.json`` holds what is short (sorted keys), ``resident.safetensors`` where resident vectors lie and the arrays
+of their sources, ``segment-<context>.safetensors`` the instruction columns of every queue and the claims.  The
+manifest names the SHA-256 of each other file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load as unpack_arrays
+from safetensors.numpy import save as pack_arrays
+
+from openlpu._base.errors import ProgramError
+from openlpu.arch.chip import Chip
+from openlpu.schedule.program import (
+    CLAIM_OUTPUT, CLAIM_READ, Claims, Program, Resident, Segment, queue_dtype,
+)
+
+FORMAT = "openlpu program 1"
+MANIFEST = "manifest.json"
+Json = dict[str, Any]
+Arrays = Mapping[str, NDArray]
+PackSource = Callable[[object], tuple[Json, Arrays]]
+UnpackSource = Callable[[Json, Arrays], object]
+
+
+def save(program: Program, folder: Path, pack_source: PackSource) -> str:
+    """Write ``program`` into ``folder`` (made if absent) and return the SHA-256 of its manifest, which names all.
+
+    ``pack_source`` splits a resident's source into JSON and arrays.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays: dict[str, NDArray] = {}
+    resident = []
+    for i, item in enumerate(program.resident):
+        meta, parts = pack_source(item.source)
+        resident.append({"name": item.name, "source": meta})
+        arrays |= {f"{i}.slices": item.slices, f"{i}.addresses": item.addresses}
+        arrays |= {f"{i}.source.{key}": value for key, value in parts.items()}
+    files = {"resident.safetensors": _pack(arrays)}
+    files |= {_segment_file(s.context): _pack(_segment_arrays(s)) for s in program.segments}
+    manifest = {
+        "format": FORMAT, "chip": asdict(program.chip), "host": list(program.host), "v_rows": program.v_rows,
+        "vocab": program.vocab, "resident": resident,
+        "segments": [
+            {"context": s.context, "cycles": s.cycles, "origin": [list(o) for o in s.origin]} for s in program.segments
+        ],
+        "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+    }
+    text = json.dumps(manifest, sort_keys=True, indent=1).encode() + b"\n"
+    for name, data in (files | {MANIFEST: text}).items():
+        (folder / name).write_bytes(data)
+    return hashlib.sha256(text).hexdigest()
+
+
+def load(folder: Path, unpack_source: UnpackSource) -> Program:
+    """The program in ``folder``; ``unpack_source`` undoes ``pack_source``.
+
+    Raises :class:`ProgramError` naming the file that is missing, damaged or of another format.
+    """
+    manifest = _manifest(folder / MANIFEST)
+    arrays = _arrays(folder, "resident.safetensors", manifest)
+    resident = []
+    for i, item in enumerate(manifest["resident"]):
+        prefix = f"{i}.source."
+        parts = {name[len(prefix) :]: value for name, value in arrays.items() if name.startswith(prefix)}
+        source = unpack_source(item["source"], parts)
+        resident.append(Resident(item["name"], arrays[f"{i}.slices"], arrays[f"{i}.addresses"], source))
+    segments = [_segment(folder, manifest, entry) for entry in manifest["segments"]]
+    return Program(
+        Chip(**manifest["chip"]), tuple(resident), tuple(manifest["host"]), manifest["v_rows"], manifest["vocab"],
+        tuple(segments),
+    )
+
+
+def _pack(arrays: Arrays) -> bytes:
+    return pack_arrays({name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)})
+
+
+def _segment_file(context: int) -> str:
+    return f"segment-{context}.safetensors"
+
+
+def _columns(prefix: str, table: NDArray) -> dict[str, NDArray]:
+    """A structured array as one array per column."""
+    return {f"{prefix}/{name}": table[name] for name in table.dtype.names or ()}
+
+
+def _table(prefix: str, dtype: np.dtype, arrays: Arrays) -> NDArray:
+    names = dtype.names or ()
+    table = np.zeros(len(arrays[f"{prefix}/{names[0]}"]), dtype)
+    for name in names:
+        table[name] = arrays[f"{prefix}/{name}"]
+    return table
+
+
+def _segment_arrays(segment: Segment) -> Arrays:
+    arrays = {"logits/slices": segment.logits_slices, "logits/addresses": segment.logits_addresses}
+    arrays |= _columns("claims/reads", segment.claims.reads) | _columns("claims/outputs", segment.claims.outputs)
+    for name, table in segment.queues.items():
+        arrays |= _columns(f"queue/{name}", table)
+    return arrays
+
+
+def _segment(folder: Path, manifest: Json, entry: Json) -> Segment:
+    arrays = _arrays(folder, _segment_file(entry["context"]), manifest)
+    names = {name.split("/")[1] for name in arrays if name.startswith("queue/")}
+    chip = Chip(**manifest["chip"])
+    queues = {name: _table(f"queue/{name}", queue_dtype(name), arrays) for name in chip.queues if name in names}
+    claims = Claims(_table("claims/reads", CLAIM_READ, arrays), _table("claims/outputs", CLAIM_OUTPUT, arrays))
+    return Segment(
+        entry["context"], queues, arrays["logits/slices"], arrays["logits/addresses"], entry["cycles"], claims,
+        tuple((int(first), str(output)) for first, output in entry["origin"]),
+    )
+
+
+def _manifest(path: Path) -> Json:
+    try:
+        manifest = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise ProgramError("there is no program here", where=str(path), fix="compile the model again") from error
+    except ValueError as error:
+        raise ProgramError(f"not a manifest: {error}", where=str(path), fix="compile the model again") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise ProgramError(f"not in the format '{FORMAT}'", where=str(path), fix="compile the model again")
+    return manifest
+
+
+def _arrays(folder: Path, name: str, manifest: Json) -> Arrays:
+    """The arrays of one file, after its hash was compared."""
+    path = folder / name
+    data = path.read_bytes() if path.is_file() else b""
+    if hashlib.sha256(data).hexdigest() != manifest["sha256"].get(name):
+        what = "differs from what the manifest names" if data else "is missing"
+        raise ProgramError(f"this file of the program {what}", where=str(path), fix="compile the model again")
+    try:
+        return unpack_arrays(data)
+    except SafetensorError as error:  # the manifest was made for a damaged file
+        raise ProgramError(f"not a safetensors file: {error}", where=str(path), fix="compile again") from error

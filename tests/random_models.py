@@ -1,0 +1,54 @@
+"""Random models of every kind of shape, lowered: the same cases for every target."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from openlpu.checkpoint.config import ModelConfig, Rope
+from openlpu.graph import decoder
+from openlpu.numerics.lower import lower
+from openlpu.numerics.scheme import Scheme
+
+LLAMA = decoder.Variant()
+QWEN2 = decoder.Variant(qkv_bias=True)
+QWEN3 = decoder.Variant(qk_norm=True)
+EVERY_BIAS = decoder.Variant(qkv_bias=True, o_bias=True, mlp_bias=True)
+
+BASE = ModelConfig("llama", 64, 2, 4, 2, 16, 96, 50, 64, 1e-5, Rope(10000.0), tied=True)
+CASES = {
+    "tied": (BASE, LLAMA, Scheme()),
+    "untied": (replace(BASE, tied=False, layers=3), LLAMA, Scheme(wide_head=False)),
+    "odd sizes": (
+        replace(BASE, hidden=50, heads=3, kv_heads=3, head_dim=10, intermediate=77, vocab=131), LLAMA, Scheme(),
+    ),
+    "head_dim 6": (replace(BASE, hidden=18, heads=3, kv_heads=1, head_dim=6, intermediate=7), LLAMA, Scheme()),
+    "wide cache": (replace(BASE, heads=5, kv_heads=1, head_dim=8), LLAMA, Scheme(kv_bits=16)),
+    "wide odd cache": (replace(BASE, heads=6, kv_heads=2, head_dim=10), LLAMA, Scheme(kv_bits=16)),
+    "outliers": (replace(BASE, hidden=72, intermediate=200), LLAMA, Scheme(outlier_share=0.07)),
+    "biases": (replace(BASE, tied=False), QWEN2, Scheme(outlier_share=0.5)),
+    "every bias": (replace(BASE, tied=False), EVERY_BIAS, Scheme()),
+    "head norms": (replace(BASE, heads=4, head_dim=64, kv_heads=2), QWEN3, Scheme()),
+    "large heads": (replace(BASE, hidden=128, heads=9, kv_heads=1, head_dim=128), QWEN3, Scheme()),
+}
+
+
+def random_graph(config, variant, scheme, seed=0):
+    """A random model whose activations have outliers, lowered."""
+    rng = np.random.default_rng(seed)
+    tensors = {}
+    for name, shape in decoder.shapes(config, variant).items():
+        scale = 0.3 if name.endswith("bias") else shape[-1] ** -0.5
+        tensors[name] = (rng.standard_normal(shape) * scale + ("norm" in name)).astype(np.float32)
+    tensors["model.embed_tokens.weight"][:, 3] *= 20
+    return lower(decoder.build(config, tensors, variant), scheme)
+
+
+def tokens(count, config, seed=1):
+    return tuple(int(t) for t in np.random.default_rng(seed).integers(0, config.vocab, count))
+
+
+def same(got, want):
+    """Equal as bits: -0 is not 0."""
+    return all(np.array_equal(g.view(np.int32), w.view(np.int32)) for g, w in zip(got, want, strict=True))
