@@ -7,7 +7,7 @@ weights and filled from any checkpoint of the same shapes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,18 @@ class Source:
     cols: I32 = field(default_factory=lambda: np.zeros(0, np.int32))
     negate: NDArray[np.bool_] | None = None
     data: U8 | None = None
+
+
+    def pack(self) -> tuple[dict[str, str], dict[str, NDArray]]:
+        """Words and arrays that :meth:`unpack` makes a source of again."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
+        return {name: value for name, value in values.items() if isinstance(value, str)}, arrays
+
+    @classmethod
+    def unpack(cls, words: Mapping[str, str], arrays: Mapping[str, NDArray]) -> Source:
+        """The source that was packed."""
+        return cls(words["kind"], words["param"], **arrays)
 
 
 def vectors(source: Source, count: int, planes: int, lanes: int, params: Mapping[str, np.ndarray]) -> U8:

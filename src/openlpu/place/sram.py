@@ -48,7 +48,7 @@ class Sram:
 
     def room(self, slices: tuple[int, ...]) -> int:
         """Rows left between both ends, in the fullest of the slices."""
-        return min(self.top[s] for s in slices) - max(self.bottom[s] for s in slices)
+        return min(min(self.top[s], self.lowest[s]) for s in slices) - max(self.bottom[s] for s in slices)
 
     def _check(self, slices: tuple[int, ...], end: int, what: str) -> None:
         limit = min(min(self.top[s], self.lowest[s]) for s in slices)

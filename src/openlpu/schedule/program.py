@@ -47,21 +47,35 @@ class Claims:
 
 
 @dataclass(frozen=True)
+class Rows:
+    """Where a token leaves an fp32 value: byte plane p of vector i at (slices[i, p], addresses[i]); lane l of it is
+    channel ``channel[i, l]``, -1 where the lane is idle."""
+
+    slices: NDArray[np.int32]
+    addresses: NDArray[np.int32]
+    channel: NDArray[np.int32]
+
+
+@dataclass(frozen=True)
 class Segment:
     """The instructions of one decode step for contexts of at most ``context`` positions.
 
-    The logits are in rows afterwards: ``logits_slices`` [n, 4] (byte planes) and ``logits_addresses`` [n]; lane l of
-    row i is channel ``i * lanes + l``.  ``cycles``: first dispatch to last logit written.  ``origin``: (first
+    ``tensors``: where each fp32 value of the graph lies after a token, in execution order, the logits last; nothing
+    overwrites them inside a token.  ``cycles``: first dispatch to last logit written.  ``origin``: (first
     instruction id, operator's output) in ascending order: which operator an instruction belongs to.
     """
 
     context: int
     queues: Mapping[str, NDArray]
-    logits_slices: NDArray[np.int32]
-    logits_addresses: NDArray[np.int32]
+    tensors: Mapping[str, Rows]
     cycles: int
     claims: Claims
     origin: tuple[tuple[int, str], ...]
+
+    @property
+    def logits(self) -> Rows:
+        """Where the logits lie."""
+        return self.tensors[list(self.tensors)[-1]]
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """A program in, a folder out; and back.  The same program gives the same bytes.
 
 ``manifest.json`` holds what is short (sorted keys), ``resident.safetensors`` where resident vectors lie and the arrays
-of their sources, ``segment-<context>.safetensors`` the instruction columns of every queue and the claims.  The
-manifest names the SHA-256 of each other file.
+of their sources, ``segment-<context>.safetensors`` the instruction columns of every queue, the claims, where
+tensors lie.  The manifest names the SHA-256 of each other file.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,16 @@ from safetensors.numpy import save as pack_arrays
 
 from openlpu._base.errors import ProgramError
 from openlpu.arch.chip import Chip
-from openlpu.schedule.program import (
-    CLAIM_OUTPUT, CLAIM_READ, Claims, Program, Resident, Segment, queue_dtype,
-)
+from openlpu.place.emplace import Source
+from openlpu.schedule.program import CLAIM_OUTPUT, CLAIM_READ, Claims, Program, Resident, Rows, Segment, queue_dtype
 
 FORMAT = "openlpu program 1"
 MANIFEST = "manifest.json"
+ROWS = tuple(f.name for f in fields(Rows))
 Json = dict[str, Any]
 Arrays = Mapping[str, NDArray]
-PackSource = Callable[[object], tuple[Json, Arrays]]
-UnpackSource = Callable[[Json, Arrays], object]
+PackSource = Callable[[Source], tuple[Json, Arrays]]
+UnpackSource = Callable[[Json, Arrays], Source]
 
 
 def save(program: Program, folder: Path, pack_source: PackSource) -> str:
@@ -50,10 +50,12 @@ def save(program: Program, folder: Path, pack_source: PackSource) -> str:
     files = {"resident.safetensors": _pack(arrays)}
     files |= {_segment_file(s.context): _pack(_segment_arrays(s)) for s in program.segments}
     manifest = {
-        "format": FORMAT, "chip": asdict(program.chip), "host": list(program.host), "v_rows": program.v_rows,
+        "format": FORMAT, "chip": _chip_json(program.chip), "host": list(program.host), "v_rows": program.v_rows,
         "vocab": program.vocab, "resident": resident,
         "segments": [
-            {"context": s.context, "cycles": s.cycles, "origin": [list(o) for o in s.origin]} for s in program.segments
+            {"context": s.context, "cycles": s.cycles, "origin": [list(o) for o in s.origin],
+             "queues": list(s.queues), "tensors": list(s.tensors)}
+            for s in program.segments
         ],
         "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
     }
@@ -78,9 +80,18 @@ def load(folder: Path, unpack_source: UnpackSource) -> Program:
         resident.append(Resident(item["name"], arrays[f"{i}.slices"], arrays[f"{i}.addresses"], source))
     segments = [_segment(folder, manifest, entry) for entry in manifest["segments"]]
     return Program(
-        Chip(**manifest["chip"]), tuple(resident), tuple(manifest["host"]), manifest["v_rows"], manifest["vocab"],
+        _chip(manifest["chip"]), tuple(resident), tuple(manifest["host"]), manifest["v_rows"], manifest["vocab"],
         tuple(segments),
     )
+
+
+def _chip_json(chip: Chip) -> Json:
+    return asdict(chip) | {"latency": [list(item) for item in chip.latency.items()]}  # keeps the file's order
+
+
+def _chip(data: Json) -> Chip:
+    values: Json = {**data, "latency": dict(data["latency"])}
+    return Chip(**values)
 
 
 def _pack(arrays: Arrays) -> bytes:
@@ -97,7 +108,7 @@ def _columns(prefix: str, table: NDArray) -> dict[str, NDArray]:
 
 
 def _table(prefix: str, dtype: np.dtype, arrays: Arrays) -> NDArray:
-    names = dtype.names or ()
+    names = list(dtype.names or ())
     table = np.zeros(len(arrays[f"{prefix}/{names[0]}"]), dtype)
     for name in names:
         table[name] = arrays[f"{prefix}/{name}"]
@@ -105,8 +116,9 @@ def _table(prefix: str, dtype: np.dtype, arrays: Arrays) -> NDArray:
 
 
 def _segment_arrays(segment: Segment) -> Arrays:
-    arrays = {"logits/slices": segment.logits_slices, "logits/addresses": segment.logits_addresses}
-    arrays |= _columns("claims/reads", segment.claims.reads) | _columns("claims/outputs", segment.claims.outputs)
+    arrays = _columns("claims/reads", segment.claims.reads) | _columns("claims/outputs", segment.claims.outputs)
+    for name, rows in segment.tensors.items():
+        arrays |= {f"tensor/{name}/{part}": getattr(rows, part) for part in ROWS}
     for name, table in segment.queues.items():
         arrays |= _columns(f"queue/{name}", table)
     return arrays
@@ -114,14 +126,11 @@ def _segment_arrays(segment: Segment) -> Arrays:
 
 def _segment(folder: Path, manifest: Json, entry: Json) -> Segment:
     arrays = _arrays(folder, _segment_file(entry["context"]), manifest)
-    names = {name.split("/")[1] for name in arrays if name.startswith("queue/")}
-    chip = Chip(**manifest["chip"])
-    queues = {name: _table(f"queue/{name}", queue_dtype(name), arrays) for name in chip.queues if name in names}
+    queues = {name: _table(f"queue/{name}", queue_dtype(name), arrays) for name in entry["queues"]}
     claims = Claims(_table("claims/reads", CLAIM_READ, arrays), _table("claims/outputs", CLAIM_OUTPUT, arrays))
-    return Segment(
-        entry["context"], queues, arrays["logits/slices"], arrays["logits/addresses"], entry["cycles"], claims,
-        tuple((int(first), str(output)) for first, output in entry["origin"]),
-    )
+    tensors = {name: Rows(*(arrays[f"tensor/{name}/{part}"] for part in ROWS)) for name in entry["tensors"]}
+    origin = tuple((int(first), str(output)) for first, output in entry["origin"])
+    return Segment(entry["context"], queues, tensors, entry["cycles"], claims, origin)
 
 
 def _manifest(path: Path) -> Json:

@@ -8,13 +8,18 @@ from __future__ import annotations
 import numpy as np
 
 from openlpu._base.errors import Unsupported
+from openlpu.arch.encoding import encode
 from openlpu.arch.truepoint import BLOCK
 from openlpu.graph.ir import Graph, Node
-from openlpu.place.layout import Layout
-from openlpu.schedule.program import Program, Segment
+from openlpu.place.emplace import Source
+from openlpu.place.layout import Homes, Layout
+from openlpu.schedule.program import Program, Rows, Segment
 from openlpu.schedule.select import attention, codes, elementwise, headnorm, linear
 from openlpu.schedule.select.build import Build, Floats
 from openlpu.schedule.values import Vec
+
+
+INSTRUCTION_ROWS = 128  # rows of instructions that lie in one slice together
 
 
 def buckets(context: int) -> list[int]:
@@ -30,10 +35,23 @@ def schedule(graph: Graph, layout: Layout, contexts: list[int]) -> Program:
     assert graph.level == "int", "the scheduler takes integer graphs"
     segments = tuple(segment(graph, layout, context) for context in contexts)
     homes = layout.homes
+    for one in segments:
+        _keep_instructions(homes, one)
     host = tuple(name.removeprefix("host.") for name in homes.resident if name.startswith("host."))
     return Program(
         layout.chip, tuple(homes.resident.values()), host, layout.heads.channel_groups, graph.config.vocab, segments
     )
+
+
+def _keep_instructions(homes: Homes, one: Segment) -> None:
+    """Give the encoded queues of a segment their rows: instructions live in SRAM like everything else."""
+    lanes = homes.chip.lanes
+    code = b"".join(encode(name, table) for name, table in one.queues.items())
+    rows = np.frombuffer(code.ljust(-(-len(code) // lanes) * lanes, b"\0"), np.uint8).reshape(-1, 1, lanes)
+    for start in range(0, len(rows), INSTRUCTION_ROWS):
+        part = rows[start : start + INSTRUCTION_ROWS]
+        slices = (max(range(homes.chip.slices), key=lambda s: homes.sram.room((s,))),)
+        homes.keep(f"instructions.{one.context}.{start}", Source("bytes", data=part), slices, len(part))
 
 
 def segment(graph: Graph, layout: Layout, context: int) -> Segment:
@@ -93,9 +111,13 @@ def _finish(b: Build, origin: tuple[tuple[int, str], ...]) -> Segment:
     return Segment(
         context=b.context,
         queues=queues,
-        logits_slices=np.array([v.slices for v in logits.vecs], np.int32),
-        logits_addresses=np.array([v.address for v in logits.vecs], np.int32),
+        tensors={name: _rows(value) for name, value in b.floats.items()},
         cycles=max(vec.ready for vec in logits.vecs) - first,
         claims=claims,
         origin=origin,
     )
+
+
+def _rows(value: Floats) -> Rows:
+    slices, addresses = [v.slices for v in value.vecs], [v.address for v in value.vecs]
+    return Rows(np.array(slices, np.int32), np.array(addresses, np.int32), value.lanes.channel)

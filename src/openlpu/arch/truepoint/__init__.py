@@ -4,7 +4,7 @@ This package is the executable definition, in NumPy; ``docs/truepoint.md`` is th
 """
 
 from openlpu.arch.truepoint.attention import BLOCK, Cache, attend
-from openlpu.arch.truepoint.codes import Codes, linear, planes, quantize, rms_scale
+from openlpu.arch.truepoint.codes import Codes, embed, headnorm, linear, planes, quantize, rms_scale
 from openlpu.arch.truepoint.elementwise import exp, reciprocal, rsqrt, sigmoid, silu, tanh
 from openlpu.arch.truepoint.rope import rotate
 
@@ -12,6 +12,6 @@ VERSION = 1
 """Numerics version: any change of a bit anywhere raises it."""
 
 __all__ = [
-    "BLOCK", "VERSION", "Cache", "Codes", "attend", "exp", "linear", "planes", "quantize", "reciprocal",
-    "rms_scale", "rotate", "rsqrt", "sigmoid", "silu", "tanh",
+    "BLOCK", "VERSION", "Cache", "Codes", "attend", "embed", "exp", "headnorm", "linear", "planes", "quantize",
+    "reciprocal", "rms_scale", "rotate", "rsqrt", "sigmoid", "silu", "tanh",
 ]

@@ -112,3 +112,15 @@ def linear(q: Codes, codes: I8, row_scale: F32, bias: F32 | None) -> F32:
         sums = exact_dot(high[:, : q.wide], codes[:, : q.wide]).astype(np.float32) * PLANE + sums
     y = (sums * q.scale) * row_scale
     return y if bias is None else y + bias
+
+
+def headnorm(x: F32, gain: F32, eps: np.float32) -> F32:
+    """RMS norm of each head of x [..., H, D] with gain [D]: the rms is that of the head's two-plane codes."""
+    factor = rms_scale(quantize(x, x.shape[-1]), eps)
+    return (x * factor) * gain
+
+
+def embed(token: NDArray[np.integer], codes: I8, row_scale: F32, gain: F32 | None) -> F32:
+    """Rows of an embedding table [V, K]: code * row_scale (* gain [K])."""
+    rows = codes[token].astype(np.float32) * row_scale[token][..., None]
+    return rows if gain is None else rows * gain

@@ -53,9 +53,15 @@ class Code:
 
     def rows(self, *ops: str) -> Ints:
         """Rows of the named instructions, in queue order."""
-        wanted = np.zeros(256, bool)
-        wanted[[BY_NAME[name].opcode for name in ops]] = True
-        return np.flatnonzero(wanted[self.op])
+        order, start = self._by_op
+        found = [order[start[code] : start[code + 1]] for code in (BY_NAME[name].opcode for name in ops)]
+        return found[0] if len(found) == 1 else np.sort(np.concatenate(found))
+
+    @cached_property
+    def _by_op(self) -> tuple[Ints, Ints]:
+        """Rows sorted by opcode, and where each opcode starts."""
+        order = np.argsort(self.op, kind="stable")
+        return order, np.searchsorted(self.op[order], np.arange(len(TABLE) + 1))
 
     def unit(self, unit: str) -> Ints:
         """Rows of a unit's instructions, in queue order."""
@@ -98,14 +104,11 @@ def flatten(chip: Chip, queues: Mapping[str, NDArray]) -> Code:
         if name not in known:
             raise ProgramError(f"{chip.name} has no queue of this name", where=name)
     used = sorted((name for name in queues if len(queues[name])), key=known.__getitem__)
-    parts = [queues[name] for name in used]
-    sizes = [len(p) for p in parts]
-
-    def column(name: str) -> Ints:
-        empty = np.zeros(0, np.int64)
-        columns = [p[name] if name in (p.dtype.names or ()) else np.zeros(len(p), np.int64) for p in parts]
-        return np.concatenate([empty, *columns]).astype(np.int64)
-
-    fields = {name: column(name) for name in FIELDS}
-    rows = np.repeat(np.arange(len(used)), sizes)
-    return Code(chip, tuple(used), rows, column("cycle"), column("op"), column("id"), fields)
+    size = [len(queues[name]) for name in used]
+    column = {name: np.zeros(sum(size), np.int64) for name in ("cycle", "op", "id", *FIELDS)}
+    for name, end, n in zip(used, np.cumsum(size), size, strict=True):
+        for key in queues[name].dtype.names or ():
+            column[key][end - n : end] = queues[name][key]
+    queue = np.repeat(np.arange(len(used)), size)
+    fields = {name: column[name] for name in FIELDS}
+    return Code(chip, tuple(used), queue, column["cycle"], column["op"], column["id"], fields)

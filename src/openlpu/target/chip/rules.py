@@ -8,11 +8,16 @@ from __future__ import annotations
 import numpy as np
 
 from openlpu.arch.isa import ALU, BY_NAME, BYTE, IMM, NONE, QUAD, TABLE, unit_of_queue
-from openlpu.target.chip.code import Code, Ints
+from openlpu.target.chip.code import FIELDS, Code, Ints
 from openlpu.target.chip.streams import LOADED, Uses, posts, reads
 
 UNARY = ("pass", "negate", "relu", "to_float", "to_int", "exp", "rsqrt", "tanh")
 READ_LIKE, WRITE_LIKE = ("read", "gather"), ("write", "scatter")
+
+# Per field its width in each opcode; 32 bits hold any column, so they also stand where a field is absent.
+FIELD_BITS = {
+    name: np.array([next((f.bits for f in i.fields if f.name == name), 32) for i in TABLE]) for name in FIELDS
+}
 
 
 def check(code: Code) -> None:
@@ -36,12 +41,10 @@ def _opcodes(code: Code) -> None:
 
 def _ranges(code: Code) -> None:
     chip = code.chip
-    for i in TABLE:
-        rows = code.rows(i.name)
-        for f in i.fields:
-            if f.bits < 32 and len(rows):
-                value = code.field[f.name][rows]
-                code.refuse(rows[(value < 0) | (value >= 1 << f.bits)], f"{f.name} does not fit in {f.bits} bits")
+    for name, value in code.field.items():
+        bits = FIELD_BITS[name][code.op]
+        outside = (bits < 32) & ((value < 0) | (value >= 1 << bits))
+        code.refuse(np.flatnonzero(outside), f"{name} does not fit in its field")
     _limit(code, code.unit("mem"), "address", 0, chip.words_per_slice)
     _limit(code, code.rows("load_weights"), "group", 0, chip.lanes // LOADED)
     _limit(code, code.rows("accumulate"), "slot", 0, chip.accumulators)

@@ -13,7 +13,7 @@ from openlpu.arch.chip import Chip, load_chip
 from openlpu.graph.ir import Graph
 from openlpu.place import emplace, host
 from openlpu.place.layout import place
-from openlpu.schedule.program import Program
+from openlpu.schedule.program import Program, Rows, Segment
 from openlpu.schedule.step import buckets, schedule
 from openlpu.target.base import F32, Chunk
 from openlpu.target.chip.machine import Machine, Trace, resolve
@@ -44,14 +44,19 @@ class ChipExecutable:
         out = []
         for chunk in chunks:
             assert chunk.slot == 0, "one chip holds one sequence"
-            rows = [self._token(t, chunk.start + i) for i, t in enumerate(chunk.tokens)]
+            rows = [self._logits(t, chunk.start + i) for i, t in enumerate(chunk.tokens)]
             out.append(np.stack(rows if chunk.every else rows[-1:]))
         return out
 
-    def _token(self, token: int, position: int) -> F32:
+    def _logits(self, token: int, position: int) -> F32:
+        segment = self.program.segment(position)
+        self.step(token, position, segment)
+        return self.value(segment.logits)
+
+    def step(self, token: int, position: int, segment: Segment) -> None:
+        """Run one token in a segment that has room for its position."""
         p = self.program
-        assert 0 <= position < p.context, "the position lies outside the program's context"
-        segment = p.segment(position)
+        assert 0 <= position < segment.context, "the position lies outside the segment's context"
         if segment.context not in self.traces:
             claims = segment.claims if self.check else None
             self.traces[segment.context] = resolve(p.chip, segment.queues, claims)
@@ -61,9 +66,15 @@ class ChipExecutable:
             self.machine.load(item.slices, item.addresses[:, None], data)
         self.machine.execute(self.traces[segment.context])
         self.cycles = segment.cycles
-        planes = self.machine.peek(segment.logits_slices, segment.logits_addresses[:, None])
+
+    def value(self, rows: Rows) -> F32:
+        """An fp32 value of the last token, by channel, from where the segment left it."""
+        planes = self.machine.peek(rows.slices, rows.addresses[:, None])
         words = np.ascontiguousarray(planes.transpose(0, 2, 1)).view("<f4")[..., 0]
-        return words.reshape(-1)[: p.vocab].astype(np.float32)
+        used = rows.channel >= 0
+        out = np.empty(int(used.sum()), np.float32)
+        out[rows.channel[used]] = words[used]
+        return out
 
     def close(self) -> None:
         """Nothing to release."""

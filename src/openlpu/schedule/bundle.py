@@ -1,0 +1,107 @@
+"""A compiled model in, one folder out; and back.
+
+``manifest.json`` names the model, the numerics, the layout, cycles per context bucket and the SHA-256 of every other
+file; ``graph.json`` and ``params.safetensors`` are the integer graph, ``program/`` the instruction columns
+(:mod:`openlpu.schedule.program_file`), and the tokenizer's files lie beside them.  The same model gives the same
+bytes, on every machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.numpy import load_file, save_file
+
+from openlpu._base.errors import ProgramError
+from openlpu.arch import truepoint
+from openlpu.arch.encoding import instruction_bytes
+from openlpu.graph import file as graph_file
+from openlpu.graph.ir import Graph
+from openlpu.place.emplace import Source
+from openlpu.schedule import program_file
+from openlpu.schedule.program import Program
+
+FORMAT = "openlpu model 1"
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A compiled model: its integer graph and program, and what the manifest says of them."""
+
+    graph: Graph
+    program: Program
+    manifest: dict[str, Any]
+
+
+def save(folder: Path, graph: Graph, program: Program, *, model: str, scheme: str, source: Path) -> dict[str, Any]:
+    """Write the folder (complete or not at all) and return its manifest; ``source`` has the tokenizer's files."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ProgramError("there is something here already", where=str(folder), fix="name a new or empty folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".compiling-") as temporary:
+        made = Path(temporary) / "model"
+        program_file.save(program, made / "program", Source.pack)
+        words, arrays = graph_file.pack(graph)
+        save_file(arrays, made / "params.safetensors")
+        (made / "graph.json").write_text(json.dumps(words, sort_keys=True, indent=1) + "\n", "utf-8")
+        for name in TOKENIZER:
+            if (source / name).is_file():
+                shutil.copyfile(source / name, made / name)
+        manifest = _manifest(made, graph, program, model, scheme)
+        (made / "manifest.json").write_text(json.dumps(manifest, sort_keys=True, indent=1) + "\n", "utf-8")
+        if folder.exists():
+            folder.rmdir()
+        made.rename(folder)
+    return manifest
+
+
+def load(folder: Path) -> Bundle:
+    """The compiled model in a folder; every file's hash is compared first.  Raises :class:`ProgramError`."""
+    path = folder / "manifest.json"
+    try:
+        manifest = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        fix = "name a folder that `openlpu compile MODEL -o DIR` wrote"
+        raise ProgramError("there is no compiled model here", where=str(path), fix=fix) from error
+    except ValueError as error:
+        raise ProgramError(f"not a manifest: {error}", where=str(path), fix="compile the model again") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise ProgramError(f"not in the format '{FORMAT}'", where=str(path), fix="compile the model again")
+    if manifest["truepoint"] != truepoint.VERSION:
+        what = f"made for numerics version {manifest['truepoint']}; this is version {truepoint.VERSION}"
+        raise ProgramError(what, where=str(path), fix="compile the model again")
+    for name, digest in manifest["sha256"].items():
+        if not (folder / name).is_file() or _sha256(folder / name) != digest:
+            what = "differs from what the manifest names" if (folder / name).is_file() else "is missing"
+            raise ProgramError(f"this file {what}", where=str(folder / name), fix="compile the model again")
+    words = json.loads((folder / "graph.json").read_bytes())
+    graph = graph_file.unpack(words, load_file(folder / "params.safetensors"))
+    return Bundle(graph, program_file.load(folder / "program", Source.unpack), manifest)
+
+
+def _manifest(made: Path, graph: Graph, program: Program, model: str, scheme: str) -> dict[str, Any]:
+    files = sorted(p.relative_to(made).as_posix() for p in made.rglob("*") if p.is_file())
+    return {
+        "format": FORMAT, "model": model, "scheme": scheme, "truepoint": truepoint.VERSION,
+        "architecture": graph.config.architecture, "chip": program.chip.name, "clock": "cycles",
+        "cycles_per_token": {str(s.context): s.cycles for s in program.segments},
+        "instruction_bytes": {str(s.context): instruction_bytes(s.queues) for s in program.segments},
+        "layout": {
+            item.name: {"rows": len(item.addresses), "planes": item.slices.shape[1], "slice": int(item.slices[0, 0]),
+                        "address": int(item.addresses[0])}
+            for item in program.resident
+        },
+        "sha256": {name: _sha256(made / name) for name in files},
+    }
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,196 @@
+"""Hand-written programs for the tests of the chip model: queues from lists of (cycle, name, fields)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openlpu.arch.chip import Chip, load_chip
+from openlpu.arch.isa import ALU, BY_NAME, BYTE, IMM, QUAD
+from openlpu.schedule.program import CLAIM_OUTPUT, CLAIM_READ, RESIDENT, Claims, queue_dtype
+from openlpu.target.chip.code import position
+from openlpu.target.chip.machine import Machine, Trace
+
+# Claims that also say which part of the writer's result is meant.
+READ = np.dtype([(name, CLAIM_READ[name]) for name in CLAIM_READ.names or () if name != "part"] + [("part", "<u2")])
+Line = tuple[int, str, Mapping[str, int]]
+TINY = load_chip("tiny")
+
+
+def assemble(lines: Mapping[str, Sequence[Line]]) -> dict[str, NDArray]:
+    """Queues; ids count from 1 in the order of the lines."""
+    queues, number = {}, 0
+    for name, queue in lines.items():
+        columns = np.zeros(len(queue), queue_dtype(name))
+        for i, (cycle, op, fields) in enumerate(queue):
+            number += 1
+            columns["cycle"][i], columns["op"][i], columns["id"][i] = cycle, BY_NAME[op].opcode, number
+            for field, value in fields.items():
+                columns[field][i] = value
+        queues[name] = columns
+    return queues
+
+
+def make_claims(reads: Sequence[tuple[Any, ...]], outputs: Sequence[tuple[Any, ...]] = ()) -> Claims:
+    """Claims from rows of READ and of CLAIM_OUTPUT."""
+    return Claims(np.array(list(reads), READ), np.array(list(outputs), CLAIM_OUTPUT))
+
+
+class Board:
+    """A chip whose west slices feed vectors to a unit and whose east slices catch its results.
+
+    Feeds flow east from slices 0..19; catches are in slices 20..39, on streams of either direction.
+    """
+
+    def __init__(self, chip: Chip = TINY) -> None:
+        self.chip = chip
+        self.machine = Machine(chip)
+        self.lines: dict[str, list[Line]] = defaultdict(list)
+        self.fed = self.caught = 0
+
+    def put(self, queue: str, cycle: int, op: str, **fields: int) -> None:
+        """One instruction; queues are sorted by cycle when the program is made."""
+        self.lines[queue].append((cycle, op, fields))
+
+    def store(self, slice_: int, address: int, vector: NDArray) -> None:
+        """The host writes one vector of bytes."""
+        self.machine.load(np.array([slice_]), np.array([address]), np.asarray(vector)[None])
+
+    def feed(self, queue: str, cycle: int, stream: int, vector: NDArray) -> None:
+        """A vector that is on eastward ``stream`` at the unit of ``queue`` in ``cycle``."""
+        slice_, address = self.fed % 20, self.fed // 20
+        self.fed += 1
+        self.store(slice_, address, vector)
+        hops = position(self.chip, queue) - self.chip.slice_position(slice_)
+        self.put(f"mem{slice_}", cycle - hops - self.chip.latency["read"], "read", address=address, stream=stream)
+
+    def catch(self, queue: str, cycle: int, stream: int) -> tuple[int, int]:
+        """Write what the unit of ``queue`` posts on ``stream`` in ``cycle``; returns the word."""
+        slice_, address = 20 + self.caught % 20, 3000 + self.caught // 20
+        self.caught += 1
+        hops = abs(self.chip.slice_position(slice_) - position(self.chip, queue))
+        self.put(f"mem{slice_}", cycle + hops, "write", address=address, stream=stream)
+        return slice_, address
+
+    def queues(self) -> dict[str, NDArray]:
+        """The program so far."""
+        return assemble({name: sorted(lines, key=lambda line: line[0]) for name, lines in self.lines.items()})
+
+    def run(self, words: Sequence[tuple[int, int]]) -> NDArray[np.uint8]:
+        """Run, and the vectors at ``words``."""
+        self.machine.run(self.queues())
+        slices, addresses = np.array(words).T
+        return self.machine.peek(slices, addresses)
+
+
+def vxm_program(
+    op: str, a: NDArray, b: NDArray | int | None, kinds: tuple[int, int] = (QUAD, QUAD), dst_kind: int = QUAD
+) -> NDArray:
+    """One VXM instruction on vectors (int32, or int8 for BYTE kinds); ``b`` may be an immediate.  Returns bytes."""
+    board, cycle = Board(), 60
+    fields: dict[str, int] = {"dst_kind": dst_kind, "dst": 8}
+    for name, value, kind, stream in (("a", a, kinds[0], 0), ("b", b, kinds[1], 4)):
+        if value is None:
+            continue
+        if isinstance(value, int):
+            fields |= {f"{name}_kind": IMM, "imm": value}
+            continue
+        fields |= {f"{name}_kind": kind, name: stream}
+        planes = value.reshape(1, -1) if kind == BYTE else value.view(np.uint8).reshape(-1, 4).T
+        for k, plane in enumerate(planes):
+            board.feed("vxm3", cycle, stream + k, plane)
+    board.put("vxm3", cycle, op, **fields)
+    done = cycle + board.chip.latency[BY_NAME[op].latency]
+    out = board.run([board.catch("vxm3", done, 8 + k) for k in range(4 if dst_kind == QUAD else 1)])
+    assert dst_kind != ALU, "a latch is not caught"
+    return np.ascontiguousarray(out.T).view(np.int32).ravel() if dst_kind == QUAD else out[0]
+
+
+def claims_of(trace: Trace, outputs: Sequence[tuple[int, int]], or_resident: int = 0) -> Claims:
+    """Claims that say of a program what it does; a word that only values can tell is ``or_resident``'s or older."""
+    code, operands = trace.code, trace.operands
+    reads = np.zeros(len(operands.row), READ)
+    reads["reader"], reads["operand"] = code.id[operands.row], operands.number
+    reads["writer"] = np.where(operands.writer >= 0, code.id[operands.writer], RESIDENT)
+    reads["part"] = operands.part
+    dynamic = (operands.writer < RESIDENT) & (code.op[operands.row] == BY_NAME["read"].opcode)
+    reads["writer"][dynamic], reads["or_resident"][dynamic] = or_resident, True
+    last = {(int(code.number[r]), int(code.field["address"][r])): int(code.id[r]) for r in operands.memory.last}
+    rows = [(*word, last[word], False) for word in outputs]
+    rows += [(code.number[r], code.field["address"][r], code.id[r], True) for r in code.rows("scatter")]
+    return Claims(reads, np.array(rows, CLAIM_OUTPUT))
+
+
+def everything(seed: int = 0) -> tuple[Board, list[tuple[int, int]]]:
+    """A program with most instructions: a matrix times a vector, dequantised, quantised, permuted, kept and looked up.
+
+    Returns the board and the words of its results.
+    """
+    board, rng, chip = Board(), np.random.default_rng(seed), TINY
+    lanes, mxm, vxm, sxm = chip.lanes, "mxme0", "vxm0", "sxme"
+
+    def vector() -> NDArray[np.uint8]:
+        return rng.integers(0, 256, lanes).astype(np.uint8)
+
+    # Two arrays of eight groups each, two vectors, one sum that flows west to the VXM.
+    for tile in range(2):
+        start = 60 + 30 * tile
+        for group in range(8):
+            for k in range(16):
+                board.feed(f"{mxm}.weights", start + group, k, vector())
+            board.put(f"{mxm}.weights", start + group, "load_weights", stream=0, group=2 * group, step=1)
+        board.put(f"{mxm}.weights", start + 8, "install_weights")
+        board.feed(f"{mxm}.activations", start + 12, 16, vector())
+        board.put(f"{mxm}.activations", start + 12, "activate", stream=16)
+        board.put(f"{mxm}.accumulate", start + 32, "accumulate", slot=5, clear=1 - tile, emit=tile, stream=32)
+    at = 60 + 30 + 32 + 2 + chip.mxm_position(1) - chip.vxm_position
+    board.put(vxm, at, "to_float", a_kind=QUAD, a=32, dst_kind=ALU)
+    scale = int(np.float32(0.0003).view(np.int32))
+    for k in range(4):
+        board.feed(vxm, at + 2, k, np.full(lanes, np.float32(0.5).view(np.int32) >> 8 * k & 255, np.uint8))
+    board.put("vxm1", at + 2, "mul", a_kind=ALU, a=0, b_kind=IMM, imm=scale, dst_kind=QUAD, dst=8)
+    board.put("vxm2", at + 2, "add", a_kind=ALU, a=0, b_kind=QUAD, b=0, dst_kind=ALU)
+    words = [board.catch(vxm, at + 4, 8 + k) for k in range(4)]
+    board.put("vxm3", at + 4, "mul", a_kind=ALU, a=2, b_kind=IMM, imm=scale, dst_kind=ALU)
+    board.put("vxm4", at + 6, "to_int", a_kind=ALU, a=3, dst_kind=BYTE, dst=12)
+    # The codes go to a word, come back, are permuted and distributed at the east SXM, and flow west.
+    kept = at + 8 + chip.slice_position(30) - chip.vxm_position
+    board.put("mem30", kept, "write", address=77, stream=12)
+    board.put("mem30", kept + 4, "read", address=77, stream=13)
+    there = kept + 7 + chip.sxm_position(1) - chip.slice_position(30)
+    order = rng.permutation(lanes)
+    for k in range(2):
+        board.feed(f"{sxm}.permute", there, 14 + k, (order >> 8 * k & 255).astype(np.uint8))
+    board.put(f"{sxm}.permute", there, "permute", stream=13, dst=40, map=14, count=1)
+    words.append(board.catch(f"{sxm}.permute", there + chip.latency["permute"], 40))
+    board.feed(f"{sxm}.distribute", there, 20, rng.integers(0, 16, lanes).astype(np.uint8))
+    board.put(f"{sxm}.distribute", there, "distribute", stream=13, dst=44, map=20)
+    words.append(board.catch(f"{sxm}.distribute", there + 2, 44))
+    for k in range(16):
+        board.feed(f"{sxm}.transpose0", there + 30, k, vector())
+    board.put(f"{sxm}.transpose0", there + 30, "transpose", stream=0, dst=48)
+    words += [board.catch(f"{sxm}.transpose0", there + 34, 48 + k) for k in range(16)]
+    board.put(f"{sxm}.shift", there + 30, "shift", stream=3, dst=35, amount=9, north=1, count=2)
+    words += [board.catch(f"{sxm}.shift", there + 48, 35 + k) for k in range(2)]
+    # A row is looked up by a map and scattered into a cache, of which two rows are read.
+    maps = np.zeros((chip.superlanes, 16), np.uint8)
+    maps[:, 2] = rng.integers(0, 4, chip.superlanes)
+    for i in range(4):
+        board.store(19, 500 + i, vector())
+        board.store(25, 500 + i, vector())
+    look = there + 60
+    board.feed("mem19", look, 21, maps.reshape(-1))
+    board.put("mem19", look, "gather", address=500, stream=22, map=21, pair=1)
+    keep = look + 3 + chip.slice_position(25) - chip.slice_position(19)
+    board.put("mem25", keep, "scatter", address=500, stream=22, map=21, pair=1)
+    board.feed("mem25", keep, 21, maps.reshape(-1))
+    for i in range(2):
+        board.put("mem25", keep + 2 + i, "read", address=501 + i, stream=23)
+        done = keep + 5 + i + chip.slice_position(39) - chip.slice_position(25)
+        board.put("mem39", done, "write", address=i, stream=23)
+        words.append((39, i))
+    return board, words

@@ -1,0 +1,71 @@
+"""Programs broken one instruction at a time: with claims, none runs to the end with other bits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from chip_programs import READ, TINY, claims_of, everything
+
+from openlpu._base.errors import ProgramError
+from openlpu.schedule.program import Claims
+from openlpu.target.chip.machine import resolve
+from openlpu.target.chip.mutants import KINDS, OUTCOMES, mutants, run_mutants
+
+COUNT = 1000
+
+
+def test_no_mutant_ends_with_other_bits() -> None:
+    board, words = everything()
+    queues = board.queues()
+    trace = resolve(TINY, queues)
+    claims = claims_of(trace, words, or_resident=int(trace.code.id[trace.code.rows("scatter")[0]]))
+    outputs = np.array([*words, *((25, 500 + i) for i in range(4))]).T
+    before = board.machine.state.sram.copy()
+    report = run_mutants(board.machine, queues, claims, (outputs[0], outputs[1]), COUNT)
+    assert (board.machine.state.sram == before).all(), "SRAM is as before"
+    assert sum(report.counts.values()) == COUNT
+    assert report.escaped == [] and report.outcome("other") == 0
+    assert min(report.outcome(o) for o in ("hardware", "claims", "same")) > 0
+    assert report.silent > 0, "some mutants need claims"
+    table = str(report).splitlines()
+    assert len(table) == len(KINDS) + 3
+    assert table[0].split() == ["mutation", *OUTCOMES]
+    assert sum(map(int, table[-2].split()[1:])) == COUNT
+    page = Path(__file__).resolve().parents[1] / "docs" / "09-target-chip.md"
+    assert str(report) in page.read_text("utf-8"), f"put into the page:\n{report}"
+
+
+def test_without_claims_some_would() -> None:
+    """The harness can see an escape: with claims that say less, mutants end with other bits."""
+    board, words = everything()
+    queues = board.queues()
+    claims = claims_of(resolve(TINY, queues), words)
+    weak = np.zeros(len(claims.reads), [(name, READ[name]) for name in READ.names or () if name != "part"])
+    for name in weak.dtype.names or ():
+        weak[name] = claims.reads[name]
+    scatter = claims.outputs["writer"][claims.outputs["indirect"]][0]
+    weak["writer"][weak["or_resident"]] = scatter
+    outputs = np.array(words).T
+    report = run_mutants(board.machine, queues, Claims(weak, claims.outputs), (outputs[0], outputs[1]), 150)
+    assert report.outcome("other") == len(report.escaped) > 0
+
+
+def test_mutants_repeat_and_differ() -> None:
+    queues = everything()[0].queues()
+    first, again = (list(mutants(queues, 200, seed=3)) for _ in range(2))
+    assert [m.text for m in first] == [m.text for m in again]
+    assert {m.kind for m in first} == set(KINDS)
+    for mutant in first:
+        changed = [name for name in queues if len(mutant.queues[name]) != len(queues[name])
+                   or (mutant.queues[name] != queues[name]).any()]
+        assert len(changed) == 1, mutant.text
+
+
+def test_a_refused_program_has_no_mutants() -> None:
+    board, words = everything()
+    queues = board.queues()
+    outputs = np.array(words).T
+    with pytest.raises(ProgramError):
+        run_mutants(board.machine, queues, claims_of(resolve(TINY, queues), words, 77), (outputs[0], outputs[1]), 1)
