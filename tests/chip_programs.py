@@ -15,8 +15,6 @@ from openlpu.schedule.program import CLAIM_OUTPUT, CLAIM_READ, RESIDENT, Claims,
 from openlpu.target.chip.code import position
 from openlpu.target.chip.machine import Machine, Trace
 
-# Claims that also say which part of the writer's result is meant.
-READ = np.dtype([(name, CLAIM_READ[name]) for name in CLAIM_READ.names or () if name != "part"] + [("part", "<u2")])
 Line = tuple[int, str, Mapping[str, int]]
 TINY = load_chip("tiny")
 
@@ -36,8 +34,8 @@ def assemble(lines: Mapping[str, Sequence[Line]]) -> dict[str, NDArray]:
 
 
 def make_claims(reads: Sequence[tuple[Any, ...]], outputs: Sequence[tuple[Any, ...]] = ()) -> Claims:
-    """Claims from rows of READ and of CLAIM_OUTPUT."""
-    return Claims(np.array(list(reads), READ), np.array(list(outputs), CLAIM_OUTPUT))
+    """Claims from rows of CLAIM_READ and of CLAIM_OUTPUT."""
+    return Claims(np.array(list(reads), CLAIM_READ), np.array(list(outputs), CLAIM_OUTPUT))
 
 
 class Board:
@@ -113,7 +111,7 @@ def vxm_program(
 def claims_of(trace: Trace, outputs: Sequence[tuple[int, int]], or_resident: int = 0) -> Claims:
     """Claims that say of a program what it does; a word that only values can tell is ``or_resident``'s or older."""
     code, operands = trace.code, trace.operands
-    reads = np.zeros(len(operands.row), READ)
+    reads = np.zeros(len(operands.row), CLAIM_READ)
     reads["reader"], reads["operand"] = code.id[operands.row], operands.number
     reads["writer"] = np.where(operands.writer >= 0, code.id[operands.writer], RESIDENT)
     reads["part"] = operands.part

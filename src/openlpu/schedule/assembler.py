@@ -21,6 +21,7 @@ from openlpu.schedule.timeline import Timeline
 from openlpu.schedule.values import Vec
 
 T = TypeVar("T")
+Claim = tuple[int, int, bool, int]  # operand, writer, or_resident, part: the columns of CLAIM_READ after the reader
 PATIENCE = 20_000  # cycles a search may look ahead; reaching it means a structural conflict
 
 
@@ -31,9 +32,9 @@ class Assembler:
         self.chip, self.sram = chip, sram
         self.timeline = Timeline(chip)
         self.rows: dict[str, list[tuple[int, ...]]] = {name: [] for name in chip.queues}
-        self.reads: list[tuple[int, int, int, bool]] = []
+        self.reads: list[tuple[int, int, int, bool, int]] = []
         self.outputs: list[tuple[int, int, int, bool]] = []
-        self.pending: list[tuple[str, tuple[int, ...], list[tuple[int, int, bool]]]] = []
+        self.pending: list[tuple[str, tuple[int, ...], list[Claim]]] = []
         self.next_id = 1
         self.turn = 0
         self.shape = {name: queue_dtype(name).names or () for name in chip.queues}
@@ -78,16 +79,16 @@ class Assembler:
         raise AssertionError(f"no cycle from {start} on is free: two operands want the same port")
 
     def emit(
-        self, queue: str, cycle: int, name: str, reads: Iterable[tuple[int, int, bool]] = (), **fields: int
+        self, queue: str, cycle: int, name: str, reads: Iterable[Claim] = (), **fields: int
     ) -> int:
-        """Propose an instruction with its claims (operand, writer, or_resident); returns its id."""
+        """Propose an instruction with its claims; returns its id."""
         number = self.next_id
         self.next_id += 1
         row = (cycle, BY_NAME[name].opcode, number, *(fields.get(f, 0) for f in self.shape[queue][3:]))
-        self.pending.append((queue, row, [(operand, writer, late) for operand, writer, late in reads]))
+        self.pending.append((queue, row, list(reads)))
         return number
 
-    def emit_as(self, number: int, queue: str, cycle: int, name: str, reads: list[tuple[int, int, bool]],
+    def emit_as(self, number: int, queue: str, cycle: int, name: str, reads: list[Claim],
                  fields: dict[str, int]) -> None:
         """Emit under an id that was taken before, because others had to claim it first."""
         after = self.next_id
@@ -98,7 +99,7 @@ class Assembler:
     def _commit(self) -> None:
         for queue, row, reads in self.pending:
             self.rows[queue].append(row)
-            self.reads.extend((row[2], operand, writer, late) for operand, writer, late in reads)
+            self.reads.extend((row[2], *claim) for claim in reads)
         self.pending.clear()
 
     # -- operands and results ----------------------------------------------------------------------------------
@@ -126,7 +127,7 @@ class Assembler:
         ids = []
         for i, (s, at) in enumerate(zip(vec.slices, per_plane, strict=True)):
             cycle = arrive - abs(x - at) - lead
-            claim = [(0, vec.writers[i], vec.or_resident)]
+            claim = [(0, vec.writers[i], vec.or_resident, vec.address)]
             ids.append(self.emit(f"mem{s}", cycle, "read", claim, address=vec.address, stream=base + i))
         return base, ids
 
@@ -151,8 +152,9 @@ class Assembler:
     def _write(self, slices: tuple[int, ...], cycle: int, base: int, writers: Sequence[int]) -> Vec:
         group = slices[0] // self.chip.slices_per_register
         address = self.sram.temporary(self.group_slices(group))
+        whole = len(set(writers)) == 1  # one instruction made all planes, or each plane has its own
         ids = tuple(
-            self.emit(f"mem{s}", cycle, "write", [(0, w, False)], address=address, stream=base + i)
+            self.emit(f"mem{s}", cycle, "write", [(0, w, False, i if whole else 0)], address=address, stream=base + i)
             for i, (s, w) in enumerate(zip(slices, writers, strict=True))
         )
         return Vec(slices, address, cycle + self.chip.latency["write"], ids)

@@ -23,7 +23,6 @@ from openlpu.arch import truepoint
 from openlpu.arch.encoding import instruction_bytes
 from openlpu.graph import file as graph_file
 from openlpu.graph.ir import Graph
-from openlpu.place.emplace import Source
 from openlpu.schedule import program_file
 from openlpu.schedule.program import Program
 
@@ -47,7 +46,7 @@ def save(folder: Path, graph: Graph, program: Program, *, model: str, scheme: st
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".compiling-") as temporary:
         made = Path(temporary) / "model"
-        program_file.save(program, made / "program", Source.pack)
+        program_file.save(program, made / "program")
         words, arrays = graph_file.pack(graph)
         save_file(arrays, made / "params.safetensors")
         (made / "graph.json").write_text(json.dumps(words, sort_keys=True, indent=1) + "\n", "utf-8")
@@ -83,7 +82,7 @@ def load(folder: Path) -> Bundle:
             raise ProgramError(f"this file {what}", where=str(folder / name), fix="compile the model again")
     words = json.loads((folder / "graph.json").read_bytes())
     graph = graph_file.unpack(words, load_file(folder / "params.safetensors"))
-    return Bundle(graph, program_file.load(folder / "program", Source.unpack), manifest)
+    return Bundle(graph, program_file.load(folder / "program"), manifest)
 
 
 def _manifest(made: Path, graph: Graph, program: Program, model: str, scheme: str) -> dict[str, Any]:

@@ -25,7 +25,9 @@ def queue_dtype(queue: str) -> np.dtype:
     return np.dtype([("cycle", "<u4"), ("op", "u1"), ("id", "<u4"), *fields])
 
 
-CLAIM_READ = np.dtype([("reader", "<u4"), ("operand", "u1"), ("writer", "<u4"), ("or_resident", "?")])
+CLAIM_READ = np.dtype(
+    [("reader", "<u4"), ("operand", "u1"), ("writer", "<u4"), ("or_resident", "?"), ("part", "<u2")]
+)
 CLAIM_OUTPUT = np.dtype([("slice", "<u2"), ("address", "<u2"), ("writer", "<u4"), ("indirect", "?")])
 
 
@@ -38,6 +40,8 @@ class Claims:
     of the fields: VXM a 0-3, b 4-7 (a latch or byte operand: 0 or 4); memory word of read and gather 0, map 1;
     scatter data 0, map 1; load_weights 0-15; install_weights: weight buffer groups 0-19; activate: stream 0,
     array 1 (the install); accumulate: arriving sum 0 (the activate), accumulator 1; SXM data 0-15, maps 16, 17.
+    ``part``: which byte stream of the writer's result it is (quad plane 0-3, SXM output 0-15), or for a memory word
+    the address (the base, of a gather); else 0.
     ``outputs``: after the token the word at ``address`` of ``slice`` was written by ``writer``; ``indirect``:
     address is the base of a scatter and the words are those of its map.
     """

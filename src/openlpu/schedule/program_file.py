@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -30,20 +30,15 @@ MANIFEST = "manifest.json"
 ROWS = tuple(f.name for f in fields(Rows))
 Json = dict[str, Any]
 Arrays = Mapping[str, NDArray]
-PackSource = Callable[[Source], tuple[Json, Arrays]]
-UnpackSource = Callable[[Json, Arrays], Source]
 
 
-def save(program: Program, folder: Path, pack_source: PackSource) -> str:
-    """Write ``program`` into ``folder`` (made if absent) and return the SHA-256 of its manifest, which names all.
-
-    ``pack_source`` splits a resident's source into JSON and arrays.
-    """
+def save(program: Program, folder: Path) -> str:
+    """Write ``program`` into ``folder`` (made if absent) and return the SHA-256 of its manifest, which names all."""
     folder.mkdir(parents=True, exist_ok=True)
     arrays: dict[str, NDArray] = {}
     resident = []
     for i, item in enumerate(program.resident):
-        meta, parts = pack_source(item.source)
+        meta, parts = item.source.pack()
         resident.append({"name": item.name, "source": meta})
         arrays |= {f"{i}.slices": item.slices, f"{i}.addresses": item.addresses}
         arrays |= {f"{i}.source.{key}": value for key, value in parts.items()}
@@ -65,8 +60,8 @@ def save(program: Program, folder: Path, pack_source: PackSource) -> str:
     return hashlib.sha256(text).hexdigest()
 
 
-def load(folder: Path, unpack_source: UnpackSource) -> Program:
-    """The program in ``folder``; ``unpack_source`` undoes ``pack_source``.
+def load(folder: Path) -> Program:
+    """The program in ``folder``.
 
     Raises :class:`ProgramError` naming the file that is missing, damaged or of another format.
     """
@@ -76,7 +71,7 @@ def load(folder: Path, unpack_source: UnpackSource) -> Program:
     for i, item in enumerate(manifest["resident"]):
         prefix = f"{i}.source."
         parts = {name[len(prefix) :]: value for name, value in arrays.items() if name.startswith(prefix)}
-        source = unpack_source(item["source"], parts)
+        source = Source.unpack(item["source"], parts)
         resident.append(Resident(item["name"], arrays[f"{i}.slices"], arrays[f"{i}.addresses"], source))
     segments = [_segment(folder, manifest, entry) for entry in manifest["segments"]]
     return Program(

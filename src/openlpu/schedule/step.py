@@ -18,7 +18,6 @@ from openlpu.schedule.select import attention, codes, elementwise, headnorm, lin
 from openlpu.schedule.select.build import Build, Floats
 from openlpu.schedule.values import Vec
 
-
 INSTRUCTION_ROWS = 128  # rows of instructions that lie in one slice together
 
 

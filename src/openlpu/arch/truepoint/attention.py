@@ -48,11 +48,11 @@ def scores(q: I16, k: I16) -> F32:
     """
     qh, ql = planes(q)
     kh, kl = planes(k)
-    mid, low = exact_dot(qh, kl), exact_dot(ql, kl).astype(np.float32)
     if not kh.any():
-        return mid.astype(np.float32) * np.float32(256) + low
-    high, mid = exact_dot(qh, kh).astype(np.float32), mid + exact_dot(ql, kh)
-    return (high * np.float32(65536) + mid.astype(np.float32) * np.float32(256)) + low
+        return join(exact_dot(qh, kl), exact_dot(ql, kl))
+    high: F32 = exact_dot(qh, kh).astype(np.float32) * np.float32(65536)
+    mid: F32 = (exact_dot(qh, kl) + exact_dot(ql, kh)).astype(np.float32) * np.float32(256)
+    return (high + mid) + exact_dot(ql, kl).astype(np.float32)
 
 
 def block_part(score: F32, seen: NDArray[np.bool_], v: I16, v_scale: F32) -> Part:
@@ -99,7 +99,7 @@ def attend(q: Codes, cache: Cache, softmax_scale: np.float32) -> F32:
     length, kv_heads = cache.k_scale.shape
     group = heads // kv_heads
     position = np.repeat(np.arange(length - count, length), group)  # of each row; rows of one query adjoin
-    factor = np.repeat(q.scale * softmax_scale, group, axis=0)
+    factor: F32 = np.repeat(q.scale * softmax_scale, group, axis=0)
     out = np.empty((count, heads, dim), np.float32)
     for g in range(kv_heads):
         rows = q.codes[:, g * group : (g + 1) * group].reshape(-1, dim)
@@ -107,7 +107,7 @@ def attend(q: Codes, cache: Cache, softmax_scale: np.float32) -> F32:
         for start in range(0, length, BLOCK):
             t = slice(start, min(start + BLOCK, length))
             last = slice(int(np.searchsorted(position, start)), None)  # the rows that see this block
-            score = (scores(rows[last], cache.k[t, g]) * factor[last]) * cache.k_scale[t, g]
+            score: F32 = (scores(rows[last], cache.k[t, g]) * factor[last]) * cache.k_scale[t, g]
             seen = position[last, None] >= np.arange(t.start, t.stop)
             parts.append(block_part(score, seen, cache.v[t, g], cache.v_scale[t, g]))
         out[:, g * group : (g + 1) * group] = combine(parts).reshape(count, group, dim)

@@ -41,11 +41,11 @@ def exp(x: F32) -> F32:
     clamped = np.minimum(np.maximum(x, EXP_MIN), EXP_MAX)
     n = np.rint(clamped * LOG2E)
     r = (clamped - n * LN2_HI) - n * LN2_LO
-    p = np.full_like(r, EXP_TAYLOR[0])
+    p: F32 = np.full_like(r, EXP_TAYLOR[0])
     for c in EXP_TAYLOR[1:]:
-        p = p * r + c
+        p = np.add(p * r, c)
     scaled = from_bits(bits(p) + (n.astype(np.int32) << 23))
-    return np.where(x < EXP_MIN, np.float32(0), scaled)
+    return np.where(x < EXP_MIN, np.float32(0), scaled).astype(np.float32, copy=False)
 
 
 def rsqrt(x: F32) -> F32:
@@ -53,7 +53,7 @@ def rsqrt(x: F32) -> F32:
     h = HALF * x
     y = from_bits(RSQRT_MAGIC - (bits(x) >> 1))
     for _ in range(3):
-        y = y * (THREE_HALVES - (h * y) * y)
+        y = y * np.subtract(THREE_HALVES, (h * y) * y)
     return y
 
 

@@ -69,4 +69,4 @@ def rotate(x: F32, cos: F32, sin: F32) -> F32:
     """Rotate-half RoPE of x [..., D] with tables [..., D/2]: (a*c - b*s, b*c + a*s) on the two halves."""
     half = x.shape[-1] // 2
     a, b = x[..., :half], x[..., half:]
-    return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+    return np.concatenate([np.subtract(a * cos, b * sin), np.add(b * cos, a * sin)], axis=-1)

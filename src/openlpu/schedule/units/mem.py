@@ -35,7 +35,7 @@ class Mem:
             if place is None:
                 return None
             for i, (s, number) in enumerate(zip(table.slices, numbers, strict=True)):
-                reads = [(0, table.writers[i], table.or_resident), (1, where[1][0], False)]
+                reads = [(0, table.writers[i], table.or_resident, table.address), (1, where[1][0], False, 0)]
                 fields = {"address": table.address, "stream": place[0] + i, "map": where[0], "pair": pair}
                 self.asm.emit_as(number, f"mem{s}", cycle, "gather", reads, fields)
                 ids.append(number)
@@ -71,7 +71,7 @@ class Mem:
                 if not self.asm.timeline.memory(s, at, address, write=True):
                     return None
                 where = wheres[vec.address * 1000 + vec.slices[0]]
-                reads = [(0, got[1][plane], False), (1, where[1][0], False)]
+                reads = [(0, got[1][plane], False, 0), (1, where[1][0], False, 0)]
                 fields = {"address": address, "stream": got[0] + plane, "map": where[0], "pair": pair}
                 ids.append(self.asm.emit(f"mem{s}", at, "scatter", reads, **fields))
                 last = max(last, at)

@@ -62,7 +62,7 @@ class Mxm:
             got = asm.fetch(rows, plane.x, cycle)
             if got is None:
                 return None
-            reads = [(i, got[1][0 if same else i], False) for i in range(width)]
+            reads = [(i, got[1][0 if same else i], False, 0) for i in range(width)]
             fields = {"stream": got[0], "group": group, "step": 0 if same else 1}
             plane.loads[group] = asm.emit(f"{plane.name}.weights", cycle, "load_weights", reads, **fields)
             return cycle
@@ -87,11 +87,11 @@ class Mxm:
             base = asm.timeline.stream_group(width, sxm, cycle + self.chip.latency["transpose"], plane.x)
             if base is None:
                 return None
-            reads = [(i, source, False) for i, source in enumerate(got[1])]
+            reads = [(i, source, False, 0) for i, source in enumerate(got[1])]
             number = asm.emit(queue, cycle, "transpose", reads, stream=got[0], dst=base)
             fields = {"stream": base, "group": group, "step": 1}
             plane.loads[group] = asm.emit(
-                f"{plane.name}.weights", cycle + delay, "load_weights", [(i, number, False) for i in range(width)],
+                f"{plane.name}.weights", cycle + delay, "load_weights", [(i, number, False, i) for i in range(width)],
                 **fields,
             )
             return cycle + delay
@@ -103,7 +103,7 @@ class Mxm:
         """Make the loaded rows the array, as soon as the activations of the tile before are through."""
         asm = self.asm
         settle = self.chip.latency["install"]
-        reads = [(group, number, False) for group, number in sorted(plane.loads.items())]
+        reads = [(group, number, False, 0) for group, number in sorted(plane.loads.items())]
 
         def attempt(cycle: int) -> int | None:
             if not asm.timeline.queue(f"{plane.name}.weights", cycle):
@@ -131,10 +131,10 @@ class Mxm:
             got = asm.fetch(row, plane.x, cycle)
             if got is None:
                 return None
-            reads = [(0, got[1][0], False), (1, plane.array, False)]
+            reads = [(0, got[1][0], False, 0), (1, plane.array, False, 0)]
             number = asm.emit(f"{plane.name}.activations", cycle, "activate", reads, stream=got[0])
             total = asm.next_id
-            sums = [(0, number, False)] + ([] if clear else [(1, before[1], False)])
+            sums = [(0, number, False, 0)] + ([] if clear else [(1, before[1], False, 0)])
             fields = {"slot": slot, "clear": int(clear), "emit": int(emit), "stream": 0}
             out: Vec | None = None
             if emit:

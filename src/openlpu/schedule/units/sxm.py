@@ -38,8 +38,8 @@ class Sxm:
             place = self.asm.store(x, cycle + self.asm.chip.latency["permute"], [number] * count, avoid)
             if place is None:
                 return None
-            reads = [(i, source, False) for i, source in enumerate(data[1])]
-            reads += [(16 + i, source, False) for i, source in enumerate(where[1])]
+            reads = [(i, source, False, 0) for i, source in enumerate(data[1])]
+            reads += [(16 + i, source, False, 0) for i, source in enumerate(where[1])]
             fields = {"stream": data[0], "dst": place[0], "map": where[0], "count": count}
             self.asm.emit_as(number, queue, cycle, "permute", reads, fields)
             return place[1]

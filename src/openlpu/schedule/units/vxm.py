@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from openlpu.arch.isa import ALU, BYTE, IMM, NONE, QUAD
-from openlpu.schedule.assembler import Assembler
+from openlpu.schedule.assembler import Assembler, Claim
 from openlpu.schedule.expression import Op, Step, immediate, latency, steps
 from openlpu.schedule.values import Vec
 
@@ -56,7 +56,7 @@ class Vxm:
             if alu is None:
                 return None
             fields: dict[str, int] = {"dst_kind": ALU}
-            reads: list[tuple[int, int, bool]] = []
+            reads: list[Claim] = []
             for side, operand, child in (("a", step.op.a, step.children[0]), ("b", step.op.b, step.children[1])):
                 if not self._operand(side, operand, child, at, fields, reads, ids, alus, fetched):
                     return None
@@ -66,7 +66,7 @@ class Vxm:
             alus.append(alu)
         raise AssertionError("a plan ends with its root")
 
-    def _root(self, step: Step, queue: str, at: int, reads: list[tuple[int, int, bool]], fields: dict[str, int],
+    def _root(self, step: Step, queue: str, at: int, reads: list[Claim], fields: dict[str, int],
               avoid: tuple[int, ...]) -> Vec | None:
         """The last instruction of a chain, whose result goes to SRAM."""
         number = self.asm.next_id  # taken first: the writes claim it
@@ -79,7 +79,7 @@ class Vxm:
         return place[1]
 
     def _operand(self, side: str, operand: object, child: int | None, at: int, fields: dict[str, int],
-                 reads: list[tuple[int, int, bool]], ids: list[int], alus: list[int],
+                 reads: list[Claim], ids: list[int], alus: list[int],
                  fetched: dict[tuple[tuple[int, ...], int, int], tuple[int, list[int]]]) -> bool:
         """Fill one operand's fields and claims; False if it cannot arrive in time."""
         first = 0 if side == "a" else 4
@@ -87,7 +87,7 @@ class Vxm:
             fields[f"{side}_kind"] = NONE
         elif child is not None:
             fields |= {f"{side}_kind": ALU, side: alus[child]}
-            reads.append((first, ids[child], False))
+            reads.append((first, ids[child], False, 0))
         elif isinstance(operand, Vec):
             key = (operand.slices, operand.address, at)
             if key not in fetched:
@@ -97,7 +97,7 @@ class Vxm:
                 fetched[key] = got
             base, sources = fetched[key]
             fields |= {f"{side}_kind": QUAD if len(sources) == 4 else BYTE, side: base}
-            reads.extend((first + i, source, False) for i, source in enumerate(sources))
+            reads.extend((first + i, source, False, 0) for i, source in enumerate(sources))
         else:
             assert isinstance(operand, float | int), "an operand is an op, a vector or a number"
             fields |= {f"{side}_kind": IMM, "imm": immediate(operand)}

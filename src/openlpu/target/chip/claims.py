@@ -84,8 +84,6 @@ def _compare(code: Code, operands: Operands, at: Ints, reads: NDArray, writer: I
     if not right.all():
         k = int(np.argmin(right))
         refuse(code, int(operands.row[at[k]]), int(reads["operand"][k]), int(writer[k]), int(actual[k]))
-    if "part" not in (reads.dtype.names or ()):
-        return
     part = reads["part"] == operands.part[at]
     if not part.all():
         k = int(np.argmin(part))

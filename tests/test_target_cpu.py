@@ -1,0 +1,244 @@
+"""The CPU target against the reference: every logit equal bit for bit, whatever the path, threads, cuts, company."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from openlpu._base.errors import NumericsError, Unsupported
+from openlpu.checkpoint.config import ModelConfig, Rope
+from openlpu.graph import decoder, shapes
+from openlpu.numerics.lower import lower
+from openlpu.numerics.scheme import Scheme
+from openlpu.target.base import Chunk
+from openlpu.target.cpu import path as paths
+from openlpu.target.cpu import run as cpu
+from openlpu.target.cpu.bandwidth import ReadLoop
+from openlpu.target.cpu.native import Module
+from openlpu.target.cpu.plan import Planner
+from openlpu.target.ref import run as ref
+
+PATHS = tuple(paths.available())
+LLAMA = decoder.Variant()
+QWEN2 = decoder.Variant(qkv_bias=True)
+QWEN3 = decoder.Variant(qk_norm=True)
+EVERY_BIAS = decoder.Variant(qkv_bias=True, o_bias=True, mlp_bias=True)
+
+BASE = ModelConfig("llama", 64, 2, 4, 2, 16, 96, 50, 64, 1e-5, Rope(10000.0), tied=True)
+CASES = {
+    "tied": (BASE, LLAMA, Scheme()),
+    "untied": (replace(BASE, tied=False, layers=3), LLAMA, Scheme(wide_head=False)),
+    "odd sizes": (
+        replace(BASE, hidden=50, heads=3, kv_heads=3, head_dim=10, intermediate=77, vocab=131), LLAMA, Scheme(),
+    ),
+    "head_dim 6": (replace(BASE, hidden=18, heads=3, kv_heads=1, head_dim=6, intermediate=7), LLAMA, Scheme()),
+    "wide cache": (replace(BASE, heads=5, kv_heads=1, head_dim=8), LLAMA, Scheme(kv_bits=16)),
+    "wide odd cache": (replace(BASE, heads=6, kv_heads=2, head_dim=10), LLAMA, Scheme(kv_bits=16)),
+    "outliers": (replace(BASE, hidden=72, intermediate=200), LLAMA, Scheme(outlier_share=0.07)),
+    "biases": (replace(BASE, tied=False), QWEN2, Scheme(outlier_share=0.5)),
+    "every bias": (replace(BASE, tied=False), EVERY_BIAS, Scheme()),
+    "head norms": (replace(BASE, heads=4, head_dim=64, kv_heads=2), QWEN3, Scheme()),
+    "large heads": (replace(BASE, hidden=128, heads=9, kv_heads=1, head_dim=128), QWEN3, Scheme()),
+}
+
+
+def random_graph(config, variant, scheme, seed=0):
+    """A random model whose activations have outliers, lowered."""
+    rng = np.random.default_rng(seed)
+    tensors = {}
+    for name, shape in decoder.shapes(config, variant).items():
+        scale = 0.3 if name.endswith("bias") else shape[-1] ** -0.5
+        tensors[name] = (rng.standard_normal(shape) * scale + ("norm" in name)).astype(np.float32)
+    tensors["model.embed_tokens.weight"][:, 3] *= 20
+    return lower(decoder.build(config, tensors, variant), scheme)
+
+
+def tokens(count, config, seed=1):
+    return tuple(int(t) for t in np.random.default_rng(seed).integers(0, config.vocab, count))
+
+
+def same(got, want):
+    """Equal as bits: -0 is not 0."""
+    return all(np.array_equal(g.view(np.int32), w.view(np.int32)) for g, w in zip(got, want, strict=True))
+
+
+@pytest.fixture(scope="module", params=CASES, ids=lambda name: name.replace(" ", "-"))
+def case(request):
+    graph = random_graph(*CASES[request.param])
+    ids = tokens(40, graph.config)
+    return graph, ids, ref.load(graph).run([Chunk(0, 0, ids, every=True)])
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_random_graphs(case, path):
+    graph, ids, want = case
+    target = cpu.load(graph, threads=1, path=path)
+    assert same(target.run([Chunk(0, 0, ids, every=True)]), want)
+    steps = [target.run([Chunk(0, i, ids[i : i + 1])])[0] for i in range(len(ids))]
+    assert same([np.concatenate(steps)], want)
+    target.close()
+
+
+@pytest.fixture(scope="module")
+def stories(shared):
+    """stories260K: a real trained model, with reference logits of 300 positions (two attention blocks)."""
+    folder = shared / "models" / "stories260K"
+    c = json.loads((folder / "config.json").read_text())
+    config = ModelConfig(
+        "llama", c["hidden_size"], c["num_hidden_layers"], c["num_attention_heads"], c["num_key_value_heads"],
+        c["head_dim"], c["intermediate_size"], c["vocab_size"], c["max_position_embeddings"], c["rms_norm_eps"],
+        Rope(c["rope_theta"]), tied=True,
+    )
+    graph = lower(decoder.build(config, load_file(folder / "model.safetensors"), LLAMA), Scheme())
+    ids = tokens(300, config)
+    return graph, ids, ref.load(graph).run([Chunk(0, 0, ids, every=True)])[0]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("path", PATHS)
+def test_stories_in_every_cut(stories, path, threads):
+    graph, ids, want = stories
+    target = cpu.load(graph, threads=threads, path=path)
+    for size in (1, 7, 64, 300):
+        for start in range(0, 300, size):
+            part = ids[start : start + size]
+            (got,) = target.run([Chunk(0, start, part)])
+            assert same([got], [want[start + len(part) - 1 : start + len(part)]]), f"chunks of {size}, at {start}"
+    target.close()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_batches_at_different_positions(stories, threads):
+    graph, ids, want = stories
+    target = cpu.load(graph, slots=8, threads=threads)
+    starts = (0, 1, 5, 17, 64, 100, 255, 290)
+    for slot, start in enumerate(starts):
+        if start:
+            target.run([Chunk(slot, 0, ids[:start])])
+    for count in (8, 3, 1):
+        sizes = [1 + (3 * slot) % 5 for slot in range(count)]
+        chunks = [Chunk(s, starts[s], ids[starts[s] : starts[s] + n], every=s % 2 == 0) for s, n in enumerate(sizes)]
+        wanted = [want[c.start : c.start + len(c.tokens)][0 if c.every else -1 :] for c in chunks]
+        assert same(target.run(chunks), wanted), f"{count} slots"
+    target.close()
+
+
+def test_a_slot_twice_in_one_call(stories):
+    """Chunks of one slot act in order, also when the later one goes back."""
+    graph, ids, want = stories
+    target = cpu.load(graph)
+    other = tokens(9, graph.config, seed=5)
+    got = target.run([Chunk(0, 0, ids[:9], every=True), Chunk(0, 3, other[3:]), Chunk(0, 3, ids[3:12], every=True)])
+    assert same([got[0], got[2]], [want[:9], want[3:12]])
+    target.close()
+
+
+def test_many_steps_by_many_threads(stories):
+    """More threads than cores for a thousand steps: no tile is lost or done twice."""
+    graph, ids, want = stories
+    target = cpu.load(graph, threads=4, context=64)
+    for turn in range(20):
+        for i in range(50):
+            assert same(target.run([Chunk(0, i, ids[i : i + 1])]), [want[i : i + 1]]), f"turn {turn}, position {i}"
+    target.close()
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_nan_stops_the_step(path):
+    """A NaN is found and named; the next step is as if nothing had been."""
+    graph = random_graph(*CASES["untied"])
+    scale = graph.params["embed.scale"].copy()
+    scale[7] = np.nan
+    target = cpu.load(replace(graph, params={**graph.params, "embed.scale": scale}), path=path)
+    with pytest.raises(NumericsError, match=r"layers\.0\.attn"):
+        target.run([Chunk(0, 0, (7,))])
+    assert same(target.run([Chunk(0, 0, (6,))]), ref.load(graph).run([Chunk(0, 0, (6,))]))
+    target.close()
+
+
+def test_infinite_logits_stop_the_step():
+    graph = random_graph(*CASES["untied"])
+    scale = np.full_like(graph.params["head.scale"], 3e38)
+    broken = replace(graph, params={**graph.params, "head.scale": scale})
+    for target in (ref.load(broken), cpu.load(broken)):
+        with pytest.raises(NumericsError, match="logit"), np.errstate(over="ignore", invalid="ignore"):
+            target.run([Chunk(0, 0, (7,))])
+        target.close()
+
+
+def test_no_multiplication_is_fused():
+    """fp32 multiplications and additions round separately: the machine code has no fused instruction."""
+    graph = random_graph(*CASES["head norms"])
+    for name in PATHS:
+        target = cpu.load(graph, path=name)
+        assembly = target.module.assembly()
+        assert "fmadd" not in assembly and "fmsub" not in assembly and "fmla" not in assembly
+        assert "mulps" in assembly or "fmul" in assembly, "the assembly is the one of these kernels"
+        target.close()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_drawn_shapes(tied):
+    """A benchmark's random graph is a graph like any other, and the same one every time."""
+    config = replace(shapes.shape("qwen2.5-0.5b", 32), hidden=64, layers=2, intermediate=96, vocab=200, tied=tied)
+    graph, again = shapes.draw(config), shapes.draw(config)
+    assert all(np.array_equal(graph.params[name], again.params[name]) for name in graph.params)
+    ids = tokens(20, config)
+    target = cpu.load(graph)
+    assert same(target.run([Chunk(0, 0, ids, every=True)]), ref.load(graph).run([Chunk(0, 0, ids, every=True)]))
+    target.close()
+
+
+@pytest.mark.parametrize("name", shapes.SHAPES)
+def test_plans_of_real_shapes(name):
+    """Ten stages a layer whatever the size, and as few kernels for thirty layers as for one."""
+    config = shapes.shape(name)
+    plan = Planner(shapes.draw(replace(config, vocab=8, hidden=64, intermediate=32)), 16).plan()
+    assert len(plan.stages) == 10 * config.layers + 2
+    assert len({stage.spec for stage in plan.stages}) == 12
+    assert [stage.where for stage in plan.stages if stage.logits_only][0] == f"layers.{config.layers - 1}.attn"
+
+
+def test_read_loop_reads():
+    loop = ReadLoop(threads=2, size=4 << 20)
+    assert loop.measure() > 0
+    loop.close()
+
+
+@pytest.mark.skipif("avx2" not in PATHS, reason="the control word of x86")
+def test_a_caller_that_flushes_subnormals():
+    """Gets the same bits, and its own setting back."""
+    flushing, now = np.array([0x9FC0], np.int32), np.zeros(1, np.int32)
+    text = "".join(f"declare void @llvm.x86.sse.{op}(ptr)\ndefine void @{op}(ptr %a) {{\n"
+                   f"call void @llvm.x86.sse.{op}(ptr %a)\nret void\n}}\n" for op in ("ldmxcsr", "stmxcsr"))
+    module = Module(text, paths.choose("portable"))
+    write, read = (module.function(op, ctypes.c_void_p) for op in ("ldmxcsr", "stmxcsr"))
+    graph = random_graph(*CASES["outliers"])
+    target, usual = cpu.load(graph), np.zeros(1, np.int32)
+    want = target.run([Chunk(0, 0, (1, 2, 3))])
+    read(usual.ctypes.data)
+    write(flushing.ctypes.data)
+    got = target.run([Chunk(0, 0, (1, 2, 3))])
+    read(now.ctypes.data)
+    write(usual.ctypes.data)
+    assert same(got, want) and now[0] & 0x8040 == 0x8040
+    target.close()
+
+
+def test_unknown_path():
+    with pytest.raises(Unsupported, match="avx1024"):
+        cpu.load(random_graph(*CASES["tied"]), path="avx1024")
+
+
+def test_bad_rows_never_reach_native_code():
+    graph = random_graph(*CASES["tied"])
+    target = cpu.load(graph)
+    for chunk in (Chunk(0, 0, (50,)), Chunk(1, 0, (1,)), Chunk(0, 64, (1,)), Chunk(0, -1, (1,)), Chunk(0, 0, (-1,))):
+        with pytest.raises(AssertionError):
+            target.run([chunk])
+    target.close()
