@@ -41,7 +41,8 @@ def test_without_claims_some_would(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("openlpu.target.chip.mutants.with_claims", lambda trace, claims: trace)
     board, words = everything()
     queues = board.queues()
-    claims = claims_of(resolve(TINY, queues), words)
+    trace = resolve(TINY, queues)
+    claims = claims_of(trace, words, or_resident=int(trace.code.id[trace.code.rows("scatter")[0]]))
     outputs = np.array(words).T
     report = run_mutants(board.machine, queues, claims, (outputs[0], outputs[1]), 150)
     assert report.outcome("other") == len(report.escaped) > 0
