@@ -11,16 +11,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from openlpu.compile import compile, load
+    from openlpu.compile import load
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "compile", "load"]
+__all__ = ["__version__", "load"]
 
 
 def __getattr__(name: str) -> object:
     """Import the pipeline only when it is asked for, so that ``import openlpu`` stays cheap."""
-    if name in ("compile", "load"):
-        from importlib import import_module
+    if name == "load":
+        from openlpu.compile import load
 
-        return getattr(import_module("openlpu.compile"), name)
+        return load
     raise AttributeError(f"module 'openlpu' has no attribute '{name}'")

@@ -27,20 +27,26 @@ def lower(graph: Graph, scheme: Scheme) -> Graph:
     return _Lowering(graph, scheme).run()
 
 
+ROWS = 4096  # rows at a time: a vocabulary's table never stands in memory as fp32
+
+
 def quantize_rows(weight: np.ndarray, gain: np.ndarray | None = None) -> tuple[NDArray[np.int8], F32]:
     """int8 codes [N, K] and fp32 scales [N] of weight * gain: amax/127 per row, nearest even.
 
     NumPy's fp32 ``* /`` and ``rint`` are correctly rounded, so the codes are the same on every machine.
     Raises :class:`~openlpu._base.errors.NumericsError` for a weight that is not finite.
     """
-    w = weight.astype(np.float32)
-    if gain is not None:
-        w = w * gain.astype(np.float32)
-    top = np.abs(w).max(axis=1)
-    if not np.isfinite(top).all():
-        raise NumericsError("a weight is not finite", fix="check the checkpoint's tensors for NaN")
-    scale = np.maximum(top / np.float32(127), np.float32(2.0**-100))
-    codes = np.clip(np.rint(w / scale[:, None]), -127, 127).astype(np.int8)
+    codes, scale = np.empty(weight.shape, np.int8), np.empty(len(weight), np.float32)
+    for start in range(0, len(weight), ROWS):
+        rows = slice(start, start + ROWS)
+        w = weight[rows].astype(np.float32)
+        if gain is not None:
+            w *= gain.astype(np.float32)
+        top = np.abs(w).max(axis=1)
+        if not np.isfinite(top).all():
+            raise NumericsError("a weight is not finite", fix="check the checkpoint's tensors for NaN")
+        scale[rows] = np.maximum(top / np.float32(127), np.float32(2.0**-100))
+        codes[rows] = np.rint(w / scale[rows, None])
     return codes, scale
 
 

@@ -11,6 +11,7 @@ from openlpu.schedule.select.build import Build, Coded, Floats
 from openlpu.schedule.values import Vec
 
 MAGNITUDE = 0x7FFFFFFF
+TRAP = 2.0**31 / float(tp.MAGNITUDE_LIMIT)
 
 
 def float_of(x: np.float32) -> float:
@@ -34,7 +35,10 @@ def amax(b: Build, vecs: list[Vec], masks: list[Vec | None]) -> Vec:
     ]
     while len(parts) > 1:
         parts = [_stored(b, chain("max_int", parts[i : i + 6])) for i in range(0, len(parts), 6)]
-    return b.lane_max(_stored(b, parts[0]), "max_int")
+    top = b.lane_max(_stored(b, parts[0]), "max_int")
+    # Magnitudes that TruePoint refuses stop the step here: times TRAP they do not fit the conversion.
+    b.vxm.evaluate(Op("to_int", Op("mul", top, TRAP)))
+    return top
 
 
 def _stored(b: Build, x: Op | Vec) -> Vec:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from openlpu._base.errors import NumericsError
 from openlpu.arch.chip import Chip, load_chip
 from openlpu.graph.ir import Graph
 from openlpu.place import emplace, host
@@ -51,7 +52,10 @@ class ChipExecutable:
     def _logits(self, token: int, position: int) -> F32:
         segment = self.program.segment(position)
         self.step(token, position, segment)
-        return self.value(segment.logits)
+        logits = self.value(segment.logits)
+        if not np.isfinite(logits).all():
+            raise NumericsError("a logit is not finite", where=f"position {position}")
+        return logits
 
     def step(self, token: int, position: int, segment: Segment) -> None:
         """Run one token in a segment that has room for its position."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from openlpu.arch.truepoint.attention import BLOCK, PROB_ONE
 from openlpu.arch.truepoint.codes import SCALE_FLOOR
-from openlpu.target.cpu.cache import CacheLayout
+from openlpu.target.cpu.cache import BLOCK_BITS, CacheLayout
 from openlpu.target.cpu.elementwise import exp, reciprocal, round_even
 from openlpu.target.cpu.emit import Function, Slot, Value, pair, reduce, vec
 from openlpu.target.cpu.linear import STEP, code_stride, padded, value_stride
@@ -88,7 +88,7 @@ class Areas:
 
     @property
     def size(self) -> int:
-        return self.blocks + self.block_bytes * -(-self.stage.cache.context // BLOCK)
+        return self.blocks + self.block_bytes * self.stage.cache.blocks
 
 
 class AttentionKernel:
@@ -98,13 +98,12 @@ class AttentionKernel:
         self.fn, self.path, self.stage = fn, path, stage
         self.cache, self.area, self.scratch = stage.cache, Areas(stage), fn.params["scratch"]
         tile = fn.params["tile"]
-        self.row, head = tile.udiv(self.cache.heads), tile.urem(self.cache.heads)
+        self.row, self.head = tile.udiv(self.cache.heads), tile.urem(self.cache.heads)
         header = fn.params["step"].at(self.row * ROW_BYTES)
-        slot = header.at(ROWS_AT + 4).load("i32").cast("sext", "i64")
+        self.slot = header.at(ROWS_AT + 4).load("i32").cast("sext", "i64")
         self.count = header.at(ROWS_AT + 8).load("i32").cast("sext", "i64") + 1  # positions seen
-        self.base = self.arg(stage.kv).at(self.cache.head_offset(slot, head))
         size = stage.heads * self.cache.dim
-        self.first = head * (stage.group * self.cache.dim)  # first channel of this group
+        self.first = self.head * (stage.group * self.cache.dim)  # first channel of this group
         row_codes = self.arg(stage.codes).at(self.row * code_stride(path, size, size))
         self.q = row_codes.at(self.first * path.code_bytes)
         self.high = padded(size, STEP) * path.code_bytes
@@ -117,12 +116,12 @@ class AttentionKernel:
     def emit(self) -> None:
         if self.path.offset:
             self._excess()
-        blocks = (self.count + (BLOCK - 1)) >> (BLOCK.bit_length() - 1)
+        blocks = (self.count + (BLOCK - 1)) >> BLOCK_BITS
         with self.fn.loop(blocks) as b:
-            start = b * BLOCK
-            left = self.count - start
+            left = self.count - b * BLOCK
             valid = self.fn.select(left.compare("slt", BLOCK), left, BLOCK)
-            self._block(start, valid, self.scratch.at(self.area.blocks).at(b * self.area.block_bytes))
+            base = self.arg(self.stage.kv).at(self.cache.offset(self.slot, b, self.head))
+            self._block(base, valid, self.scratch.at(self.area.blocks).at(b * self.area.block_bytes))
         self._join(blocks)
 
     def head_groups(self, at_once: int) -> Iterator[tuple[Value, int]]:
@@ -151,7 +150,7 @@ class AttentionKernel:
                 total = self.path.total(sums[plane]).part(0, 1)
                 self.scratch.at(self.area.excess).at(g * 8).at(4 * plane).store(total)
 
-    def _block(self, start: Value, valid: Value, part: Value) -> None:
+    def _block(self, base: Value, valid: Value, part: Value) -> None:
         fn = self.fn
         chunks = (valid + 15) >> 4
         tops = self.scratch.at(self.area.probabilities)  # not yet in use: maxima per head, 16 lanes each
@@ -159,16 +158,16 @@ class AttentionKernel:
             tops.at(g * 64).store(fn.value(F16, LOWEST), 64)
         with fn.loop(chunks) as c:
             for g, count in self.head_groups(4 if self.path.unsigned else 1):
-                self._scores(start, valid, c, (g, count), tops)
+                self._scores(base, valid, c, (g, count), tops)
         with fn.loop(self.stage.group) as g:
             top = reduce(tops.at(g * 64).load(F16, 64), "fmax")
             part.at(self.area.maxima).at(g * 4).store(top)
-        v_scales = self.cache.scale_at(self.base, "v", start)
+        v_scales = self.cache.scale_at(base, "v", self.fn.value("i64", 0))
         v_top = self._v_top(v_scales, valid, chunks)
         part.at(self.area.v_top).store(v_top)
         with fn.loop(self.stage.group) as g:
             self._probabilities(g, valid, chunks, part)
-        self._values(start, chunks, part)
+        self._values(base, chunks, part)
 
     def _lanes(self, chunk: Value, valid: Value) -> Value:
         """Which of a chunk's 16 positions count."""
@@ -177,11 +176,11 @@ class AttentionKernel:
         left = (valid - chunk * 16).cast("trunc", "i32").splat(16)
         return lane.compare("slt", left)
 
-    def _scores(self, start: Value, valid: Value, chunk: Value, heads: tuple[Value, int], tops: Value) -> None:
+    def _scores(self, base: Value, valid: Value, chunk: Value, heads: tuple[Value, int], tops: Value) -> None:
         """fp32 scores of 16 positions for a few heads, and their running maxima per lane."""
         fn, cache = self.fn, self.cache
         first, count = heads
-        keys = self.base.at(((start >> 4) + chunk) * (16 * cache.k_dim * cache.planes))
+        keys = base.at(chunk * (16 * cache.k_dim * cache.planes))
         # sums[head][q plane + k plane]: low * low, the two mixed products, high * high
         sums = [[self.path.sums(fn) for _ in range(cache.planes + 1)] for _ in range(count)]
         with fn.loop(cache.k_dim // 4) as quad:
@@ -191,7 +190,7 @@ class AttentionKernel:
                     high, low = self.query(first + g, quad)
                     self.path.dot(sums[g][k_plane], group, low)
                     self.path.dot(sums[g][k_plane + 1], group, high)
-        k_scale = cache.scale_at(self.base, "k", start + chunk * 16).load(F16)
+        k_scale = cache.scale_at(base, "k", chunk * 16).load(F16)
         keep = self._lanes(chunk, valid)
         for g in range(count):
             score = (self._score(sums[g], first + g) * self.q_scale.splat(16)) * k_scale
@@ -254,10 +253,10 @@ class AttentionKernel:
         else:
             at.at(chunk * 32).store(weighted.cast("trunc", vec("i16", 16)), 32)
 
-    def _values(self, start: Value, chunks: Value, part: Value) -> None:
+    def _values(self, base: Value, chunks: Value, part: Value) -> None:
         """Σp·v of the block, 16 channels and a few heads at a time, V read once for them."""
         fn, cache = self.fn, self.cache
-        values = self.base.at(cache.v_start).at((start >> 2) * (cache.v_dim * 4 * cache.planes))
+        values = base.at(cache.v_start)
         with fn.loop(cache.v_dim // 16) as d:
             for first, count in self.head_groups(4 if self.path.unsigned else 1):
                 planes = 2 if self.path.unsigned else 1

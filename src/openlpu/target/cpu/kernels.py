@@ -5,9 +5,9 @@ from __future__ import annotations
 import platform
 
 from openlpu.target.cpu import path as paths
-from openlpu.target.cpu.attention import AttentionKernel, AttentionStage, Areas
+from openlpu.target.cpu.attention import Areas, AttentionKernel, AttentionStage
 from openlpu.target.cpu.emit import Function
-from openlpu.target.cpu.linear import LinearKernel, LinearStage, dot_kernel, padded, sums_bytes
+from openlpu.target.cpu.linear import LinearKernel, LinearStage, dot_kernel, sums_bytes
 from openlpu.target.cpu.path import Path
 from openlpu.target.cpu.plan import Plan, Spec, Stage
 from openlpu.target.cpu.rows import RowKernel
@@ -15,12 +15,13 @@ from openlpu.target.cpu.team import Team
 
 PARAMS = [("ptr", "args"), ("ptr", "step"), ("i64", "tile"), ("i64", "rows"), ("ptr", "scratch")]
 
+PREFETCH = "declare void @llvm.prefetch(ptr, i32, i32, i32)\n"
 X86 = """declare void @llvm.x86.sse2.pause()
 declare void @llvm.x86.sse.ldmxcsr(ptr)
 declare void @llvm.x86.sse.stmxcsr(ptr)
-@mxcsr = internal constant i32 8064
 """
-IEEE = "call void @llvm.x86.sse.ldmxcsr(ptr @mxcsr)"  # round to nearest even, subnormals kept, no traps
+# Round to nearest even, subnormals kept, no traps.
+IEEE = ("@llvm.x86.sse.stmxcsr", "@llvm.x86.sse.ldmxcsr", 0x1F80)
 
 
 def names(plan: Plan) -> dict[Spec, str]:
@@ -31,26 +32,26 @@ def names(plan: Plan) -> dict[Spec, str]:
     return found
 
 
-def module(plan: Plan, path: Path) -> str:
+def module(plan: Plan, path: Path, threads: int) -> str:
     """The text of the whole module."""
     wide = {stage.spec.wide > 0 for stage in plan.stages if isinstance(stage.spec, LinearStage)}
     dots = [dot_kernel(path, rows, w).text() for w in sorted(wide) for rows in path.blocks]
-    stages = [kernel(name, spec, plan, path).text() for spec, name in names(plan).items()]
-    return "".join(["declare void @llvm.prefetch(ptr, i32, i32, i32)\n", paths.DECLARES[path.name], *dots, *stages, team_text()])
+    stages = [kernel(name, spec, plan, path, threads).text() for spec, name in names(plan).items()]
+    return "".join([PREFETCH, paths.DECLARES[path.name], *dots, *stages, team_text()])
 
 
 def team_text() -> str:
     """The team's functions, with this processor's way to spin and to ask for IEEE arithmetic."""
     if platform.machine().lower() in ("x86_64", "amd64"):
         return X86 + Team("call void @llvm.x86.sse2.pause()", IEEE).text()
-    return Team("", "").text()
+    return Team("", None).text()
 
 
-def kernel(name: str, spec: Spec, plan: Plan, path: Path) -> Function:
+def kernel(name: str, spec: Spec, plan: Plan, path: Path, threads: int) -> Function:
     """One stage's kernel."""
     fn = Function(name, "void", PARAMS)
     if isinstance(spec, LinearStage):
-        LinearKernel(fn, path, spec).emit()
+        LinearKernel(fn, path, spec, threads).emit()
     elif isinstance(spec, AttentionStage):
         AttentionKernel(fn, path, spec).emit()
     else:
@@ -59,10 +60,10 @@ def kernel(name: str, spec: Spec, plan: Plan, path: Path) -> Function:
     return fn
 
 
-def tiles(stage: Stage, path: Path) -> tuple[int, bool]:
+def tiles(stage: Stage, path: Path, threads: int) -> tuple[int, bool]:
     """(tiles, whether that many per token row) of a stage."""
     if isinstance(stage.spec, LinearStage):
-        return stage.spec.tiles(path), False
+        return stage.spec.tiles(path, threads), False
     if isinstance(stage.spec, AttentionStage):
         return stage.spec.cache.heads, True
     return 1, True

@@ -6,35 +6,37 @@ lifetime: a value's bytes are free for others after the last stage that reads it
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
-from openlpu.graph.ir import Graph
+from openlpu.graph.ir import Graph, Value
 from openlpu.target.cpu.linear import code_stride, padded, value_stride
 from openlpu.target.cpu.memory import Arena, pack, packed_bytes, pad_vector
 from openlpu.target.cpu.path import Path
 from openlpu.target.cpu.plan import Operand, Plan, Stage
 from openlpu.target.cpu.rows import ROW_BYTES, ROWS_AT
 
-ROWS = 64  # token rows of one native step; longer work is cut, which cannot change a bit
+MAX_ROWS = 64  # token rows of one native step; longer work is cut, which cannot change a bit
 
 
 class Layout:
     """Owns all memory of an executable; ``args[i]`` is the address of stage i's argument slots."""
 
     def __init__(self, graph: Graph, plan: Plan, path: Path, slots: int) -> None:
-        self.graph, self.plan, self.path = graph, plan, path
-        self.keep: list[np.ndarray] = []  # parameters used in place
-        self.params = self._params()
-        self.values = self._values()
+        self.plan, self.path = plan, path
+        self.keep: list[np.ndarray] = []  # parameters used in place; the others are copied and not held
+        self.params = self._params(graph.params)
+        self.values = self._values(graph)
         per_layer = plan.cache.layer_bytes(slots)
         layers = {o.name for stage in plan.stages for o in stage.operands if o.kind == "cache"}
         self.cache = Arena(per_layer * len(layers))
         self.caches = {name: self.cache.address + self.cache.take(per_layer) for name in sorted(layers, key=int)}
         words = sum(1 + len(stage.operands) for stage in plan.stages)
-        self._table = Arena(64 * len(plan.stages) + 8 * words + ROWS_AT + ROW_BYTES * ROWS + 64)
-        at = self._table.take(ROWS_AT + ROW_BYTES * ROWS)
-        self.step = self._table.view(at, ROWS_AT + ROW_BYTES * ROWS)
+        self._table = Arena(64 * len(plan.stages) + 8 * words + ROWS_AT + ROW_BYTES * MAX_ROWS + 64)
+        at = self._table.take(ROWS_AT + ROW_BYTES * MAX_ROWS)
+        self.step = self._table.view(at, ROWS_AT + ROW_BYTES * MAX_ROWS)
         self.step_address = self._table.address + at
         self.args = [self._arguments(i, stage) for i, stage in enumerate(plan.stages)]
 
@@ -56,18 +58,18 @@ class Layout:
             return 0 if offset is None else self.buffer.address + offset
         return self.params[operand]
 
-    def _params(self) -> dict[Operand, int]:
+    def _params(self, arrays: Mapping[str, np.ndarray]) -> dict[Operand, int]:
         """Addresses of all parameters, in the order of their first reader."""
         wanted = list(dict.fromkeys(
             o for stage in self.plan.stages for o in stage.operands if o.kind in ("packed", "vector", "raw")
         ))
         panel = self.path.panel
-        sizes = {o: self._param_bytes(o) for o in wanted}
+        sizes = {o: self._param_bytes(o, arrays[o.name].shape) for o in wanted}
         self.weight_bytes = sum(size for o, size in sizes.items() if o.kind == "packed")
         self.weights = Arena(sum(padded(size, 64) for size in sizes.values()))
         places: dict[Operand, int] = {}
         for operand in wanted:
-            array = self.graph.params[operand.name]
+            array = arrays[operand.name]
             if operand.kind == "raw":
                 array = np.ascontiguousarray(array)
                 self.keep.append(array)
@@ -82,43 +84,38 @@ class Layout:
             places[operand] = self.weights.address + at
         return places
 
-    def _param_bytes(self, operand: Operand) -> int:
-        array = self.graph.params[operand.name]
+    def _param_bytes(self, operand: Operand, shape: tuple[int, ...]) -> int:
         if operand.kind == "packed":
-            return packed_bytes(array.shape, self.path.panel)
-        return 4 * padded(len(array), self.path.panel) if operand.kind == "vector" else 0
+            return packed_bytes((shape[0], shape[1]), self.path.panel)
+        return 4 * padded(shape[0], self.path.panel) if operand.kind == "vector" else 0
 
-    def _value_bytes(self, name: str) -> dict[tuple[str, str], int]:
-        """What a value needs for ROWS rows: numbers, or codes and their scales and sums."""
+    def _value_bytes(self, name: str, values: Mapping[str, Value]) -> dict[tuple[str, str], int]:
+        """What a value needs for MAX_ROWS rows: numbers, or codes and their scales and sums."""
         if name not in self.plan.codes:
-            return {("value", name): ROWS * 4 * value_stride(self.graph.values[name].size)}
-        sizes = {("meta", name): 16 * ROWS}
+            return {("value", name): MAX_ROWS * 4 * value_stride(values[name].size)}
+        sizes = {("meta", name): 16 * MAX_ROWS}
         if name not in self.plan.alias:
-            sizes["value", name] = ROWS * code_stride(self.path, *self.plan.codes[name])
+            sizes["value", name] = MAX_ROWS * code_stride(self.path, *self.plan.codes[name])
         return sizes
 
-    def _values(self) -> dict[tuple[str, str], int]:
-        """Offsets of all values in one buffer, by lifetime."""
-        last: dict[str, int] = {self.graph.output: len(self.plan.stages)}
-        for i, stage in enumerate(self.plan.stages):
-            for name in stage.reads + stage.writes:
-                last[name] = max(last.get(name, 0), i)
+    def _values(self, graph: Graph) -> dict[tuple[str, str], int]:
+        """Offsets of all values in one buffer: bytes that no later stage reads are given out again."""
+        stages = self.plan.stages
+        last = {name: i for i, stage in enumerate(stages) for name in stage.reads + stage.writes}
+        last[graph.output] = len(stages)
         free: dict[int, list[int]] = {}  # size -> offsets
+        sizes: dict[tuple[str, str], int] = {}
         places: dict[tuple[str, str], int] = {}
-        self.buffer_sizes: dict[tuple[str, str], int] = {}
         end = 0
-        for i, stage in enumerate(self.plan.stages):
-            for name in stage.writes:
-                for key, size in self._value_bytes(name).items():
-                    self.buffer_sizes[key] = size = padded(size, 64)
-                    if free.get(size):
-                        places[key] = free[size].pop()
-                    else:
-                        places[key], end = end, end + size
-            for name in [n for n in last if last[n] == i]:
-                for kind in ("value", "meta"):
-                    if (kind, name) in places:
-                        free.setdefault(self.buffer_sizes[kind, name], []).append(places[kind, name])
+        for i, stage in enumerate(stages):
+            for key, size in [item for name in stage.writes for item in self._value_bytes(name, graph.values).items()]:
+                sizes[key] = size = padded(size, 64)
+                if free.get(size):
+                    places[key] = free[size].pop()
+                else:
+                    places[key], end = end, end + size
+            for key in [key for key in places if last[key[1]] == i]:
+                free.setdefault(sizes[key], []).append(places[key])
         self.buffer = Arena(end)
         return places
 

@@ -17,12 +17,11 @@ from openlpu.target.cpu.path import Path
 ERROR_AT = 8  # in the step header: the lowest stage number that met a NaN or an infinity
 STEP = 16  # k per turn of the inner loop; K is padded to it
 F16, I16 = vec("float", 16), vec("i32", 16)
-AHEAD = 0
-
-
-def HINT(fn):
-    return [fn.value("i32", v) for v in (0, 3, 1)]
-
+TILE_BYTES = 512 << 10  # claiming a tile drains the loads in flight: it should be rare
+# With many rows the multiplications fill the processor's window, and no load of later weights is started in time:
+# they are asked for ahead.  With few rows the window itself runs ahead, and asking costs more than it saves.
+BUSY_ROWS, AHEAD = 8, 16 << 10
+SHARES = 4  # tiles of a small stage per thread, so that one that was interrupted holds little
 
 
 def padded(size: int, unit: int) -> int:
@@ -57,9 +56,16 @@ class LinearStage:
     meta: int
     parts: tuple[Part, ...]
 
-    def tiles(self, path: Path) -> int:
+    def panels(self, path: Path) -> int:
         """Panels in all parts together."""
         return sum(padded(part.rows, path.panel) // path.panel for part in self.parts)
+
+    def tiles(self, path: Path, threads: int) -> int:
+        """Tiles of near equal size, as many for each thread, no smaller than a panel."""
+        matrices = 2 if self.parts[0].gate[0] >= 0 else 1
+        size = self.panels(path) * path.panel * padded(self.k, STEP) * matrices
+        each = max(SHARES if threads > 1 else 1, size // (TILE_BYTES * threads))
+        return min(self.panels(path), each * threads)
 
 
 class _Block:
@@ -68,7 +74,8 @@ class _Block:
     def __init__(self, fn: Function, path: Path, rows: int, planes: int) -> None:
         self.fn, self.path, self.rows = fn, path, rows
         groups = range(path.panel // 16)
-        sets = {1: 4, 2: 2}.get(rows, 1)  # independent sums hide the latency of one dot instruction
+        # The dot instruction takes several cycles: with few rows, independent sums hide them.
+        sets = {1: 4, 2: 2}.get(rows, 1) if path.unsigned else 1
         self.sums = [
             [[[path.sums(fn) for _ in range(planes)] for _ in groups] for _ in range(rows)] for _ in range(sets)
         ]
@@ -78,15 +85,19 @@ class _Block:
         for quad in range(STEP // 4):
             sums = self.sums[quad % len(self.sums)]
             at = weights.at(quad * self.path.panel * 4)
-            if AHEAD:
+            if self.rows >= BUSY_ROWS:
                 for line in range(0, self.path.panel * 4, 64):
-                    self.fn.call("void", "@llvm.prefetch", at.at(AHEAD + line), *HINT(self.fn))
+                    self._prefetch(at.at(AHEAD + line))
             groups = [self.path.group(at.at(64 * j)) for j in range(self.path.panel // 16)]
             for row, planes in enumerate(codes):
                 for plane, pointer in enumerate(planes):
                     code = self.path.codes(pointer.at(quad * 4 * self.path.code_bytes))
                     for j, group in enumerate(groups):
                         self.path.dot(sums[row][j][plane], group, code)
+
+    def _prefetch(self, at: Value) -> None:
+        """Bring a line into the second-level cache: reading, middling locality, data."""
+        self.fn.call("void", "@llvm.prefetch", at, *(self.fn.value("i32", word) for word in (0, 2, 1)))
 
     def finish(self, out: Value) -> None:
         """Write [plane][row][panel] int32."""
@@ -131,14 +142,15 @@ def dot_kernel(path: Path, rows: int, wide: bool) -> Function:
 
 
 def dot_name(rows: int, wide: bool) -> str:
+    """The name of a :func:`dot_kernel`."""
     return f"dot{rows}w" if wide else f"dot{rows}"
 
 
 class LinearKernel:
     """Generates the kernel of one :class:`LinearStage`: ``tile`` picks the part and the panel."""
 
-    def __init__(self, fn: Function, path: Path, stage: LinearStage) -> None:
-        self.fn, self.path, self.stage = fn, path, stage
+    def __init__(self, fn: Function, path: Path, stage: LinearStage, threads: int) -> None:
+        self.fn, self.path, self.stage, self.tiles = fn, path, stage, stage.tiles(path, threads)
         self.args = fn.params["args"]
         self.planes = 2 if stage.wide else 1
         self.code_stride = code_stride(path, stage.k, stage.wide)
@@ -147,15 +159,20 @@ class LinearKernel:
         return self.args.at(8 * slot).load("ptr", 8)
 
     def emit(self) -> None:
-        tile, start = self.fn.params["tile"], 0
+        fn, panels = self.fn, self.stage.panels(self.path)
+        tile = fn.params["tile"]
+        first, end = ((tile + i) * panels for i in range(2))
+        first, end = first.udiv(self.tiles), end.udiv(self.tiles)
+        start = 0
         for part in self.stage.parts:
-            panels = padded(part.rows, self.path.panel) // self.path.panel
-            inside = tile.compare("sge", start) & tile.compare("slt", start + panels)
-            with self.fn.when(inside):
-                self._part(part, tile - start)
-            start += panels
+            stop = start + padded(part.rows, self.path.panel) // self.path.panel
+            low = fn.select(first.compare("slt", start), start, first)
+            high = fn.select(end.compare("sgt", stop), stop, end)
+            with fn.loop(high - low) as i:
+                self._panel(part, i + low - start)
+            start = stop
 
-    def _part(self, part: Part, panel: Value) -> None:
+    def _panel(self, part: Part, panel: Value) -> None:
         """All rows of the step in blocks: as many of the largest as fit, then of the next."""
         rows, row = self.fn.params["rows"], self.fn.slot("i64")
         for block in self.path.blocks:
@@ -220,9 +237,9 @@ class LinearKernel:
         return total.cast("sitofp", F16)
 
 
-def report(fn: Function, magnitude: Value) -> None:
-    """Leave the stage's number in the step header if these magnitude bits are a NaN's or an infinity's."""
-    with fn.when(magnitude.compare("sge", 0x7F800000)):
+def report(fn: Function, magnitude: Value, limit: int = 0x7F800000) -> None:
+    """Leave the stage's number in the step header if these magnitude bits reach ``limit``, or are a NaN's."""
+    with fn.when(magnitude.compare("sge", limit)):
         stage = fn.params["args"].load("i64", 8).cast("trunc", "i32")
         at = fn.params["step"].at(ERROR_AT)
         fn.define("i32", f"atomicrmw umin ptr {at.ref}, i32 {stage.ref} monotonic")

@@ -22,7 +22,9 @@ class Arena:
     """A zeroed region filled from the front; ``address`` is its start."""
 
     def __init__(self, size: int) -> None:
-        self._map = mmap.mmap(-1, padded(size, HUGE) + HUGE)
+        # Private: a shared anonymous map, mmap's default, does not get huge pages.
+        private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+        self._map = mmap.mmap(-1, padded(size, HUGE) + HUGE, **private)
         if hasattr(mmap, "MADV_HUGEPAGE"):
             self._map.madvise(mmap.MADV_HUGEPAGE)
         raw = np.frombuffer(self._map, np.uint8)

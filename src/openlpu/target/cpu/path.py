@@ -16,6 +16,7 @@ other code is the same on every path, and integer sums are exact in any order, s
 
 from __future__ import annotations
 
+import os
 import platform
 from dataclasses import dataclass
 
@@ -123,6 +124,9 @@ def available() -> dict[str, Path]:
 
 def choose(name: str) -> Path:
     """A path by name; ``auto`` is the best one here."""
+    if os.name != "posix":
+        raise Unsupported("the CPU target needs POSIX threads", where="target",
+                          fix="use Linux, macOS or the Windows Subsystem for Linux, or the target ref")
     paths = available()
     if name == "auto":
         return next(iter(paths.values()))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from openlpu.arch.truepoint.codes import MAX_K
 from openlpu.graph.ir import Graph, Node
 from openlpu.target.cpu.attention import AttentionStage
 from openlpu.target.cpu.cache import CacheLayout
@@ -179,6 +180,7 @@ class Planner:
 
     def _linear(self, node: Node) -> None:
         (x,) = node.inputs
+        assert self.graph.values[x].size <= MAX_K, f"{node.where}: sums of this many products are not exact"
         draft = self._draft(LINEAR, node, node.inputs, x)
         bias = draft.slot("vector", node.params["bias"]) if "bias" in node.params else -1
         part = Part(

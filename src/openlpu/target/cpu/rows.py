@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from openlpu.arch.truepoint import codes as tp
-from openlpu.target.cpu.cache import CacheLayout
+from openlpu.target.cpu.cache import BLOCK, BLOCK_BITS, CacheLayout
 from openlpu.target.cpu.elementwise import reciprocal, round_even, rsqrt, silu
 from openlpu.target.cpu.emit import Function, Slot, Value, pair, reduce, split, vec
 from openlpu.target.cpu.linear import STEP, code_stride, padded, report, value_stride
@@ -160,7 +160,7 @@ class RowKernel:
         return scale
 
     def _amax(self, x: Value, size: int) -> Value:
-        """Largest magnitude as the integer maximum of the magnitude's bits; reports a NaN or an infinity."""
+        """Largest magnitude as the integer maximum of the magnitude's bits; reports one that TruePoint refuses."""
         fn = self.fn
         if not size:
             return fn.value("float", 0.0)
@@ -170,7 +170,7 @@ class RowKernel:
             whole = _widened(bits)
             top.set(pair(top.get(), whole, "smax"))
         largest = reduce(top.get(), "smax")
-        report(fn, largest)
+        report(fn, largest, int(tp.MAGNITUDE_LIMIT.view(np.int32)))
         return largest.as_kind("float")
 
     def _rms(self, op: Op) -> None:
@@ -223,7 +223,7 @@ class RowKernel:
         """Codes of every key or value head of this row into its slot's cache (``which`` is k or v)."""
         layout, fn = self.cache, self.fn
         x = self.value(op, "x", layout.heads * layout.dim)
-        position = self.header(2)
+        block, position = self.header(2) >> BLOCK_BITS, self.header(2) & (BLOCK - 1)
         bytes_ = fn.params["scratch"]
         wide = layout.dim if layout.planes == 2 else 0
 
@@ -238,7 +238,7 @@ class RowKernel:
                 bytes_.at(i + plane * layout.k_dim).store(fn.value("i8", 0), 1)
         with fn.loop(layout.heads) as head:
             scale = self._codes(x.at(head * (4 * layout.dim)), layout.dim, wide, sink)
-            base = self.pointer(op, "cache").at(layout.head_offset(self.header(1), head))
+            base = self.pointer(op, "cache").at(layout.offset(self.header(1), block, head))
             if op.number("which") == "k":
                 layout.write_k(base, position, bytes_, self.path)
             else:

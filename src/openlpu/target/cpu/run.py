@@ -19,7 +19,7 @@ from openlpu.graph.ir import Graph
 from openlpu.target.base import F32, Chunk
 from openlpu.target.cpu import kernels
 from openlpu.target.cpu.crew import Crew, Entry
-from openlpu.target.cpu.layout import ROWS, Layout
+from openlpu.target.cpu.layout import MAX_ROWS, Layout
 from openlpu.target.cpu.linear import ERROR_AT, value_stride
 from openlpu.target.cpu.native import Module
 from openlpu.target.cpu.path import Path, choose
@@ -48,32 +48,33 @@ class CpuExecutable:
         self.slots, self.context, self.path = slots, context, path
         self.vocab = graph.values[graph.output].size
         self.plan = Planner(graph, context).plan()
-        self.module = Module(kernels.module(self.plan, path), path)
         self.layout = Layout(graph, self.plan, path, slots)
         self.threads = threads or _usable_threads(self.layout.weight_bytes)
+        self.module = Module(kernels.module(self.plan, path, self.threads), path)
         names = kernels.names(self.plan)
         entries = []
         for i, stage in enumerate(self.plan.stages):
-            tiles, per_row = kernels.tiles(stage, path)
+            tiles, per_row = kernels.tiles(stage, path, self.threads)
             flags = (PER_ROW if per_row else 0) | (LOGITS_ONLY if stage.logits_only else 0)
             entries.append(Entry(self.module.address(names[stage.spec]), self.layout.args[i], tiles, flags))
         scratch = kernels.scratch_bytes(self.plan, path)
         self._crew = Crew(self.module, entries, self.layout.step_address, scratch, self.threads)
         header = self.layout.step
         self._counts, self._rows = header[:ROWS_AT].view(np.int32), header[ROWS_AT:].view(np.int32).reshape(-1, 4)
-        logits = self.layout.value(graph.output, ROWS * value_stride(self.vocab) * 4)
-        self._logits = logits.view(np.float32).reshape(ROWS, -1)
+        logits = self.layout.value(graph.output, MAX_ROWS * value_stride(self.vocab) * 4)
+        self._logits = logits.view(np.float32).reshape(MAX_ROWS, -1)
         self._finalizer = weakref.finalize(self, self._crew.close)
 
     def run(self, chunks: Sequence[Chunk]) -> list[F32]:
         """One step: all chunks together.  Returns per chunk fp32 logits [1 or len(tokens), vocab]."""
+        assert self._finalizer.alive, "the executable is closed"
         results = [np.empty((len(c.tokens) if c.every else 1, self.vocab), np.float32) for c in chunks]
         for rows in _batches(chunks):
             self._step(rows, results)
         return results
 
     def _step(self, rows: list[Row], results: list[F32]) -> None:
-        """One native step of at most ``ROWS`` rows, those with logits first."""
+        """One native step of at most ``MAX_ROWS`` rows, those with logits first."""
         rows = sorted(rows, key=lambda row: row.goal is None)
         wanted = sum(row.goal is not None for row in rows)
         for i, row in enumerate(rows):
@@ -101,7 +102,7 @@ class CpuExecutable:
 
 
 def _batches(chunks: Sequence[Chunk]) -> Iterator[list[Row]]:
-    """Rows in chunk order, at most ``ROWS`` together.
+    """Rows in chunk order, at most ``MAX_ROWS`` together.
 
     All keys and values of a step are written before any is read, so a chunk that returns to a slot already in
     the batch must not write below what that batch has run: it begins the next one.
@@ -114,7 +115,7 @@ def _batches(chunks: Sequence[Chunk]) -> Iterator[list[Row]]:
             yield batch
             batch, ends = [], {}
         for i, token in enumerate(chunk.tokens):
-            if len(batch) == ROWS:
+            if len(batch) == MAX_ROWS:
                 yield batch
                 batch, ends = [], {}
             last = i == len(chunk.tokens) - 1

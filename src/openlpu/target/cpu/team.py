@@ -9,7 +9,7 @@ Waiting spins for a while, then yields the core; between steps it sleeps on a co
 
 from __future__ import annotations
 
-from openlpu.target.cpu.emit import Function, Value
+from openlpu.target.cpu.emit import Function, Slot, Value
 
 EPOCH_BITS, STAGE_BITS, TILE_BITS = 28, 12, 24
 # The shared block: the word, the count of finished tiles, and what sleeping needs, each on its own cache lines.
@@ -18,7 +18,7 @@ TEAM_BYTES = 768
 # The plan, from PLAN_AT: table, stage count, step header, scratch, scratch bytes per thread.
 ENTRY_BYTES = 32  # a stage: kernel, arguments, tiles, flags
 PER_ROW, LOGITS_ONLY = 1, 2  # flags: tiles count per token row; only rows whose logits are asked for
-SPINS_IN_STEP, SPINS_IDLE, YIELDS_IDLE = 2000, 20000, 20
+SPINS_IN_STEP, SPINS_IDLE, YIELDS_IDLE = 200, 20000, 20
 
 DECLARES = """declare i32 @sched_yield()
 declare i32 @pthread_mutex_init(ptr, ptr)
@@ -33,12 +33,23 @@ declare i32 @pthread_cond_broadcast(ptr)
 class Team:
     """Generates the functions of a team: ``prepare``, ``run_step``, ``worker``, ``quit``.
 
-    ``pause`` is the processor's spin hint as one IR line, ``setup`` the lines that give a thread IEEE rounding and
-    subnormals whatever its creator had; both may be empty.
+    ``pause`` is the processor's spin hint as one IR line, empty where there is none.  ``control`` names the
+    intrinsics that read and write the floating-point control word and gives its value for IEEE arithmetic: a
+    caller that flushes subnormals to zero must not change a bit, and gets its own setting back.
     """
 
-    def __init__(self, pause: str, setup: str) -> None:
-        self.pause, self.setup = pause, setup
+    def __init__(self, pause: str, control: tuple[str, str, int] | None) -> None:
+        self.pause, self.control = pause, control
+
+    def _ieee(self, fn: Function) -> Slot | None:
+        """Set IEEE arithmetic for this thread; returns what was set before."""
+        if not self.control:
+            return None
+        read, write, word = self.control
+        before, ours = fn.slot("i32"), fn.slot("i32", word)
+        fn.call("void", read, before.pointer)
+        fn.call("void", write, ours.pointer)
+        return before
 
     def text(self) -> str:
         functions = [self._prepare(), self._tiles(), self._help(), self._advance(), self._run_step(),
@@ -146,13 +157,14 @@ class Team:
         """One step of the rows in the header, by this thread and whoever else is in the team."""
         fn = Function("run_step", "void", [("ptr", "team")])
         team = fn.params["team"]
-        if self.setup:
-            fn.line(self.setup)
+        before = self._ieee(fn)
         epoch = ((_load_atomic(team.at(WORD_AT)) >> (STAGE_BITS + TILE_BITS)) + 1) & ((1 << EPOCH_BITS) - 1)
         fn.call("void", "@advance", team, epoch, fn.value("i64", 0))
         with fn.when(_load_atomic(team.at(SLEEPERS_AT)).compare("sgt", 0)):
             self._wake(team)
         fn.call("void", "@help", team, fn.value("i64", 0))
+        if before and self.control:
+            fn.call("void", self.control[1], before.pointer)
         fn.line("ret void")
         return fn
 
@@ -175,8 +187,7 @@ class Team:
         """A helper's life: work on steps as they come, spin, yield, then sleep between them."""
         fn = Function("worker", "void", [("ptr", "team"), ("i64", "thread")])
         team = fn.params["team"]
-        if self.setup:
-            fn.line(self.setup)
+        self._ieee(fn)
         count, turns = self._plan(team, 1), fn.slot("i64")
         again, idle, busy, spin, nap, end = (fn.label() for _ in range(6))
         fn.jump(again)

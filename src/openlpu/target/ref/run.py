@@ -34,7 +34,8 @@ class RefExecutable:
         self, chunks: Sequence[Chunk], observe: Callable[[Node, Row], None] | None = None
     ) -> list[F32]:
         """Logits per chunk; ``observe`` sees every operator's output, for accuracy reports."""
-        return [self._chunk(chunk, observe) for chunk in chunks]
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused where it arrives
+            return [self._chunk(chunk, observe) for chunk in chunks]
 
     def _chunk(self, chunk: Chunk, observe: Callable[[Node, Row], None] | None) -> F32:
         env: dict[str, Row] = {"token": np.array(chunk.tokens, np.int64)}

@@ -1,0 +1,333 @@
+"""Command line in, text or one JSON object out.
+
+Nothing heavy is imported before a command runs, so ``openlpu --help`` answers at once.  Exit status: 0 done,
+1 a check failed, 2 the input was wrong, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from openlpu import __version__, cli_program
+from openlpu._base import units
+from openlpu._base.errors import BadRequest, OpenLpuError
+from openlpu._base.progress import Progress
+from openlpu.target import TARGETS
+
+if TYPE_CHECKING:
+    from openlpu.compile import Compiled
+    from openlpu.graph.ir import Graph
+    from openlpu.target.base import F32
+    from openlpu.tokens.model import Generation, Model, Prompt
+
+PROMPT = "ROMEO:\n"
+REPLAY = 8  # tokens that a bare `openlpu run` repeats on the chip model
+WINDOW = 256  # tokens that `openlpu accuracy` scores together
+DOCUMENT_END = "<|endoftext|>"
+MODEL = "a Hugging Face folder, or demo, the embedded model"
+JSON = "print one JSON object"
+CHOICES = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "stop")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    args = _parser().parse_args(argv)
+    try:
+        return args.command(args)
+    except BrokenPipeError:  # whoever read our output went away; nothing can be flushed to it any more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OpenLpuError as error:
+        print(f"openlpu {args.name}: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:  # a file that cannot be read or written; the text names it
+        print(f"openlpu {args.name}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nopenlpu: interrupted", file=sys.stderr)
+        return 130
+
+
+def run(args: argparse.Namespace) -> int:
+    """Stream an answer; without a model, replay its start on the chip model and compare."""
+    from openlpu import compile as pipeline
+
+    prompt: Prompt = [{"role": "user", "content": args.prompt}] if args.chat else args.prompt
+    with _bars() as progress:
+        compiled = pipeline.compile(args.model or "demo", context=args.context, dump=args.dump, progress=progress)
+        model = pipeline.start(compiled, args.target, threads=args.threads)
+    with model:
+        answer = _say(args, model, prompt)
+        result = _result(args, model, answer)
+        if args.model is None:
+            result |= _replay(args, compiled, model, prompt)
+    print(json.dumps(result) if args.json else "\n\n" + "\n".join(_summary(result)))
+    return 0 if result.get("same", True) else 1
+
+
+def check(args: argparse.Namespace) -> int:
+    """One row per case and the count of distinct hashes, which must be one."""
+    from openlpu import compile as pipeline
+    from openlpu.target.cpu.path import available
+    from openlpu.tokens import check as checks
+
+    with _bars() as progress:
+        compiled = pipeline.compile(args.model, progress=progress)
+        loaders = {name: TARGETS.get(name) for name in TARGETS}
+        cases = checks.cases(tuple(available()), chip=True)
+        verdict = checks.check(compiled.graph, cases, loaders, progress)
+    if args.json:
+        print(json.dumps({"model": args.model} | verdict.to_json()))
+    else:
+        for row in verdict.rows:
+            print(f"{row.digest[:16]}  {units.wall(row.wall_s):>14}  {row.case}")
+        for case, reason in verdict.skipped.items():
+            print(f"{'skipped':16}  {'':>14}  {case}: {reason}")
+        print(f"{len(verdict.rows)} cases, {verdict.distinct} distinct")
+        if verdict.difference:
+            print(verdict.difference)
+    return 0 if verdict.distinct == 1 else 1
+
+
+def accuracy(args: argparse.Namespace) -> int:
+    """Perplexity of fp32 and of each number format on a text, and the error of each layer."""
+    from openlpu.checkpoint.folder import load
+    from openlpu.graph import build
+    from openlpu.numerics import report
+    from openlpu.target.base import Chunk
+    from openlpu.target.cpu.run import load as load_native
+    from openlpu.target.ref.run import trace
+
+    def native(graph: Graph) -> Callable[[Sequence[int]], F32]:
+        executable = load_native(graph)
+        return lambda ids: executable.run([Chunk(0, 0, tuple(ids), every=True)])[0]
+
+    try:
+        documents = [part.strip("\n") for part in args.text.read_text("utf-8").split(DOCUMENT_END)]
+    except UnicodeDecodeError as error:
+        raise BadRequest(f"not UTF-8: {error.reason} at byte {error.start}", where=str(args.text)) from error
+    with _bars() as progress:
+        checkpoint = load(args.model)
+        ids = [checkpoint.tokenizer.encode(document, special=False) for document in documents if document]
+        size = min(WINDOW, checkpoint.config.context)
+        windows = report.windows(ids, checkpoint.config.bos, size)[: args.windows]
+        found = report.measure(build(checkpoint), windows, trace, progress=progress, run=native)
+    if args.json:
+        print(json.dumps({
+            "model": args.model, "text": str(args.text), "windows": len(windows), "tokens": found.tokens,
+            "fp32": found.perplexity,
+            "formats": [
+                {"format": str(f.scheme), "perplexity": f.perplexity, "excess": f.excess} for f in found.formats
+            ],
+            "layers": [{"layer": layer.where, "error": layer.error} for layer in found.layers],
+        }))
+        return 0
+    print(f"{found.tokens} tokens in {len(windows)} windows of at most {size}\n")
+    print(f"{'perplexity':>10}  {'over fp32':>9}  format\n{found.perplexity:10.4f}  {'':9}  fp32")
+    for f in found.formats:
+        print(f"{f.perplexity:10.4f}  {f.excess:+9.3%}  {f.scheme}")
+    print(f"\n{'error':>10}  after, as a share of its length ({found.formats[0].scheme})")
+    for layer in found.layers:
+        print(f"{layer.error:10.4f}  {layer.where}")
+    return 0
+
+
+def bench(args: argparse.Namespace) -> int:
+    """Speeds of the native target on a model, or on random codes of a known shape."""
+    from openlpu import compile as pipeline
+    from openlpu.graph import shapes
+    from openlpu.tokens.bench import bench as measure
+
+    with _bars() as progress:
+        if args.shape:
+            graph = shapes.draw(shapes.shape(args.shape))
+        else:
+            graph = pipeline.compile(args.model, progress=progress).graph
+        speeds = measure(graph, threads=args.threads, progress=progress)
+    result = {"model": args.shape or args.model} | speeds.to_json()
+    if args.json:
+        print(json.dumps(result))
+        return 0
+    print(f"{result['model']} on {speeds.threads} threads, vector path {speeds.path}")
+    print(f"decode    {speeds.decode_tokens_per_s:.4g} tokens/s, per token {units.wall(result['token_p50_s'])} median, "
+          f"{units.wall(result['token_p99_s'])} p99")
+    print(f"prefill   {result['prefill_tokens_per_s']:.4g} tokens/s over {speeds.prefill_tokens} tokens")
+    cached = " (the weights stay in cache)" if speeds.share > 1 else ""
+    print(f"memory    {units.size(speeds.weight_bytes)} of weights a token, {speeds.share:.0%} of the "
+          f"{units.size(speeds.read_bytes_per_s)}/s that a plain loop reads{cached}")
+    return 0
+
+
+def conformance(args: argparse.Namespace) -> int:
+    """Write the vectors that define the arithmetic for anybody's implementation."""
+    from openlpu.arch.truepoint.conformance import export
+
+    hashes = export(args.folder)
+    if args.json:
+        print(json.dumps({"folder": str(args.folder), "files": hashes}))
+        return 0
+    for name, digest in hashes.items():
+        print(f"{digest[:16]}  {name}")
+    return 0
+
+
+def _say(args: argparse.Namespace, model: Model, prompt: Prompt) -> Generation:
+    """Run the answer to its end, piece by piece on standard output unless that is for JSON."""
+    with _bars() as progress:
+        answer = _answer(args, model, prompt, args.max_tokens, progress)
+        pieces = iter(answer)
+        first = next(pieces, "")
+        for _ in pieces if args.json else ():
+            progress("generate", len(answer.token_ids), args.max_tokens)
+    if not args.json:
+        print(end=first if args.chat else args.prompt + first, flush=True)
+        for piece in pieces:
+            print(end=piece, flush=True)
+    return answer
+
+
+def _answer(
+    args: argparse.Namespace, model: Model, prompt: Prompt, max_tokens: int, progress: Progress
+) -> Generation:
+    options = {name: getattr(args, name) for name in CHOICES}
+    return model.generate(prompt, max_tokens=max_tokens, progress=progress, **options)
+
+
+def _result(args: argparse.Namespace, model: Model, answer: Generation) -> dict[str, Any]:
+    """What ``run --json`` prints; every time sits beside the name of its clock."""
+    return {
+        "model": model.name,
+        "target": args.target,
+        "prompt_ids": list(answer.request.prompt),
+        "text": answer.text,
+        "token_ids": answer.token_ids,
+        "finish_reason": answer.finish_reason,
+        "logits_sha256": answer.logits_sha256,
+        "fingerprint": model.fingerprint if args.json else "",
+        "measured": answer.measured(),
+        "cycles": _cycles(answer),
+    }
+
+
+def _cycles(answer: Generation) -> dict[str, Any] | None:
+    counted = answer.cycles
+    if not counted:
+        return None
+    return {"clock": "cycles", "per_token": counted, "p50": units.percentile(counted, 50), "max": max(counted)}
+
+
+def _replay(args: argparse.Namespace, compiled: Compiled, model: Model, prompt: Prompt) -> dict[str, Any]:
+    """The first tokens again on the chip model: its cycles, and whether ids and logits are the same."""
+    from openlpu import compile as pipeline
+
+    count = min(REPLAY, args.max_tokens)
+    with _bars() as progress:
+        native = _answer(args, model, prompt, count, progress).finish()
+        progress("compile for the chip", 0, 1)
+        with pipeline.start(compiled, "chip") as chip:
+            replay = _answer(args, chip, prompt, count, progress)
+            for _ in replay:
+                progress("replay on the chip model", len(replay.token_ids), count)
+    same = (replay.token_ids, replay.logits_sha256) == (native.token_ids, native.logits_sha256)
+    return {"replayed": len(replay.token_ids), "same": same, "cycles": _cycles(replay)}
+
+
+def _summary(result: dict[str, Any]) -> Iterator[str]:
+    m, c = result["measured"], result["cycles"]
+    yield f"{m['tokens']} tokens on {result['target']}, ended by {result['finish_reason']}"
+    yield f"first token  {units.wall(m['first_token_s'])} for a prompt of {m['prompt_tokens']}"
+    if m["tokens"] > 1:
+        yield f"per token    {units.wall(m['token_p50_s'])} median, {units.wall(m['token_p99_s'])} p99"
+    if c:
+        yield f"on the chip  {units.cycles(c['p50'])} per token"
+    if "same" in result:
+        verdict = "the same tokens and logits, bit for bit" if result["same"] else "DIFFERENT tokens or logits"
+        yield f"replayed     {result['replayed']} tokens on the chip model: {verdict}"
+
+
+@contextmanager
+def _bars() -> Iterator[Progress]:
+    """A progress bar on standard error while work reports to it; nothing where that is not a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda what, done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress as Bars
+
+    with Bars(console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task("")
+        yield lambda what, done, total: bars.update(task, description=what, completed=done, total=total)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="openlpu", description="A language model in, tokens out: the same bits "
+                                     "on a processor and on a cycle-exact model of an LPU.")
+    parser.add_argument("--version", action="version", version=f"openlpu {__version__}")
+    commands = parser.add_subparsers(title="commands", dest="name", required=True, metavar="COMMAND")
+    _run_arguments(commands.add_parser("run", help="answer a prompt"))
+    cli_program.add_commands(commands, _bars, MODEL)
+    one = commands.add_parser("check", help="run one workload every way there is and compare the bits")
+    one.set_defaults(command=check)
+    _model_argument(one)
+    one.add_argument("--json", action="store_true", help=JSON)
+    one = commands.add_parser("accuracy", help="perplexity of fp32 and of each number format")
+    one.set_defaults(command=accuracy)
+    one.add_argument("model", metavar="MODEL", help=MODEL)
+    one.add_argument("text", metavar="TEXT", type=Path, help=f"a text file; {DOCUMENT_END} separates documents")
+    one.add_argument("--windows", type=_positive, default=1000, metavar="N", help=f"most windows of {WINDOW} tokens "
+                     "to score (default 1000): a document's first, or consecutive ones of a single document")
+    one.add_argument("--json", action="store_true", help=JSON)
+    one = commands.add_parser("bench", help="measure the native target's speed")
+    one.set_defaults(command=bench)
+    either = one.add_mutually_exclusive_group()
+    _model_argument(either)
+    either.add_argument("--shape", metavar="NAME", help="random codes in the shape of a known model: smollm2-135m, "
+                        "qwen2.5-0.5b, llama-3.2-1b")
+    one.add_argument("--threads", type=int, default=0, metavar="N", help="threads (default: all cores)")
+    one.add_argument("--json", action="store_true", help=JSON)
+    one = commands.add_parser("conformance", help="test vectors of the arithmetic")
+    one.set_defaults(command=conformance)
+    one.add_argument("action", choices=("export",), help="write them as safetensors files")
+    one.add_argument("folder", metavar="DIR", type=Path, help="where to")
+    one.add_argument("--json", action="store_true", help=JSON)
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+    return int(text)
+
+
+def _model_argument(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument("model", metavar="MODEL", nargs="?", default="demo",
+                        help=f"{MODEL} (default)")
+
+
+def _run_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    parser.set_defaults(command=run)
+    add("model", metavar="MODEL", nargs="?", help=f"{MODEL}; left out, "
+        f"demo answers and {REPLAY} of its tokens are replayed on the chip model")
+    add("prompt", metavar="PROMPT", nargs="?", default=PROMPT, help=f"text to continue (default: {PROMPT!r})")
+    add("--max-tokens", type=int, default=64, metavar="N", help="most tokens to generate (default 64)")
+    add("--temperature", type=float, metavar="T", help="0 is greedy (default: the model's own, else 0)")
+    add("--top-k", type=int, metavar="K", help="keep the K best tokens")
+    add("--top-p", type=float, metavar="P", help="keep the best tokens that reach this probability")
+    add("--min-p", type=float, metavar="P", help="keep tokens of at least this share of the best one's probability")
+    add("--repetition-penalty", type=float, metavar="R", help="above 1: tokens seen before become less likely")
+    add("--seed", type=int, metavar="S", help="selects the random numbers (default 0)")
+    add("--stop", action="append", default=[], metavar="TEXT", help="end before this text; may be repeated")
+    add("--target", choices=tuple(TARGETS), default="cpu", help="what runs it (default cpu)")
+    add("--threads", type=int, default=0, metavar="N", help="of the cpu target (default: all cores)")
+    add("--context", type=int, metavar="N", help="positions of KV cache (default: the model's own)")
+    add("--chat", action="store_true", help="the prompt is a user's message; use the model's chat template")
+    add("--dump", type=Path, metavar="DIR", help="write what each pass of the pipeline returned as text")
+    add("--json", action="store_true", help=JSON)

@@ -1,0 +1,98 @@
+"""Float graph in, the same function out, with the channels that need two planes moved to the front.
+
+A site's first channels carry a second plane (``Scheme.outlier_share``), so the channels that dominate their
+neighbours should stand there.  Which ones do is seen by running the *integer* model, whose codes are the same on
+every processor, on tokens drawn by an integer hash; no text or tokenizer is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openlpu.arch import truepoint as tp
+from openlpu.arch.truepoint import draw
+from openlpu.graph.ir import Graph, Node
+from openlpu.numerics.equalize import equalize
+from openlpu.numerics.lower import lower
+from openlpu.numerics.rewrite import Rule, rewritten, take
+from openlpu.numerics.scheme import Scheme
+
+TOKENS = 48  # enough to see every channel that dominates; calibration costs one chunk of this length
+Order = NDArray[np.intp]
+Trace = Callable[[Graph, Sequence[int], Callable[[Node, Any], None]], object]
+"""Runs an integer graph on tokens from position 0 and shows every operator's output, exact to the bit."""
+
+
+def prepare(graph: Graph, scheme: Scheme, trace: Trace) -> Graph:
+    """What comes before :func:`~openlpu.numerics.lower.lower`: equalized, and with outlier channels in front."""
+    graph = equalize(graph)
+    if not scheme.outlier_share:
+        return graph
+    dominance = observe(graph, scheme, trace, tokens(graph))
+    residual = np.zeros(graph.config.hidden, np.int64)
+    for node in graph.nodes:
+        if node.op == "rmsnorm" and node.inputs[0] in dominance:
+            residual += dominance[node.inputs[0]]
+    graph = _reorder_residual(graph, front(residual))
+    return _reorder_intermediate(graph, dominance)
+
+
+def tokens(graph: Graph) -> list[int]:
+    """The calibration tokens: the beginning-of-text token where there is one, then hashed ids."""
+    c = graph.config
+    ids = draw.integers("calibration", min(TOKENS, c.context), 0, c.vocab - 1).tolist()
+    return ids if c.bos is None else [c.bos, *ids[1:]]
+
+
+def observe(graph: Graph, scheme: Scheme, trace: Trace, ids: Sequence[int]) -> Mapping[str, NDArray[np.int64]]:
+    """Per value that a norm or a ``down`` reads: each channel's Σ code⁴ over the tokens, an exact integer.
+
+    The codes are one-plane codes, so a channel counts as far as it sets the scale of the others.
+    """
+    wanted = {n.inputs[0] for n in graph.nodes if n.op == "rmsnorm"}
+    wanted |= {n.output for n in graph.nodes if n.op == "silu_mul"}
+    seen: dict[str, NDArray[np.int64]] = {}
+
+    def look(node: Node, value: object) -> None:
+        if node.output in wanted and isinstance(value, np.ndarray):
+            seen[node.output] = (tp.quantize(value, 0).codes.astype(np.int64) ** 4).sum(axis=0)
+
+    trace(lower(graph, scheme), ids, look)
+    return seen
+
+
+def front(dominance: NDArray[np.int64]) -> Order:
+    """Channels in descending dominance; equals keep their order."""
+    return np.argsort(-dominance, kind="stable")
+
+
+def _reorder_residual(graph: Graph, order: Order) -> Graph:
+    """One order for the residual: the table's columns, every norm's gain, what reads a norm, what is added."""
+    makers, rules = graph.producers(), dict[str, Rule]()
+    for node in graph.nodes:
+        if node.op == "embed":
+            rules[node.params["weight"]] = take(order, 1)
+        elif node.op == "rmsnorm":
+            rules[node.params["gain"]] = take(order, 0)
+        elif node.op == "linear" and makers[node.inputs[0]].op == "rmsnorm":
+            rules[node.params["weight"]] = take(order, 1)
+        elif node.op == "add":
+            rules |= {key: take(order, 0) for key in makers[node.inputs[1]].params.values()}
+    return rewritten(graph, rules)
+
+
+def _reorder_intermediate(graph: Graph, dominance: Mapping[str, NDArray[np.int64]]) -> Graph:
+    """An order per layer for the channels between gate, up and down."""
+    makers, rules = graph.producers(), dict[str, Rule]()
+    for node in graph.nodes:
+        if node.op == "silu_mul":
+            order = front(dominance[node.output])
+            for name in node.inputs:
+                rules |= {key: take(order, 0) for key in makers[name].params.values()}
+            (down,) = graph.consumers()[node.output]
+            rules[down.params["weight"]] = take(order, 1)
+    return rewritten(graph, rules)

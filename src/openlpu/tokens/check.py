@@ -1,0 +1,217 @@
+"""A loaded integer graph in, one hash per way of running it out; there must be one distinct hash.
+
+Every case runs the same requests, greedy and sampled, and hashes all their logits and tokens in order.  What
+differs between cases is what promise 1 says cannot matter: target, threads, prefill chunk, batch, neighbours
+and vector path.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from time import perf_counter
+from typing import Any
+
+from openlpu._base.errors import DoesNotFit
+from openlpu._base.progress import Progress, silent
+from openlpu.graph.ir import Graph
+from openlpu.target.base import Executable
+from openlpu.tokens.engine import Engine, Running
+from openlpu.tokens.request import Request, Sampling
+from openlpu.tokens.sample import draw
+
+Loader = Callable[..., Executable]
+
+PROMPTS = (9, 1, 66, 4, 12, 2, 7, 17)  # tokens of each prompt: a batch stands at eight positions
+SAMPLINGS = (
+    Sampling(),
+    Sampling(temperature=1.0, seed=1),
+    Sampling(),
+    Sampling(temperature=0.8, top_k=20, seed=2),
+    Sampling(repetition_penalty=1.3),
+    Sampling(temperature=1.2, top_p=0.9, seed=3),
+    Sampling(),
+    Sampling(temperature=0.7, top_k=50, top_p=0.95, min_p=0.02, repetition_penalty=1.1, seed=2**63),
+)
+TOKENS = 8  # generated for each request
+MIXED, APART = "greedy+sampled", "greedy first"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way to run the requests.  ``chunk`` 0 is a whole prompt; ``order`` says who shares a step.
+
+    ``greedy+sampled`` takes both kinds in turns, ``greedy first`` all greedy requests before the sampled ones.
+    ``threads`` and ``path`` (the vector path) are for native targets; 0 and empty: the target has no such choice.
+    """
+
+    target: str
+    batch: int = 1
+    chunk: int = 0
+    order: str = MIXED
+    threads: int = 0
+    path: str = ""
+
+    def __str__(self) -> str:
+        native = f" threads={self.threads} path={self.path}" if self.threads else ""
+        return f"{self.target}{native} batch={self.batch} chunk={self.chunk or 'whole'} {self.order}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A case, the hash of its logits and tokens, and the seconds it took on this machine's clock."""
+
+    case: Case
+    digest: str
+    wall_s: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """All rows; ``difference`` names the first case, and the first layer, that is not like the first row.
+
+    ``skipped`` maps a case that has no room on its target to the reason: it has no bits to compare.
+    """
+
+    rows: tuple[Row, ...]
+    skipped: Mapping[str, str]
+    difference: str = ""
+
+    @property
+    def distinct(self) -> int:
+        """How many different hashes: 1 when the promise holds."""
+        return len({row.digest for row in self.rows})
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for ``--json``; times are seconds of the wall clock."""
+        cases = [
+            {"case": str(r.case), **vars(r.case), "sha256": r.digest, "wall_s": r.wall_s} for r in self.rows
+        ]
+        return {
+            "distinct": self.distinct, "cases": cases, "skipped": dict(self.skipped),
+            "difference": self.difference or None,
+        }
+
+
+def cases(paths: Sequence[str], chip: bool) -> list[Case]:
+    """Each factor alone from one base, then cases until every pair of native values has met.
+
+    ``paths`` are the native target's vector paths, best first; ``chip`` adds the chip model at batch 1.
+    """
+    ref = Case("ref")
+    listed = [ref, replace(ref, chunk=7), replace(ref, batch=8, order=APART)]
+    if paths:
+        factors = {
+            "threads": (1, 2), "chunk": (0, 1, 7, 64), "batch": (1, 3, 8), "order": (MIXED, APART),
+            "path": tuple(paths),
+        }
+        base = {name: values[0] for name, values in factors.items()}
+        rows = [base]
+        rows += [base | {name: value} for name, values in factors.items() for value in values[1:]]
+        listed += [Case("cpu", **row) for row in _cover_pairs(factors, rows)]
+    return listed + [Case("chip")] if chip else listed
+
+
+def requests(graph: Graph) -> list[Request]:
+    """The eight requests of every case: prompts drawn from the vocabulary, half of them greedy."""
+    vocab, room = graph.config.vocab, graph.config.context - TOKENS
+    built = []
+    for i, (length, sampling) in enumerate(zip(PROMPTS, SAMPLINGS, strict=True)):
+        prompt = tuple(draw(2026, i, at) % vocab for at in range(min(length, room)))
+        built.append(Request(prompt, sampling, max_tokens=TOKENS))
+    return built
+
+
+def run_case(case: Case, graph: Graph, load: Loader) -> str:
+    """The hash of all logits and tokens of one case on an integer graph."""
+    asked = requests(graph)
+    longest = max(len(r.prompt) for r in asked) + TOKENS
+    options = {"threads": case.threads, "path": case.path} if case.threads else {}
+    executable = load(graph, slots=case.batch, context=longest, **options)
+    try:
+        engine = Engine(executable, vocab=graph.config.vocab, chunk=case.chunk)
+        order = range(len(asked))
+        if case.order == APART:
+            order = sorted(order, key=lambda i: asked[i].sampling.temperature > 0)
+        running = {i: engine.add(asked[i]) for i in order}
+        while not engine.idle:
+            engine.step()
+    finally:
+        executable.close()
+    return _digest([running[i] for i in range(len(asked))])
+
+
+def check(graph: Graph, cases: Sequence[Case], loaders: Mapping[str, Loader], progress: Progress = silent) -> Verdict:
+    """Run every case; when hashes differ, bisect the layers of the first case that disagrees with row one."""
+    rows: list[Row] = []
+    skipped: dict[str, str] = {}
+    for done, case in enumerate(cases):
+        progress(f"check: {case}", done, len(cases))
+        start = perf_counter()
+        try:
+            digest = run_case(case, graph, loaders[case.target])
+        except DoesNotFit as report:
+            skipped[str(case)] = str(report)
+            continue
+        rows.append(Row(case, digest, perf_counter() - start))
+    progress("check", len(cases), len(cases))
+    odd = next((row.case for row in rows if row.digest != rows[0].digest), None)
+    if odd is None:
+        return Verdict(tuple(rows), skipped)
+    where = first_difference(graph, rows[0].case, odd, loaders, progress)
+    return Verdict(tuple(rows), skipped, f"{odd} differs from {rows[0].case}: {where}")
+
+
+def first_difference(
+    graph: Graph, a: Case, b: Case, loaders: Mapping[str, Loader], progress: Progress = silent
+) -> str:
+    """The first layer at which two cases part, found by running both on models cut after n layers."""
+    layers = graph.config.layers
+
+    def differ(n: int) -> bool:
+        progress(f"bisect: {n} of {layers} layers", n, layers)
+        cut = graph.truncate(n) if n < layers else graph
+        return run_case(a, cut, loaders[a.target]) != run_case(b, cut, loaders[b.target])
+
+    if not differ(layers):
+        return "not reproducible: a second run of both agreed"
+    if differ(0):
+        return "outside the layers (embed, norm or head)"
+    same, parted = 0, layers
+    while parted - same > 1:
+        middle = (same + parted) // 2
+        if differ(middle):
+            parted = middle
+        else:
+            same = middle
+    return f"first in layers.{parted - 1}"
+
+
+def _digest(finished: Sequence[Running]) -> str:
+    total = hashlib.sha256()
+    for running in finished:
+        total.update(running.rows.digest())
+        total.update(b"".join(token.to_bytes(4, "little") for token in running.generated))
+    return total.hexdigest()
+
+
+def _cover_pairs(factors: Mapping[str, Sequence[Any]], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """``rows`` and as many more as it takes, greedily, until every two values of two factors share a row."""
+    pairs = {
+        ((x, u), (y, v))
+        for x, y in combinations(factors, 2) for u in factors[x] for v in factors[y]
+    }
+    rows = list(rows)
+    for row in rows:
+        pairs -= set(combinations(row.items(), 2))
+    while pairs:
+        row: dict[str, Any] = {}
+        for pair in sorted(pairs, key=repr):  # fill the row with pairs it can still hold
+            if all(row.get(name, value) == value for name, value in pair):
+                row |= dict(pair)
+        row = {name: row.get(name, values[0]) for name, values in factors.items()}
+        rows.append(row)
+        pairs -= set(combinations(row.items(), 2))
+    return rows
