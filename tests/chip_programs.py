@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from openlpu.arch.chip import Chip, load_chip
 from openlpu.arch.isa import ALU, BY_NAME, BYTE, IMM, QUAD
 from openlpu.schedule.program import CLAIM_OUTPUT, CLAIM_READ, RESIDENT, Claims, queue_dtype
-from openlpu.target.chip.code import position
 from openlpu.target.chip.machine import Machine, Trace
 
 Line = tuple[int, str, Mapping[str, int]]
@@ -63,14 +62,14 @@ class Board:
         slice_, address = self.fed % 20, self.fed // 20
         self.fed += 1
         self.store(slice_, address, vector)
-        hops = position(self.chip, queue) - self.chip.slice_position(slice_)
+        hops = self.chip.queue_position(queue) - self.chip.slice_position(slice_)
         self.put(f"mem{slice_}", cycle - hops - self.chip.latency["read"], "read", address=address, stream=stream)
 
     def catch(self, queue: str, cycle: int, stream: int) -> tuple[int, int]:
         """Write what the unit of ``queue`` posts on ``stream`` in ``cycle``; returns the word."""
         slice_, address = 20 + self.caught % 20, 3000 + self.caught // 20
         self.caught += 1
-        hops = abs(self.chip.slice_position(slice_) - position(self.chip, queue))
+        hops = abs(self.chip.slice_position(slice_) - self.chip.queue_position(queue))
         self.put(f"mem{slice_}", cycle + hops, "write", address=address, stream=stream)
         return slice_, address
 

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from openlpu.arch.chip import Chip
 from openlpu.arch.isa import ALU, BY_NAME, BYTE, IMM, QUAD
-from openlpu.target.chip.code import position
 
 U8 = NDArray[np.uint8]
 I32 = NDArray[np.int32]
@@ -202,7 +201,7 @@ class Generator:
 
     def _mxm(self, new: bool) -> None:
         sim, chip = self.sim, self.chip
-        x, queue = position(chip, "mxme0.weights"), "mxme0"
+        x, queue = chip.queue_position("mxme0.weights"), "mxme0"
         if sim.now in sim.sums:
             self._accumulate(x)
         source = self._stream(x)

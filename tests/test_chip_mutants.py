@@ -7,10 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from chip_programs import TINY, claims_of, everything
+from random_models import same
 
 from openlpu._base.errors import ProgramError
+from openlpu.checkpoint.folder import load
+from openlpu.graph import build
+from openlpu.numerics.lower import lower
+from openlpu.numerics.scheme import Scheme
+from openlpu.target.base import Chunk
+from openlpu.target.chip import run
 from openlpu.target.chip.machine import resolve
-from openlpu.target.chip.mutants import KINDS, OUTCOMES, mutants, run_mutants
+from openlpu.target.chip.mutants import KINDS, OUTCOMES, mutants, run_mutants, token_mutants
 
 COUNT = 1000
 
@@ -34,6 +41,17 @@ def test_no_mutant_ends_with_other_bits() -> None:
     assert sum(map(int, table[-2].split()[1:])) == COUNT
     page = Path(__file__).resolve().parents[1] / "docs" / "09-target-chip.md"
     assert str(report) in page.read_text("utf-8"), f"put into the page:\n{report}"
+
+
+def test_no_mutant_of_a_compiled_layer_ends_with_other_bits(models: Path) -> None:
+    """A sample of what ``bench/mutants.py`` counts."""
+    graph = lower(build(load(models / "smollm")).truncate(1), Scheme())
+    executable = run.load(graph, chip="tiny")
+    before = executable.run([Chunk(0, 0, (1, 2, 3, 4))])
+    report = token_mutants(executable, 4, 3, 100)
+    assert sum(report.counts.values()) == 100
+    assert report.escaped == [] and report.silent > 0
+    assert same(executable.run([Chunk(0, 3, (4,))]), before), "SRAM is as before"
 
 
 def test_without_claims_some_would(monkeypatch: pytest.MonkeyPatch) -> None:

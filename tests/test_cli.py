@@ -52,6 +52,8 @@ def test_sampling_options_reach_the_sampler(capsys):
 
 @pytest.mark.parametrize(("argv", "words"), [
     (["run", "no/such/folder"], "no such folder"),
+    (["run", ""], "the file is missing"),
+    (["run", "demo", "x", "--threads", "-1"], "threads"),
     (["run", "demo", "", "--target", "ref"], "prompt is empty"),
     (["run", "demo", "x", "--target", "ref", "--top-p", "2"], "top_p"),
     (["run", "demo", "x", "--target", "ref", "--threads", "2"], "cannot run on 2 threads"),

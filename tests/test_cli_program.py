@@ -73,6 +73,8 @@ def test_show_prints_placement_use_and_path(made: Path, capsys) -> None:
 def test_verify_accepts_what_was_compiled(made: Path, capsys) -> None:
     assert main(["verify", str(made), "--tokens", "2"]) == 0
     assert "the reference's bits" in capsys.readouterr().out
+    assert [main(["verify", str(made), "--tokens", count]) for count in ("0", "1000000")] == [2, 2]
+    assert capsys.readouterr().err.count("out of range") == 2
 
 
 @pytest.mark.parametrize("before, after", [("add", "sub"), ("rsqrt", "tanh")])
@@ -93,9 +95,10 @@ def test_verify_names_the_first_tensor_of_a_changed_opcode(made: Path, before: s
 
 def test_verify_names_a_changed_constant(made: Path) -> None:
     loaded = bundle.load(made)
-    queue = loaded.program.segments[0].queues["vxm0"]
-    row = int(np.flatnonzero((queue["op"] == BY_NAME["mul"].opcode) & (queue["imm"] != 0))[0])
-    queue["imm"][row] += 1 << 20
+    changed = int(np.float32(1 / 127).view(np.int32))  # the scale of every one-plane code
+    for queue in loaded.program.segments[0].queues.values():
+        if "imm" in (queue.dtype.names or ()):
+            queue["imm"][queue["imm"] == changed] += 1 << 20
     assert verify(loaded.graph, loaded.program, tokens=1).difference
 
 

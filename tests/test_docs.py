@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import doctest
+import re
 from pathlib import Path
 
 import pytest
+
+from openlpu.cli import main
 
 PAGES = sorted((Path(__file__).resolve().parents[1] / "docs").rglob("*.md"))
 
@@ -14,3 +17,17 @@ PAGES = sorted((Path(__file__).resolve().parents[1] / "docs").rglob("*.md"))
 def test_examples_print_what_the_page_says(page: Path) -> None:
     failed, tried = doctest.testfile(str(page), module_relative=False, encoding="utf-8")
     assert tried and not failed
+
+
+def test_the_worked_example_is_what_the_tool_prints(tmp_path: Path, capsys, request: pytest.FixtureRequest) -> None:
+    """The demo's first bucket on the page about scheduling; ``--update-golden`` writes it."""
+    assert main(["compile", "demo", "-o", str(tmp_path / "demo")]) == 0
+    capsys.readouterr()
+    assert main(["show", str(tmp_path / "demo")]) == 0
+    first = capsys.readouterr().out.partition("\n\ncontext 512")[0] + "\n"
+    page = next(p for p in PAGES if p.stem == "08-schedule")
+    text = page.read_text("utf-8")
+    if request.config.getoption("--update-golden"):
+        text = re.sub(r"```text\n.*?```", lambda _: f"```text\n{first}```", text, count=1, flags=re.S)
+        page.write_text(text, "utf-8")
+    assert f"```text\n{first}```" in text, "if the change is meant: pytest --update-golden"

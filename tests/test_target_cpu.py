@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import ctypes
-import json
+import threading
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from random_models import CASES, random_graph, same, tokens
 
-from openlpu._base.errors import NumericsError, Unsupported
-from openlpu.checkpoint.config import ModelConfig, Rope
-from openlpu.graph import decoder, shapes
+from openlpu._base.errors import BadRequest, DoesNotFit, NumericsError, Unsupported
+from openlpu.checkpoint import folder
+from openlpu.graph import build, shapes
 from openlpu.numerics.lower import lower
 from openlpu.numerics.scheme import Scheme
 from openlpu.target.base import Chunk
@@ -24,47 +24,6 @@ from openlpu.target.cpu.plan import Planner
 from openlpu.target.ref import run as ref
 
 PATHS = tuple(paths.available())
-LLAMA = decoder.Variant()
-QWEN2 = decoder.Variant(qkv_bias=True)
-QWEN3 = decoder.Variant(qk_norm=True)
-EVERY_BIAS = decoder.Variant(qkv_bias=True, o_bias=True, mlp_bias=True)
-
-BASE = ModelConfig("llama", 64, 2, 4, 2, 16, 96, 50, 64, 1e-5, Rope(10000.0), tied=True)
-CASES = {
-    "tied": (BASE, LLAMA, Scheme()),
-    "untied": (replace(BASE, tied=False, layers=3), LLAMA, Scheme(wide_head=False)),
-    "odd sizes": (
-        replace(BASE, hidden=50, heads=3, kv_heads=3, head_dim=10, intermediate=77, vocab=131), LLAMA, Scheme(),
-    ),
-    "head_dim 6": (replace(BASE, hidden=18, heads=3, kv_heads=1, head_dim=6, intermediate=7), LLAMA, Scheme()),
-    "wide cache": (replace(BASE, heads=5, kv_heads=1, head_dim=8), LLAMA, Scheme(kv_bits=16)),
-    "wide odd cache": (replace(BASE, heads=6, kv_heads=2, head_dim=10), LLAMA, Scheme(kv_bits=16)),
-    "outliers": (replace(BASE, hidden=72, intermediate=200), LLAMA, Scheme(outlier_share=0.07)),
-    "biases": (replace(BASE, tied=False), QWEN2, Scheme(outlier_share=0.5)),
-    "every bias": (replace(BASE, tied=False), EVERY_BIAS, Scheme()),
-    "head norms": (replace(BASE, heads=4, head_dim=64, kv_heads=2), QWEN3, Scheme()),
-    "large heads": (replace(BASE, hidden=128, heads=9, kv_heads=1, head_dim=128), QWEN3, Scheme()),
-}
-
-
-def random_graph(config, variant, scheme, seed=0):
-    """A random model whose activations have outliers, lowered."""
-    rng = np.random.default_rng(seed)
-    tensors = {}
-    for name, shape in decoder.shapes(config, variant).items():
-        scale = 0.3 if name.endswith("bias") else shape[-1] ** -0.5
-        tensors[name] = (rng.standard_normal(shape) * scale + ("norm" in name)).astype(np.float32)
-    tensors["model.embed_tokens.weight"][:, 3] *= 20
-    return lower(decoder.build(config, tensors, variant), scheme)
-
-
-def tokens(count, config, seed=1):
-    return tuple(int(t) for t in np.random.default_rng(seed).integers(0, config.vocab, count))
-
-
-def same(got, want):
-    """Equal as bits: -0 is not 0."""
-    return all(np.array_equal(g.view(np.int32), w.view(np.int32)) for g, w in zip(got, want, strict=True))
 
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda name: name.replace(" ", "-"))
@@ -87,15 +46,8 @@ def test_random_graphs(case, path):
 @pytest.fixture(scope="module")
 def stories(shared):
     """stories260K: a real trained model, with reference logits of 300 positions (two attention blocks)."""
-    folder = shared / "models" / "stories260K"
-    c = json.loads((folder / "config.json").read_text())
-    config = ModelConfig(
-        "llama", c["hidden_size"], c["num_hidden_layers"], c["num_attention_heads"], c["num_key_value_heads"],
-        c["head_dim"], c["intermediate_size"], c["vocab_size"], c["max_position_embeddings"], c["rms_norm_eps"],
-        Rope(c["rope_theta"]), tied=True,
-    )
-    graph = lower(decoder.build(config, load_file(folder / "model.safetensors"), LLAMA), Scheme())
-    ids = tokens(300, config)
+    graph = lower(build(folder.load(shared / "models" / "stories260K")), Scheme())
+    ids = tokens(300, graph.config)
     return graph, ids, ref.load(graph).run([Chunk(0, 0, ids, every=True)])[0]
 
 
@@ -233,6 +185,30 @@ def test_a_caller_that_flushes_subnormals():
 def test_unknown_path():
     with pytest.raises(Unsupported, match="avx1024"):
         cpu.load(random_graph(*CASES["tied"]), path="avx1024")
+
+
+@pytest.mark.parametrize("threads", [-1, 1_000_000])
+def test_impossible_numbers_of_threads(threads):
+    with pytest.raises(BadRequest, match="threads"):
+        cpu.load(random_graph(*CASES["tied"]), threads=threads)
+
+
+def test_a_system_that_starts_no_more_threads(monkeypatch):
+    """The threads that did start are sent home, and the next model loads."""
+    start, before = threading.Thread.start, threading.active_count()
+
+    def sparing(thread):
+        if threading.active_count() >= before + 2:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    graph = random_graph(*CASES["tied"])
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", sparing)
+        with pytest.raises(DoesNotFit, match="no more than 3 of 5 threads"):
+            cpu.load(graph, threads=5)
+    assert threading.active_count() == before
+    cpu.load(graph, threads=5).close()
 
 
 def test_bad_rows_never_reach_native_code():

@@ -63,6 +63,7 @@ def test_registry_imports_lazily_and_lists_what_it_knows():
 
 def test_every_number_says_its_unit():
     assert [units.wall(s) for s in (12.345, 0.00421, 0.000813)] == ["12.3 s wall", "4.21 ms wall", "813 µs wall"]
+    assert [units.wall(s) for s in (1234.5, 0.9996)] == ["1,234 s wall", "1,000 ms wall"]
     assert units.cycles(45120) == "45,120 cycles"
     assert [units.size(n) for n in (7, 1040, 6.8e6, 2.5e12)] == ["7 B", "1.04 kB", "6.8 MB", "2.5 TB"]
     values = [5, 1, 4, 2, 3]

@@ -33,12 +33,15 @@ WINDOW = 256  # tokens that `openlpu accuracy` scores together
 DOCUMENT_END = "<|endoftext|>"
 MODEL = "a Hugging Face folder, or demo, the embedded model"
 JSON = "print one JSON object"
+THREADS = "threads (default: all cores, or one for a small model)"
 CHOICES = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "stop")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     args = _parser().parse_args(argv)
+    if _computes_in_numpy(args):  # a token at a time: threads of NumPy's own would mostly wait for each other
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:
         return args.command(args)
     except BrokenPipeError:  # whoever read our output went away; nothing can be flushed to it any more
@@ -47,12 +50,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OpenLpuError as error:
         print(f"openlpu {args.name}: {error}", file=sys.stderr)
         return 2
-    except OSError as error:  # a file that cannot be read or written; the text names it
-        print(f"openlpu {args.name}: {error}", file=sys.stderr)
+    except OSError as error:  # a file that cannot be read or written
+        text = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        print(f"openlpu {args.name}: {text}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nopenlpu: interrupted", file=sys.stderr)
         return 130
+
+
+def _computes_in_numpy(args: argparse.Namespace) -> bool:
+    """Whether the chip model or the reference does the work: check, verify, ``--target``, a bare ``run``."""
+    bare_run = args.name == "run" and args.model is None
+    return bare_run or args.name in ("check", "verify") or getattr(args, "target", "cpu") != "cpu"
 
 
 def run(args: argparse.Namespace) -> int:
@@ -61,7 +71,8 @@ def run(args: argparse.Namespace) -> int:
 
     prompt: Prompt = [{"role": "user", "content": args.prompt}] if args.chat else args.prompt
     with _bars() as progress:
-        compiled = pipeline.compile(args.model or "demo", context=args.context, dump=args.dump, progress=progress)
+        name = "demo" if args.model is None else args.model
+        compiled = pipeline.compile(name, context=args.context, dump=args.dump, progress=progress)
         model = pipeline.start(compiled, args.target, threads=args.threads)
     with model:
         answer = _say(args, model, prompt)
@@ -290,7 +301,7 @@ def _parser() -> argparse.ArgumentParser:
     _model_argument(either)
     either.add_argument("--shape", metavar="NAME", help="random codes in the shape of a known model: smollm2-135m, "
                         "qwen2.5-0.5b, llama-3.2-1b")
-    one.add_argument("--threads", type=int, default=0, metavar="N", help="threads (default: all cores)")
+    one.add_argument("--threads", type=int, default=0, metavar="N", help=THREADS)
     one.add_argument("--json", action="store_true", help=JSON)
     one = commands.add_parser("conformance", help="test vectors of the arithmetic")
     one.set_defaults(command=conformance)
@@ -323,10 +334,10 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
     add("--top-p", type=float, metavar="P", help="keep the best tokens that reach this probability")
     add("--min-p", type=float, metavar="P", help="keep tokens of at least this share of the best one's probability")
     add("--repetition-penalty", type=float, metavar="R", help="above 1: tokens seen before become less likely")
-    add("--seed", type=int, metavar="S", help="selects the random numbers (default 0)")
+    add("--seed", type=int, metavar="S", help="selects the random numbers (default 0); no effect on greedy choice")
     add("--stop", action="append", default=[], metavar="TEXT", help="end before this text; may be repeated")
     add("--target", choices=tuple(TARGETS), default="cpu", help="what runs it (default cpu)")
-    add("--threads", type=int, default=0, metavar="N", help="of the cpu target (default: all cores)")
+    add("--threads", type=int, default=0, metavar="N", help=f"of the cpu target: {THREADS}")
     add("--context", type=int, metavar="N", help="positions of KV cache (default: the model's own)")
     add("--chat", action="store_true", help="the prompt is a user's message; use the model's chat template")
     add("--dump", type=Path, metavar="DIR", help="write what each pass of the pipeline returned as text")

@@ -128,7 +128,7 @@ def program(
 
 def start(compiled: Compiled, target: str, *, slots: int = 1, threads: int = 0) -> Model:
     """Load a compiled model on a target with ``slots`` KV caches; ``threads`` (0: all cores) is the cpu's."""
-    if threads < 0 or (threads and target != "cpu"):
+    if threads and target != "cpu":
         raise BadRequest(f"target '{target}' cannot run on {threads} threads", where="threads", fix="leave it out")
     if slots < 1 or (slots > 1 and target == "chip"):
         raise BadRequest(f"target '{target}' cannot run {slots} requests at once", where="slots", fix="use 1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,13 +13,16 @@ from random_models import BASE, CASES, LLAMA, QWEN3, random_graph, same, tokens
 
 from openlpu._base.errors import DoesNotFit
 from openlpu.arch.chip import load_chip
+from openlpu.graph.shapes import SHAPES, draw
 from openlpu.numerics.scheme import Scheme
-from openlpu.place.bound import bound
+from openlpu.place.bound import Shortest, bound
 from openlpu.place.layout import place
 from openlpu.schedule.report import report
 from openlpu.schedule.step import buckets, schedule
 from openlpu.target.base import Chunk
 from openlpu.target.chip import run as chip
+from openlpu.target.chip.code import flatten
+from openlpu.target.chip.rules import partners
 from openlpu.target.ref import run as ref
 
 TINY = load_chip("tiny")
@@ -50,24 +54,27 @@ def test_the_real_geometry_gives_the_reference_bits():
     hidden=st.integers(4, 300), inner=st.integers(1, 300), kv_bits=st.sampled_from([8, 16]),
     share=st.sampled_from([0.0, 0.1]), seed=st.integers(0, 100),
 )
-def test_any_shape_gives_the_reference_bits(heads, dim, hidden, inner, kv_bits, share, seed):
+def test_any_shape_gives_the_reference_bits_above_the_bound(heads, dim, hidden, inner, kv_bits, share, seed):
     config = replace(BASE, layers=1, hidden=hidden, heads=heads[0], kv_heads=heads[1], head_dim=dim, intermediate=inner)
     graph = random_graph(config, LLAMA, Scheme(kv_bits=kv_bits, outlier_share=share), seed)
     ids = tokens(2, config, seed)
     want = ref.load(graph).run([Chunk(0, 0, ids, every=True)])
-    assert same(chip.load(graph, chip=TINY).run([Chunk(0, 0, ids, every=True)]), want)
+    machine = chip.load(graph, chip=TINY)
+    assert same(machine.run([Chunk(0, 0, ids, every=True)]), want)
+    assert bound(graph, TINY, config.context).cycles <= machine.cycles
 
 
 def test_a_longer_bucket_takes_over_with_the_same_cache():
-    """Positions 0-259: segment 256, then segment 300; both read what either wrote."""
+    """Positions 0-2 and 250-259: segment 256, then segment 300; both read what either wrote."""
     config = replace(BASE, layers=1, heads=2, kv_heads=1, head_dim=8, hidden=16, intermediate=16, context=300)
     graph = random_graph(config, LLAMA, Scheme())
-    ids = tokens(260, config)
+    ids = tokens(13, config)
+    chunks = [Chunk(0, 0, ids[:3], every=True), Chunk(0, 250, ids[3:], every=True)]
     machine = chip.load(graph, chip=TINY)
     assert [s.context for s in machine.program.segments] == [256, 300]
-    got = machine.run([Chunk(0, 0, ids, every=True)])
+    got = machine.run(chunks)
     assert machine.cycles == machine.program.segments[1].cycles
-    assert same(got, ref.load(graph).run([Chunk(0, 0, ids, every=True)]))
+    assert same(got, ref.load(graph).run(chunks))
 
 
 def test_overwriting_positions_forgets_what_was_there():
@@ -76,6 +83,13 @@ def test_overwriting_positions_forgets_what_was_there():
     machine, reference = chip.load(graph, chip=TINY), ref.load(graph)
     for ids in (first, second):
         assert same(machine.run([Chunk(0, 0, ids)]), reference.run([Chunk(0, 0, ids)]))
+
+
+def test_a_position_outside_the_context_is_named():
+    graph = random_graph(replace(BASE, layers=1, context=5), LLAMA, Scheme())
+    machine = chip.load(graph, chip=TINY)
+    with pytest.raises(AssertionError, match="position 5 is outside the context"):
+        machine.run([Chunk(0, 4, (1, 2))])
 
 
 def test_compiling_twice_gives_the_same_program():
@@ -94,11 +108,22 @@ def test_other_weights_of_the_same_shape_have_the_same_program():
 
 
 @pytest.mark.parametrize("machine", ["tiny", "lpu-v1"])
-def test_no_schedule_beats_the_bound(machine):
+@pytest.mark.parametrize("name", CASES, ids=lambda name: name.replace(" ", "-"))
+def test_no_schedule_beats_the_bound(name, machine):
+    graph = random_graph(*CASES[name])
+    for segment in program(graph, load_chip(machine)).segments:
+        limit = bound(graph, load_chip(machine), segment.context)
+        assert limit.cycles <= segment.cycles < 5 * limit.cycles
+
+
+def test_the_bound_knows_that_a_product_does_not_wait_for_its_scale():
+    """What rms makes is a scale: later norms lengthen the path by less than all of their own cycles."""
     graph = random_graph(BASE, LLAMA, Scheme())
-    segment = program(graph, load_chip(machine)).segments[0]
-    limit = bound(graph, load_chip(machine), 256)
-    assert limit.cycles <= segment.cycles < 3 * limit.cycles
+    shortest = Shortest(TINY)
+    assert shortest.over_lanes(1) == 0 < shortest.over_lanes(16) < shortest.over_lanes(17) < shortest.over_lanes(257)
+    slow = replace(TINY, latency={**TINY.latency, "read": 1000, "write": 1000})
+    assert bound(graph, slow, 64).path - bound(graph, TINY, 64).path == 997, "only the embedding must be read"
+    assert bound(graph, TINY, 256).path > bound(graph, TINY, 1).path, "a maximum over positions"
 
 
 def test_every_cycle_of_the_report_is_accounted_for():
@@ -111,7 +136,39 @@ def test_every_cycle_of_the_report_is_accounted_for():
 
 
 def test_a_model_too_large_says_what_takes_the_room():
-    config = replace(BASE, layers=1, hidden=256, heads=4, head_dim=64, intermediate=40000)
-    graph = random_graph(config, LLAMA, Scheme())
-    with pytest.raises(DoesNotFit, match=r"(?s)chip tiny: weights needs \d+ more rows.*weights \d+%.*larger chip"):
-        place(graph, TINY)
+    """All of what was asked, what there is, the gap, where the room goes, and only levers there are."""
+    config = replace(BASE, layers=1, vocab=9000, context=4096)
+    report = (r"(?s)chip tiny: 24.8 MB are asked of 41.9 MB of SRAM, and slice \d+ has 4,096 rows and would need .*; "
+              r"what takes the room: embedding 11.5 MB, rope 8.39 MB, weights 2.44 MB, kv .*fix: a larger chip .*"
+              r"; or a shorter context \(--context\); or fewer bits")
+    with pytest.raises(DoesNotFit, match=report) as wide:
+        place(random_graph(config, LLAMA, Scheme(kv_bits=16)), TINY)
+    with pytest.raises(DoesNotFit) as narrow:
+        place(random_graph(config, LLAMA, Scheme()), TINY)
+    assert "--kv-bits" in str(wide.value) and "--kv-bits" not in str(narrow.value)
+
+
+@pytest.mark.parametrize("words", [90, 150, 200])
+def test_values_inside_the_token_need_room_too(words):
+    """What is placed fits, what the scheduler adds does not: the same report, not a search without end."""
+    graph = random_graph(replace(BASE, layers=2), LLAMA, Scheme())
+    with pytest.raises(DoesNotFit, match=r"are asked of .* of SRAM, and .*(row is left|would need)"):
+        program(graph, replace(TINY, words_per_slice=words))
+
+
+def test_a_larger_known_model_is_reported_without_its_weights():
+    """SmolLM2-135M: 8-bit weights would nearly fill the chip, its tables do not lie in one slice."""
+    graph = draw(SHAPES["smollm2-135m"])
+    with pytest.raises(DoesNotFit, match="lpu-v1: .* are asked of 231 MB of SRAM") as report:
+        place(graph, load_chip("lpu-v1"))
+    page = Path(__file__).resolve().parents[2] / "docs" / "07-place.md"
+    assert str(report.value) in page.read_text("utf-8"), f"put into the page:\n{report.value}"
+
+
+def test_a_map_decides_the_bank_so_nothing_shares_its_cycle():
+    """The rows that a gather or scatter meets may lie in both banks of a slice."""
+    for name in ("tied", "wide odd cache"):
+        segment = program(random_graph(*CASES[name])).segments[0]
+        code = flatten(TINY, segment.queues)
+        rows = code.rows("gather", "scatter")
+        assert len(rows) > 100 and (partners(code)[rows] < 0).all()

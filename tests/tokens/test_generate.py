@@ -104,8 +104,10 @@ def test_a_chat_uses_the_template(demo):
         demo.generate(messages)
 
 
-@pytest.mark.parametrize(("prompt", "words"), [("", "empty"), ([], "empty"), ([99999], "token id 99999"),
-                                               ([1] * 600, "600 tokens do not fit the context of 512")])
+@pytest.mark.parametrize(("prompt", "words"), [
+    ("", "empty"), ([], "empty"), ([99999], "token id 99999"), ([1] * 600, "600 tokens do not fit the context of 512"),
+    ([1.5], "neither"), (["a", "b"], "neither"), ([{"role": "user"}, 5], "neither"),
+])
 def test_bad_prompts_are_refused_at_once(demo, prompt, words):
     with pytest.raises(BadRequest, match=words):
         demo.generate(prompt)

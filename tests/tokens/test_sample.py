@@ -103,6 +103,7 @@ def test_repetition_penalty_pulls_towards_zero_on_both_sides():
 @pytest.mark.parametrize(("field", "value"), [
     ("temperature", -1), ("temperature", float("nan")), ("top_k", -1), ("top_p", 0), ("top_p", 1.5),
     ("min_p", 1.5), ("repetition_penalty", 0), ("seed", -1), ("seed", 2**64), ("choice", 2**32),
+    ("top_k", 1.5), ("seed", 0.5), ("choice", "1"),
 ])
 def test_an_option_out_of_range_is_named(field, value):
     with pytest.raises(BadRequest, match=field):
@@ -112,6 +113,8 @@ def test_an_option_out_of_range_is_named(field, value):
 def test_requests_say_what_is_wrong_with_them():
     with pytest.raises(BadRequest, match="max_tokens"):
         Request((1,), max_tokens=0)
+    with pytest.raises(BadRequest, match="max_tokens: 2.5 is not an integer"):
+        Request((1,), max_tokens=2.5)  # pyright: ignore[reportArgumentType]
     with pytest.raises(BadRequest, match="stop"):
         Request((1,), stop_texts=("",))
     with pytest.raises(BadRequest, match="prompt is empty"):

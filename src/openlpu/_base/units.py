@@ -15,7 +15,7 @@ def wall(seconds: float) -> str:
     """A duration of this machine's clock: ``813 µs wall``, ``4.21 ms wall``, ``12.3 s wall``."""
     for unit, scale in (("s", 1.0), ("ms", 1e3)):
         if seconds * scale >= 1:
-            return f"{seconds * scale:.3g} {unit} wall"
+            return f"{_three(seconds * scale)} {unit} wall"
     return f"{seconds * 1e6:.0f} µs wall"
 
 
@@ -28,6 +28,11 @@ def size(count: float) -> str:
     """Bytes in decimal units: ``1.04 MB``."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
-            return f"{count:.3g} {unit}"
+            return f"{_three(count)} {unit}"
         count /= 1000
-    return f"{count:.3g} TB"
+    return f"{_three(count)} TB"
+
+
+def _three(value: float) -> str:
+    """Three digits that count, without an exponent."""
+    return f"{value:.3g}" if value < 999.5 else f"{value:,.0f}"

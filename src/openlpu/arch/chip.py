@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from openlpu._base.errors import Unsupported
 
@@ -79,6 +80,15 @@ class Chip:
         """Stream register of a hemisphere's MXM planes."""
         return 0 if hemisphere == 0 else self.positions - 1
 
+    def queue_position(self, queue: str) -> int:
+        """Stream register of the unit that a queue drives (a link has none: its hemisphere's edge)."""
+        if queue.startswith("mem"):
+            return self.slice_position(int(queue[3:]))
+        if queue.startswith("vxm"):
+            return self.vxm_position
+        hemisphere = "we".index(queue[3])
+        return self.sxm_position(hemisphere) if queue.startswith("sxm") else self.mxm_position(hemisphere)
+
     @cached_property
     def queues(self) -> tuple[str, ...]:
         """Names of all instruction queues, in the order programs are stored."""
@@ -94,19 +104,83 @@ class Chip:
 SXM_QUEUES = ("shift", "permute", "distribute", "rotate", "transpose0", "transpose1")
 
 
+# The fields of a chip file by section, each from, to, and in steps of: what instruction fields, address maps and
+# blocks of attention can name, and what the chip model knows how to do.
+LATENCY = (1, 1000, 1)
+FIELDS: Mapping[str, Mapping[str, tuple[int, int, int]]] = {
+    "": {"clock_hz": (1, 10**12, 1)},
+    "geometry": {
+        "superlanes": (16, 32, 1), "lanes_per_superlane": (16, 16, 1), "slices_per_hemisphere": (16, 256, 4),
+        "words_per_slice": (16, 8192, 1), "banks": (1, 8192, 1), "slices_per_register": (4, 4, 1),
+        "streams_per_direction": (32, 32, 1), "mxm_planes_per_hemisphere": (1, 8, 1), "vxm_alus": (16, 64, 1),
+        "weight_streams": (16, 16, 1), "c2c_links": (0, 64, 2),
+    },
+    "queue": {
+        "nop_max": (65535, 65535, 1), "ifetch_bytes": (1, 10**6, 1), "barrier_cycles": (1, 10**6, 1),
+        "mem_issue": (2, 2, 1),
+    },
+    "mxm": {"accumulators": (2, 64, 1)},
+    "latency": dict.fromkeys(
+        ("read", "write", "vxm", "vxm_special", "shift", "permute", "distribute", "rotate", "transpose", "install",
+         "matmul", "accumulate", "c2c"), LATENCY,
+    ),
+}
+
+
 def load_chip(name: str) -> Chip:
-    """A chip by name (``lpu-v1``, ``tiny``) or by the path of a TOML file."""
+    """A chip by name (``lpu-v1``, ``tiny``) or by the path of a TOML file.
+
+    Raises :class:`Unsupported` naming the file and the field when there is none, or openlpu cannot build for it.
+    """
     bundled = files("openlpu.arch") / "chips" / f"{name.replace('-', '_')}.toml"
     if Path(name).suffix == ".toml" and Path(name).is_file():
-        text = Path(name).read_text()
-    elif bundled.is_file():
-        text = bundled.read_text()
+        where, raw = name, Path(name).read_bytes()
+    elif "/" not in name and bundled.is_file():
+        where, raw = f"chip {name}", bundled.read_bytes()
     else:
         known = sorted(p.name[:-5].replace("_", "-") for p in (files("openlpu.arch") / "chips").iterdir())
         fix = f"use one of {', '.join(known)} or a .toml file"
         raise Unsupported(f"unknown chip {name!r}", where="chip", fix=fix)
-    data = tomllib.loads(text)
-    return Chip(
-        name=data["name"], clock_hz=data["clock_hz"], **data["geometry"], **data["queue"], **data["mxm"],
-        latency=data["latency"],
-    )
+    try:
+        data = tomllib.loads(raw.decode("utf-8"))
+    except ValueError as error:
+        fix = "compare with the chip files of openlpu.arch.chips"
+        raise Unsupported(f"not a TOML file: {error}", where=where, fix=fix) from error
+    return _chip(data, where)
+
+
+def _chip(data: Mapping[str, Any], where: str) -> Chip:
+    """The chip of a file's tables, every field checked."""
+    label = data.get("name")
+    if not isinstance(label, str) or not label:
+        raise Unsupported("a chip needs a name, a text", where=f"{where}, name", fix="add it")
+    numbers: dict[str, dict[str, int]] = {}
+    for section, limits in FIELDS.items():
+        table = data.get(section, {}) if section else {k: v for k, v in data.items() if k not in ("name", *FIELDS)}
+        path = f"{where}, [{section}]" if section else where
+        if not isinstance(table, Mapping):
+            raise Unsupported("not a table", where=path, fix="write it as a section of fields")
+        for unknown in sorted(set(table) - set(limits)):
+            raise Unsupported(f"there is no field {unknown}", where=path, fix=f"known are {', '.join(limits)}")
+        numbers[section] = {
+            field: _number(table.get(field), limit, f"{path} {field}" if section else f"{path}, {field}")
+            for field, limit in limits.items()
+        }
+    latency = numbers.pop("latency")
+    chip = Chip(name=label, latency=latency, **{k: v for part in numbers.values() for k, v in part.items()})
+    if chip.words_per_slice % chip.banks:
+        what = f"{chip.words_per_slice} words do not divide into {chip.banks} banks"
+        raise Unsupported(what, where=f"{where}, [geometry] banks", fix="make it a divisor")
+    return chip
+
+
+def _number(value: object, limit: tuple[int, int, int], where: str) -> int:
+    """A field's value, if it is an integer within its limit."""
+    low, high, step = limit
+    if value is None:
+        raise Unsupported("this field is missing", where=where, fix="add it")
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high or value % step:
+        span = f"{low}" if low == high else f"an integer from {low} to {high}"
+        what = f"{span}, a multiple of {step}" if step > 1 else span
+        raise Unsupported(f"is {value!r}; openlpu builds chips where it is {what}", where=where, fix="change it")
+    return value

@@ -36,9 +36,10 @@ class Tokenizer:
         Text of a chat template carries its own special tokens: encode it with ``special=False``.
         """
         try:
-            return self._library.encode(text, add_special_tokens=special).ids
-        except (UnicodeEncodeError, TypeError) as broken:
+            text.encode("utf-8")
+        except UnicodeEncodeError as broken:
             raise BadRequest(f"the text is not valid Unicode: {broken}") from broken
+        return self._library.encode(text, add_special_tokens=special).ids
 
     def decode(self, ids: Iterable[int], *, after: Sequence[int] = ()) -> str:
         """Text of ids, special tokens left out, as a continuation of the ids ``after``."""

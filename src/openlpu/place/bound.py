@@ -1,13 +1,15 @@
 """An integer graph and a chip in; cycles that no schedule can beat out.
 
 Three bounds, from the graph and the chip file alone: how fast weights can reach the MXM, how often the busiest
-unit must dispatch, and how long the longest chain of dependent operators is.  Nothing here has seen a schedule.
+unit must dispatch, and how long the longest chain of dependent operations is.  Nothing here has seen a schedule.
+They hold for every schedule that does TruePoint's operations, matrix products on the MXM, with values in as few
+vectors as they fit in; the order of lanes, sharing, overlap and the way through SRAM are free.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from fractions import Fraction
 
 from openlpu.arch.chip import Chip
 from openlpu.arch.truepoint import BLOCK
@@ -36,89 +38,139 @@ class Bound:
 
 def bound(graph: Graph, chip: Chip, context: int) -> Bound:
     """The bounds of one decode step with a context bucket of ``context`` positions."""
-    stream_bytes = 2 * chip.streams_per_direction * chip.lanes  # both hemispheres' outward streams
-    blocks = -(-context // BLOCK)
-    weights = sum(_weight_bytes(graph, node, blocks) for node in graph.nodes)
-    rows = {"MXM activations": 0.0, "VXM": 0.0}
-    for node in graph.nodes:
-        mxm, vxm = _dispatches(graph, node, chip, blocks)
-        rows["MXM activations"] += mxm / (2 * chip.mxm_planes_per_hemisphere)
-        rows["VXM"] += vxm / chip.vxm_alus
+    rate = 2 * chip.lanes * min(chip.streams_per_direction, chip.mxm_planes_per_hemisphere * chip.weight_streams)
+    weights = sum(_weight_bytes(graph, node, context) for node in graph.nodes)
+    work = [_dispatches(graph, node, chip, context) for node in graph.nodes]
+    rows = {
+        "MXM activations": sum(mxm for mxm, _ in work) / (2 * chip.mxm_planes_per_hemisphere),
+        "VXM": sum(vxm for _, vxm in work) / chip.vxm_alus,
+    }
     unit = max(rows, key=lambda name: rows[name])
-    return Bound(-(-weights // stream_bytes), int(-(-rows[unit] // 1)), unit, _longest(graph, chip))
+    return Bound(-(-weights // rate), -int(-rows[unit] // 1), unit, _longest(graph, chip, context))
 
 
-def _weight_bytes(graph: Graph, node: Node, blocks: int) -> int:
+def _weight_bytes(graph: Graph, node: Node, context: int) -> int:
     """Bytes that must pass from SRAM into the MXM: weight codes, and the KV cache of the context."""
     if node.op == "linear":
         return graph.params[node.params["codes"]].size
     if node.op == "attention":
         planes = node.attrs["kv_bits"] // 8
-        return 2 * planes * blocks * BLOCK * node.attrs["kv_heads"] * node.attrs["head_dim"]
+        return 2 * planes * context * node.attrs["kv_heads"] * node.attrs["head_dim"]
     return 0
 
 
-def _vectors(size: int, chip: Chip) -> int:
-    return -(-size // chip.lanes)
+def _dispatches(graph: Graph, node: Node, chip: Chip, context: int) -> tuple[Fraction, Fraction]:
+    """(activations, ALU operations) an operator cannot do without, every lane of each of them used.
 
-
-def _dispatches(graph: Graph, node: Node, chip: Chip, blocks: int) -> tuple[int, int]:
-    """(activations, ALU operations) an operator cannot do without, in vectors."""
-    size = graph.values[node.output].size
-    n = _vectors(size, chip)
+    Attention does two planes of q (of p) with each plane of K (of V), and 12 operations for each score.
+    """
+    size, lanes = graph.values[node.output].size, chip.lanes
     if node.op == "linear":
-        return n * _vectors(graph.values[node.inputs[0]].size, chip), 3 * n
+        return Fraction(size * graph.values[node.inputs[0]].size, lanes**2), Fraction(3 * size, lanes)
     if node.op == "attention":
-        heads = node.attrs["heads"]
-        return 4 * heads * blocks, 12 * heads * blocks
-    alu = {"embed": 2, "quantize": 6, "rms": 4, "headnorm": 10, "rope": 3, "silu_mul": 7, "add": 1, "mul": 1}
-    return 0, alu[node.op] * n
+        scores, planes = node.attrs["heads"] * context, 2 * (node.attrs["kv_bits"] // 8)
+        products = Fraction(scores * planes, lanes) + Fraction(scores * planes * node.attrs["head_dim"], lanes**2)
+        return products, Fraction(12 * scores, lanes)
+    alu = {"embed": 2, "quantize": 5, "rms": 0, "headnorm": 7, "rope": 3, "silu_mul": 7, "add": 1, "mul": 1}
+    return Fraction(0), Fraction(alu[node.op] * size, lanes)
 
 
-def _longest(graph: Graph, chip: Chip) -> int:
-    """Length of the longest chain of operators, each at its shortest."""
+def _longest(graph: Graph, chip: Chip, context: int) -> int:
+    """Length of the longest chain of dependent operations.
+
+    Codes and their scale are two results: a product needs the codes only, and ``rms`` changes the scale only.
+    """
+    t = Shortest(chip)
     done: dict[str, int] = {"token": 0}
+    scale: dict[str, int] = {}
     for node in graph.nodes:
-        done[node.output] = max(done[name] for name in node.inputs) + _shortest(node, chip)
+        first = node.inputs[0]
+        size = graph.values[first].size if node.op != "embed" else 1
+        if node.op == "quantize":
+            scale[node.output] = done[first] + t.scale(size)
+            done[node.output] = scale[node.output] + t.code
+        elif node.op == "rms":
+            done[node.output] = done[first]
+            factor = done[node.inputs[1]] + t.total(size) + 4 * t.alu + t.special
+            scale[node.output] = max(scale[first], factor) + t.alu
+        elif node.op == "linear":
+            done[node.output] = max(done[first] + t.product + t.alu, scale[first]) + 2 * t.alu
+        elif node.op == "attention":
+            done[node.output] = _attention(node, t, [done[name] for name in node.inputs], context)
+        else:
+            heads = node.attrs["heads"] if node.op == "headnorm" else 1
+            done[node.output] = max(done[name] for name in node.inputs) + t.elementwise(node.op, size // heads)
     return done[graph.output]
 
 
-def _shortest(node: Node, chip: Chip) -> int:
-    """Cycles from an operator's last input to its first output at the chip's latencies, hops included."""
-    lat = chip.latency
-    alu, special = lat["vxm"], lat["vxm_special"]
-    to_mxm = chip.groups + 2  # stream registers between VXM and MXM
-    product = 2 * to_mxm + lat["matmul"] + lat["accumulate"]
-    top = lane_max(chip.lanes, chip)
-    scale = alu + top + 2 * alu + special + alu  # magnitude, maximum, scale and floor, reciprocal
-    code = 4 * alu  # product, rounding, two clips
-    return {
-        "embed": lat["read"] + 2 * alu,
-        "quantize": scale + code,
-        "rms": product + 5 * alu + special,
-        "headnorm": scale + code + product + 5 * alu + special,
-        "linear": product + 3 * alu,
-        "rope": lat["permute"] + 2 * (chip.groups + 1) + 2 * alu,
-        "silu_mul": 5 * alu + 2 * special,
-        "add": alu,
-        "mul": alu,
-        # codes of q, q.k, scores, maximum, exp, probabilities, p.v, normalisation
-        "attention": scale + code + product + 5 * alu + top + special + 5 * alu + product + 3 * alu,
-    }[node.op]
+def _attention(node: Node, t: Shortest, ready: list[int], context: int) -> int:
+    """When attention is done, from when q, k and v are; k may come as the vector, q as the weights."""
+    q, k, v = ready
+    dim = node.attrs["head_dim"]
+    q_codes, k_codes = q + t.scale(node.attrs["heads"] * dim) + t.code, k + t.scale(dim) + t.code
+    score = max(q_codes, k_codes) + t.product + 4 * t.alu  # as fp32, planes joined, two scales
+    p = score + t.over_lanes(min(context, BLOCK)) + 4 * t.alu + t.special  # maximum, difference, exp, share, code
+    v_codes = v + t.scale(dim) + t.code
+    return max(p, v_codes) + t.product + 3 * t.alu
 
 
-@lru_cache
-def _lane_max(lanes: int, hop: int, permute: int, alu: int) -> int:
-    """Shortest all-lanes maximum: rounds of r - 1 permutations (two units) and a tree of maxima."""
-    if lanes == 1:
-        return 0
-    costs = []
-    for radix in range(2, lanes + 1):
-        one = permute + 2 * hop + (radix - 2) // 2 + alu * (radix - 1).bit_length()
-        costs.append(one + _lane_max(-(-lanes // radix), hop, permute, alu))
-    return min(costs)
+@dataclass(frozen=True)
+class Shortest:
+    """Fewest cycles of what operators are made of, at the chip's latencies, hops included."""
 
+    chip: Chip
 
-def lane_max(lanes: int, chip: Chip) -> int:
-    """Cycles of a maximum over all lanes that ends in every lane, at its shortest on this chip."""
-    return _lane_max(lanes, chip.groups + 1, chip.latency["permute"], chip.latency["vxm"])
+    @property
+    def alu(self) -> int:
+        """One VXM operation."""
+        return self.chip.latency["vxm"]
+
+    @property
+    def special(self) -> int:
+        """exp, rsqrt."""
+        return self.chip.latency["vxm_special"]
+
+    @property
+    def product(self) -> int:
+        """From the VXM through the MXM and back."""
+        return 2 * (self.chip.groups + 2) + self.chip.latency["matmul"] + self.chip.latency["accumulate"]
+
+    @property
+    def code(self) -> int:
+        """From a scale to codes: reciprocal, product, rounding, two clips."""
+        return self.special + 5 * self.alu
+
+    def over_lanes(self, count: int) -> int:
+        """A maximum over ``count`` values that ends in every lane: a tree, and one trip to the SXM and back.
+
+        A trip has to cross superlanes where the values do not fit in one.
+        """
+        lanes = min(count, self.chip.lanes)
+        tree = self.alu * (count - 1).bit_length()
+        if lanes == 1:
+            return tree
+        inside, across = ("distribute", "rotate", "transpose"), ("shift", "permute")
+        moves = across if lanes > self.chip.lanes_per_superlane else inside + across
+        return tree + 2 * (self.chip.groups + 1) + min(self.chip.latency[name] for name in moves)
+
+    def scale(self, count: int) -> int:
+        """Magnitude, maximum over all values, times the inverse of the largest code, floor."""
+        return self.alu + self.over_lanes(count) + 2 * self.alu
+
+    def total(self, count: int) -> int:
+        """Σ code²: a product on the MXM, or squares added up as a maximum is found."""
+        return min(self.product, self.alu + self.over_lanes(count))
+
+    def elementwise(self, op: str, size: int) -> int:
+        """Embedding, head norm (of heads of ``size``) and the operators without a reduction.
+
+        RoPE's other half needs no trip of its own: the product in front can make it too.
+        """
+        return {
+            "embed": self.chip.latency["read"] + 2 * self.alu,
+            "headnorm": self.scale(size) + self.code + self.total(size) + self.special + 6 * self.alu,
+            "rope": 2 * self.alu,
+            "silu_mul": 5 * self.alu + 2 * self.special,
+            "add": self.alu,
+            "mul": self.alu,
+        }[op]

@@ -22,9 +22,9 @@ class Source:
 
     ``codes``: vector i, lane l = int8 ``param[rows[i], cols[l]]``.
     ``float``: fp32 of ``param[rows[i], cols[l]]`` as four byte planes, negated where ``negate[l]``.
+    ``row``: likewise of a parameter of one axis taken as one row (in ``float`` it is one column).
     ``bytes``: ``data`` as it is, [n, planes, lanes].
     ``zeros``: nothing but zeros.
-    ``row``: likewise of a parameter of one axis taken as one row (in ``float`` it is one column).
     An index of -1 gives 0.
     """
 
@@ -34,7 +34,6 @@ class Source:
     cols: I32 = field(default_factory=lambda: np.zeros(0, np.int32))
     negate: NDArray[np.bool_] | None = None
     data: U8 | None = None
-
 
     def pack(self) -> tuple[dict[str, str], dict[str, NDArray]]:
         """Words and arrays that :meth:`unpack` makes a source of again."""

@@ -18,7 +18,6 @@ from openlpu.arch.truepoint import BLOCK
 I32 = NDArray[np.int32]
 
 
-
 @dataclass(frozen=True)
 class Lanes:
     """``channel[v, l]``: the channel in lane l of vector v, -1 where the lane is idle."""

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from openlpu._base.errors import DoesNotFit
 from openlpu.arch.chip import Chip
 from openlpu.arch.truepoint import BLOCK
 from openlpu.graph.ir import Graph, Node
@@ -49,8 +48,8 @@ class Home:
 class Homes:
     """The growing table of homes of one chip; asked twice for a name, it gives the same home."""
 
-    def __init__(self, chip: Chip) -> None:
-        self.chip, self.sram = chip, Sram(chip)
+    def __init__(self, chip: Chip, levers: tuple[str, ...]) -> None:
+        self.chip, self.sram = chip, Sram(chip, levers)
         self.resident: dict[str, Resident] = {}
         self.homes: dict[str, Home] = {}
         self.turn = 0
@@ -104,11 +103,15 @@ class Layout:
 
 
 def place(graph: Graph, chip: Chip, context: int = 0) -> Layout:
-    """Home everything that outlives a token; raises :class:`DoesNotFit` with what takes the room."""
+    """Home everything that outlives a token, for ``context`` positions (0: the model's own).
+
+    Raises :class:`~openlpu._base.errors.DoesNotFit` with what takes the room.
+    """
     c = graph.config
     context = context or c.context
+    assert context <= c.context, "the rotary tables end at the model's context"
     heads = head_lanes(c.heads, c.kv_heads, c.head_dim, chip)
-    layout = Layout(chip, context, heads, Homes(chip), {})
+    layout = Layout(chip, context, heads, Homes(chip, _levers(graph)), {})
     work = [0] * (2 * chip.mxm_planes_per_hemisphere)
     for node in graph.nodes:
         if node.op == "embed":
@@ -120,7 +123,15 @@ def place(graph: Graph, chip: Chip, context: int = 0) -> Layout:
         elif node.op == "rope":
             _rope(layout, node)
         _vectors(layout, graph, node)
+    layout.homes.sram.require_fit()
     return layout
+
+
+def _levers(graph: Graph) -> tuple[str, ...]:
+    """What would make a model smaller, or its room larger."""
+    narrow = any(node.attrs.get("kv_bits") == 16 for node in graph.nodes)
+    bits = ("fewer bits in the KV cache (--kv-bits 8)",) if narrow else ()
+    return "a larger chip (--chip FILE.toml)", "a shorter context (--context)", *bits, "a smaller model"
 
 
 def lanes_of(graph: Graph, heads: HeadLanes, chip: Chip, name: str) -> Lanes:
@@ -167,14 +178,7 @@ def _vectors(layout: Layout, graph: Graph, node: Node) -> None:
 
 def _table(layout: Layout, name: str, source: Source, planes: int, rows: int) -> None:
     """A table that a gather reads by row number."""
-    slices = layout.homes.quad_slices(EAST)[:planes]
-    room = layout.homes.sram.room(slices)
-    if rows > room:
-        raise DoesNotFit(
-            f"the table {name} has {rows} rows of {layout.chip.lanes} bytes; a slice has room for {room}",
-            where=f"chip {layout.chip.name}", fix="use a larger chip, a smaller vocabulary or a shorter context",
-        )
-    layout.homes.keep(name, source, slices, rows)
+    layout.homes.keep(name, source, layout.homes.quad_slices(EAST)[:planes], rows)
 
 
 def _embedding(layout: Layout, node: Node, vocab: int, out: Lanes) -> None:

@@ -22,7 +22,7 @@ from openlpu.schedule.values import Vec
 
 T = TypeVar("T")
 Claim = tuple[int, int, bool, int]  # operand, writer, or_resident, part: the columns of CLAIM_READ after the reader
-PATIENCE = 20_000  # cycles a search may look ahead; reaching it means a structural conflict
+BEYOND = 1000  # more than any operand's way: so long after the last instruction everything is free
 
 
 class Assembler:
@@ -31,11 +31,14 @@ class Assembler:
     def __init__(self, chip: Chip, sram: Sram) -> None:
         self.chip, self.sram = chip, sram
         self.timeline = Timeline(chip)
+        self.position = [chip.slice_position(s) for s in range(chip.slices)]
+        self.by_distance: dict[int, list[int]] = {}  # MEM groups, the nearest to a position first
         self.rows: dict[str, list[tuple[int, ...]]] = {name: [] for name in chip.queues}
         self.reads: list[tuple[int, int, int, bool, int]] = []
         self.outputs: list[tuple[int, int, int, bool]] = []
         self.pending: list[tuple[str, tuple[int, ...], list[Claim]]] = []
         self.next_id = 1
+        self.last = 0  # no instruction is dispatched later, so far
         self.turn = 0
         self.shape = {name: queue_dtype(name).names or () for name in chip.queues}
 
@@ -48,11 +51,14 @@ class Assembler:
 
     def x(self, vec: Vec) -> int:
         """Stream register where a vector's first plane lives."""
-        return self.chip.slice_position(vec.slices[0])
+        return self.position[vec.slices[0]]
 
     def near(self, x: int) -> list[int]:
         """MEM groups by distance from a position, rotated among the nearest so that neighbours share the load."""
-        groups = sorted(range(2 * self.chip.groups), key=lambda g: abs(self.chip.slice_position(4 * g) - x))
+        groups = self.by_distance.get(x)
+        if groups is None:
+            at = [self.position[self.group_slices(g)[0]] for g in range(2 * self.chip.groups)]
+            groups = self.by_distance[x] = sorted(range(len(at)), key=lambda g: abs(at[g] - x))
         self.turn += 1
         k = self.turn % min(6, len(groups))
         return groups[k:] + groups[:k]
@@ -66,7 +72,7 @@ class Assembler:
 
     def search(self, start: int, attempt: Callable[[int], T | None]) -> T:
         """The result of ``attempt`` at the first cycle from ``start`` where all it wants is free."""
-        for cycle in range(max(start, 0), max(start, 0) + PATIENCE):
+        for cycle in range(max(start, 0), max(start, self.last) + BEYOND):
             mark, count, first = self.timeline.mark(), len(self.pending), self.next_id
             result = attempt(cycle)
             if result is not None:
@@ -76,7 +82,7 @@ class Assembler:
             self.timeline.undo(mark)
             del self.pending[count:]
             self.next_id = first
-        raise AssertionError(f"no cycle from {start} on is free: two operands want the same port")
+        raise AssertionError(f"no cycle from {start} on is free though all are: two operands want the same port")
 
     def emit(
         self, queue: str, cycle: int, name: str, reads: Iterable[Claim] = (), **fields: int
@@ -99,47 +105,44 @@ class Assembler:
     def _commit(self) -> None:
         for queue, row, reads in self.pending:
             self.rows[queue].append(row)
+            self.last = max(self.last, row[0])
             self.reads.extend((row[2], *claim) for claim in reads)
         self.pending.clear()
 
     # -- operands and results ----------------------------------------------------------------------------------
 
-    def fetch(self, vec: Vec, x: int, arrive: int, align: int = 0) -> tuple[int, list[int]] | None:
+    def fetch(self, vec: Vec, x: int, arrive: int) -> tuple[int, list[int]] | None:
         """Read a vector so that it passes position ``x`` in cycle ``arrive``: (first stream, reads' ids) or None."""
-        per_plane = [self.chip.slice_position(s) for s in vec.slices]
-        count = align or len(vec.slices)
-        per = self.chip.streams_per_direction
-        first = 0 if x > per_plane[0] else per
-        lead = self.chip.latency["read"]
-        for s, at in zip(vec.slices, per_plane, strict=True):
-            cycle = arrive - abs(x - at) - lead
-            if cycle < vec.ready or not self.timeline.memory(s, cycle, vec.address, write=False):
+        timeline, lead = self.timeline, self.chip.latency["read"]
+        trips = [(at, arrive - abs(x - at)) for at in map(self.position.__getitem__, vec.slices)]
+        for s, (_, leave) in zip(vec.slices, trips, strict=True):
+            if leave - lead < vec.ready or not timeline.memory(s, leave - lead, vec.address, write=False):
                 return None
-        for base in range(first, first + per, count):
-            mark = self.timeline.mark()
-            if all(
-                self.timeline.stream(base + i, at, arrive - abs(x - at), x) for i, at in enumerate(per_plane)
-            ):
+        per = self.chip.streams_per_direction
+        first = 0 if x > trips[0][0] else per
+        for base in range(first, first + per, len(trips)):
+            mark = timeline.mark()
+            if all(timeline.stream(base + i, at, leave, x) for i, (at, leave) in enumerate(trips)):
                 break
-            self.timeline.undo(mark)
+            timeline.undo(mark)
         else:
             return None
         ids = []
-        for i, (s, at) in enumerate(zip(vec.slices, per_plane, strict=True)):
-            cycle = arrive - abs(x - at) - lead
+        for i, (s, (_, leave)) in enumerate(zip(vec.slices, trips, strict=True)):
             claim = [(0, vec.writers[i], vec.or_resident, vec.address)]
-            ids.append(self.emit(f"mem{s}", cycle, "read", claim, address=vec.address, stream=base + i))
+            ids.append(self.emit(f"mem{s}", leave - lead, "read", claim, address=vec.address, stream=base + i))
         return base, ids
 
     def store(self, x: int, post: int, writers: Sequence[int], avoid: tuple[int, ...] = ()) -> tuple[int, Vec] | None:
         """Route a result posted at ``x`` in cycle ``post`` to a temporary row: (first stream, vector) or None."""
-        planes = len(writers)
+        planes, full = len(writers), True
         for group in self.near(x):
             slices = self.group_slices(group)
-            at = self.chip.slice_position(slices[0])
+            at = self.position[slices[0]]
             if at == x or set(slices) & set(avoid) or self.sram.room(slices) < 1:
                 continue
-            address = min(self.sram.top[s] for s in slices) - 1
+            full = False
+            address = self.sram.next_temporary(slices)
             cycle = post + abs(at - x)
             mark = self.timeline.mark()
             if all(self.timeline.memory(s, cycle, address, write=True) for s in slices[:planes]):
@@ -147,6 +150,8 @@ class Assembler:
                 if base is not None:
                     return base, self._write(slices[:planes], cycle, base, writers)
             self.timeline.undo(mark)
+        if full:
+            raise self.sram.does_not_fit("no row is left for a value inside the token")
         return None
 
     def _write(self, slices: tuple[int, ...], cycle: int, base: int, writers: Sequence[int]) -> Vec:
@@ -161,7 +166,7 @@ class Assembler:
 
     def earliest(self, vec: Vec, x: int) -> int:
         """First cycle in which a vector can pass position ``x``."""
-        return vec.ready + self.chip.latency["read"] + max(abs(x - self.chip.slice_position(s)) for s in vec.slices)
+        return vec.ready + self.chip.latency["read"] + max(abs(x - self.position[s]) for s in vec.slices)
 
     # -- result ------------------------------------------------------------------------------------------------
 

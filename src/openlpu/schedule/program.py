@@ -104,4 +104,5 @@ class Program:
 
     def segment(self, position: int) -> Segment:
         """The smallest segment whose context holds a position."""
+        assert 0 <= position < self.context, f"position {position} is outside the context"
         return next(s for s in self.segments if position < s.context)

@@ -44,16 +44,6 @@ class Dispatch:
     passive: bool  # it could have happened earlier: a read of a word long there, a weight load, an install
 
 
-def position_of(queue: str, chip: Chip) -> int:
-    """Stream register of a queue's unit."""
-    if queue.startswith("mem"):
-        return chip.slice_position(int(queue[3:]))
-    if queue.startswith("vxm"):
-        return chip.vxm_position
-    hemisphere = 0 if queue[3] == "w" else 1
-    return chip.mxm_position(hemisphere) if queue.startswith("mxm") else chip.sxm_position(hemisphere)
-
-
 def report(chip: Chip, segment: Segment) -> Report:
     """Account for every cycle of a segment."""
     dispatches = _dispatches(chip, segment)
@@ -72,7 +62,7 @@ def _dispatches(chip: Chip, segment: Segment) -> dict[int, Dispatch]:
     for queue, rows in segment.queues.items():
         if not len(rows):
             continue
-        position, unit = position_of(queue, chip), unit_of_queue(queue).split(".")[0].upper()
+        position, unit = chip.queue_position(queue), unit_of_queue(queue).split(".")[0].upper()
         for op, cycle, number in zip(rows["op"].tolist(), rows["cycle"].tolist(), rows["id"].tolist(), strict=True):
             row = TABLE[op]
             latency = chip.latency[row.latency] if row.latency else 0

@@ -36,6 +36,7 @@ def schedule(graph: Graph, layout: Layout, contexts: list[int]) -> Program:
     homes = layout.homes
     for one in segments:
         _keep_instructions(homes, one)
+    homes.sram.require_fit()
     host = tuple(name.removeprefix("host.") for name in homes.resident if name.startswith("host."))
     return Program(
         layout.chip, tuple(homes.resident.values()), host, layout.heads.channel_groups, graph.config.vocab, segments
@@ -64,6 +65,7 @@ def segment(graph: Graph, layout: Layout, context: int) -> Segment:
         if node.op == "rope" and rope_row is None:
             rope_row = elementwise.rope_row(b)
         _node(b, node, rope_row)
+    layout.homes.sram.require_fit()
     return _finish(b, tuple(origin))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from openlpu.arch.chip import Chip
 
-EAST, WEST = 0, 1
+ANY_BANK = -1  # of an address that a map decides
 
 
 class Timeline:
@@ -60,11 +60,17 @@ class Timeline:
                 return i
         return None
 
-    def memory(self, slice_: int, cycle: int, address: int, write: bool) -> bool:
-        """Take a slice's read or write port: one of each a cycle, in different banks."""
+    def memory(self, slice_: int, cycle: int, address: int | None, write: bool) -> bool:
+        """Take a slice's read or write port: one of each a cycle, in different banks.
+
+        ``address`` None: a map decides, so the slice is taken alone.
+        """
         mine, other = (self.writes, self.reads) if write else (self.reads, self.writes)
-        bank = address // self.half
-        if cycle < 0 or cycle in mine[slice_] or other[slice_].get(cycle, -1) == bank:
+        if cycle < 0 or cycle in mine[slice_]:
+            return False
+        bank = ANY_BANK if address is None else address // self.half
+        beside = other[slice_].get(cycle)
+        if beside is not None and (beside == bank or ANY_BANK in (beside, bank)):
             return False
         mine[slice_][cycle] = bank
         self.log.append((mine[slice_], cycle, 0))

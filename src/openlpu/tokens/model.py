@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from operator import index
+from typing import Any, SupportsIndex
 
 from openlpu._base import units
 from openlpu._base.errors import BadRequest
@@ -150,8 +151,11 @@ class Model:
                 raise BadRequest("the prompt is empty", where="prompt", fix="give at least one character")
             return tuple(self.tokenizer.encode(prompt))
         messages = [part for part in prompt if isinstance(part, Mapping)]
+        ids = [index(part) for part in prompt if isinstance(part, SupportsIndex)]
+        if len(prompt) not in (len(ids), len(messages)):
+            raise BadRequest("neither token ids nor messages", where="prompt", fix="give integers, or role and content")
         if not messages:
-            return tuple(int(part) for part in prompt if not isinstance(part, Mapping))
+            return tuple(ids)
         if self.chat is None:
             raise BadRequest(f"model '{self.name}' has no chat template", where="chat", fix="give a plain text")
         return tuple(self.tokenizer.encode(self.chat.render(messages), special=False))

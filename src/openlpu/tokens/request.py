@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import SupportsIndex
 
 from openlpu._base.errors import BadRequest
 
@@ -10,6 +11,11 @@ from openlpu._base.errors import BadRequest
 def _expect(ok: bool, name: str, value: object, range_: str) -> None:
     if not ok:
         raise BadRequest(f"{value!r} is out of range", where=name, fix=f"{name} is {range_}")
+
+
+def _expect_integer(name: str, value: object) -> None:
+    if not isinstance(value, SupportsIndex):
+        raise BadRequest(f"{value!r} is not an integer", where=name)
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,8 @@ class Sampling:
     choice: int = 0
 
     def __post_init__(self) -> None:
+        for name in ("top_k", "seed", "choice"):
+            _expect_integer(name, getattr(self, name))
         _expect(0 <= self.temperature <= 100, "temperature", self.temperature, "0 (greedy) to 100")
         _expect(self.top_k >= 0, "top_k", self.top_k, "0 (off) or a count of tokens")
         _expect(0 < self.top_p <= 1, "top_p", self.top_p, "above 0, up to 1 (off)")
@@ -51,6 +59,7 @@ class Request:
     stop_texts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        _expect_integer("max_tokens", self.max_tokens)
         _expect(self.max_tokens >= 1, "max_tokens", self.max_tokens, "at least 1")
         _expect("" not in self.stop_texts, "stop", "", "a text of at least one character")
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from openlpu._base.errors import BadRequest
 from openlpu._base.progress import Progress, silent
 from openlpu.arch.truepoint import BLOCK
 from openlpu.graph.ir import Graph, Node
@@ -32,9 +33,11 @@ class Verdict:
 def verify(graph: Graph, program: Program, tokens: int = 4, progress: Progress = silent) -> Verdict:
     """Run the first tokens on the chip model, claims compared, and every fp32 tensor against the reference.
 
-    Each segment takes part: the last token runs in the largest one.  Raises
+    Each segment takes part: the last token runs in every one that has room for it.  Raises
     :class:`~openlpu._base.errors.ProgramError` when the referee refuses the program.
     """
+    if not 1 <= tokens <= program.context:
+        raise BadRequest(f"{tokens} is out of range", where="tokens", fix=f"tokens is 1 to {program.context}")
     chip = ChipExecutable(program, graph.params)
     reference = load_reference(graph, context=program.context)
     compared = 0
@@ -43,8 +46,8 @@ def verify(graph: Graph, program: Program, tokens: int = 4, progress: Progress =
         progress("verify", position, tokens)
         want: dict[str, np.ndarray] = {}
         reference.run([Chunk(0, position, (token,))], _collect(want))
-        segments = program.segments if position == tokens - 1 else program.segments[:1]
-        for segment in segments:
+        segments = [segment for segment in program.segments if position < segment.context]
+        for segment in segments if position == tokens - 1 else segments[:1]:
             chip.step(token, position, segment)
             for name, rows in segment.tensors.items():
                 compared += 1

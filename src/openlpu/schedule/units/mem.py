@@ -26,7 +26,7 @@ class Mem:
             where = self.asm.fetch(address_map, x, cycle)
             if where is None:
                 return None
-            if not all(self.asm.timeline.memory(s, cycle, table.address, write=False) for s in table.slices):
+            if not all(self.asm.timeline.memory(s, cycle, None, write=False) for s in table.slices):
                 return None
             ids = []
             numbers = range(self.asm.next_id, self.asm.next_id + len(table.slices))
@@ -58,19 +58,18 @@ class Mem:
             got = self.asm.fetch(data, end, arrive)
             if got is None:
                 return None
-            wheres: dict[int, tuple[int, list[int]]] = {}
+            wheres: dict[Vec, tuple[int, list[int]]] = {}
             for vec, _ in maps:
-                if vec.address * 1000 + vec.slices[0] not in wheres:
-                    found = self.asm.fetch(vec, end, arrive)
-                    if found is None:
-                        return None
-                    wheres[vec.address * 1000 + vec.slices[0]] = found
+                found = wheres.get(vec) or self.asm.fetch(vec, end, arrive)
+                if found is None:
+                    return None
+                wheres[vec] = found
             ids, last = [], 0
             for s, x, plane, (vec, pair) in zip(targets, xs, planes, maps, strict=True):
                 at = arrive - abs(end - x)
-                if not self.asm.timeline.memory(s, at, address, write=True):
+                if not self.asm.timeline.memory(s, at, None, write=True):
                     return None
-                where = wheres[vec.address * 1000 + vec.slices[0]]
+                where = wheres[vec]
                 reads = [(0, got[1][plane], False, 0), (1, where[1][0], False, 0)]
                 fields = {"address": address, "stream": got[0] + plane, "map": where[0], "pair": pair}
                 ids.append(self.asm.emit(f"mem{s}", at, "scatter", reads, **fields))

@@ -29,8 +29,8 @@ class Sxm:
         def attempt(cycle: int) -> Vec | None:
             if not self.asm.timeline.queue(queue, cycle):
                 return None
-            data = self.asm.fetch(vec, x, cycle)
-            where = self.asm.fetch(lane_map, x, cycle) if data else None
+            where = self.asm.fetch(lane_map, x, cycle)
+            data = self.asm.fetch(vec, x, cycle) if where else None
             if data is None or where is None:
                 return None
             number = self.asm.next_id

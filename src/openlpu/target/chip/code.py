@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from openlpu._base.errors import ProgramError
 from openlpu.arch.chip import Chip
-from openlpu.arch.isa import BY_NAME, TABLE, unit_of_queue
+from openlpu.arch.isa import BY_NAME, TABLE
 
 Ints = NDArray[np.int64]
 FIELDS: tuple[str, ...] = tuple(dict.fromkeys(f.name for i in TABLE for f in i.fields))
@@ -38,7 +38,7 @@ class Code:
     @cached_property
     def position(self) -> Ints:
         """Stream register of each instruction's unit."""
-        return np.array([position(self.chip, name) for name in self.names], np.int64)[self.queue]
+        return np.array([self.chip.queue_position(name) for name in self.names], np.int64)[self.queue]
 
     @cached_property
     def number(self) -> Ints:
@@ -78,17 +78,6 @@ class Code:
         if len(rows):
             row = rows[np.argmin(self.cycle[rows])]
             raise ProgramError(what, where=self.where(int(row)))
-
-
-def position(chip: Chip, queue: str) -> int:
-    """Stream register of the unit that a queue drives (a link has none: its hemisphere's edge)."""
-    unit = unit_of_queue(queue)
-    if unit == "mem":
-        return chip.slice_position(int(queue[3:]))
-    if unit == "vxm":
-        return chip.vxm_position
-    hemisphere = "we".index(queue[3])
-    return chip.sxm_position(hemisphere) if unit.startswith("sxm") else chip.mxm_position(hemisphere)
 
 
 def _number(queue: str) -> int:

@@ -18,6 +18,7 @@ from openlpu._base.errors import NumericsError, ProgramError
 from openlpu.arch.isa import ALU, BYTE, IMM, QUAD, TABLE
 from openlpu.schedule.program import Claims
 from openlpu.target.chip.machine import Machine, Trace, resolve, with_claims
+from openlpu.target.chip.run import ChipExecutable
 
 Queues = dict[str, NDArray]
 HARDWARE, CLAIMS, SAME, OTHER = "hardware", "claims", "same", "other"
@@ -80,6 +81,17 @@ def run_mutants(
         if outcome == OTHER:
             report.escaped.append(mutant.text)
     return report
+
+
+def token_mutants(executable: ChipExecutable, token: int, position: int, count: int, seed: int = 0) -> MutantReport:
+    """:func:`run_mutants` of a compiled decode step, at a token and position; its outputs are logits and KV cache."""
+    segment = executable.program.segment(position)
+    executable.write_host_rows(token, position)
+    cache = [item for item in executable.program.resident if item.name.startswith("kv.")]
+    places = [(segment.logits.slices, segment.logits.addresses), *((item.slices, item.addresses) for item in cache)]
+    slices = np.concatenate([s.ravel() for s, _ in places])
+    words = np.concatenate([np.repeat(a, s.shape[1]) for s, a in places])
+    return run_mutants(executable.machine, segment.queues, segment.claims, (slices, words), count, seed)
 
 
 class _Restore:

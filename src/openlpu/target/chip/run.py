@@ -59,17 +59,21 @@ class ChipExecutable:
 
     def step(self, token: int, position: int, segment: Segment) -> None:
         """Run one token in a segment that has room for its position."""
-        p = self.program
         assert 0 <= position < segment.context, "the position lies outside the segment's context"
         if segment.context not in self.traces:
             claims = segment.claims if self.check else None
-            self.traces[segment.context] = resolve(p.chip, segment.queues, claims)
+            self.traces[segment.context] = resolve(self.program.chip, segment.queues, claims)
+        self.write_host_rows(token, position)
+        self.machine.execute(self.traces[segment.context])
+        self.cycles = segment.cycles
+
+    def write_host_rows(self, token: int, position: int) -> None:
+        """What the host does before a token: which one it is, and where."""
+        p = self.program
         for name in p.host:
             item = self.rows[f"host.{name}"]
             data = host.row(name, p.chip, token, position, p.v_rows)[None]
             self.machine.load(item.slices, item.addresses[:, None], data)
-        self.machine.execute(self.traces[segment.context])
-        self.cycles = segment.cycles
 
     def value(self, rows: Rows) -> F32:
         """An fp32 value of the last token, by channel, from where the segment left it."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from openlpu._base.errors import DoesNotFit
 from openlpu.target.cpu.memory import Arena, padded
 from openlpu.target.cpu.native import Module
 from openlpu.target.cpu.team import ENTRY_BYTES, PLAN_AT, STAGE_BITS, TEAM_BYTES
@@ -41,11 +42,16 @@ class Crew:
         self._quit = module.function("quit", ctypes.c_void_p)
         module.function("prepare", ctypes.c_void_p)(self._team)
         worker = module.function("worker", ctypes.c_void_p, ctypes.c_int64)
-        self._workers = [
-            threading.Thread(target=worker, args=(self._team, i), daemon=True) for i in range(1, threads)
-        ]
-        for thread in self._workers:
-            thread.start()
+        self._workers: list[threading.Thread] = []
+        for i in range(1, threads):
+            thread = threading.Thread(target=worker, args=(self._team, i), daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:
+                self.close()
+                raise DoesNotFit(f"the system starts no more than {i} of {threads} threads", where="threads",
+                                 fix="ask for fewer") from error
+            self._workers.append(thread)
 
     def run(self) -> None:
         """One step of the rows in the header."""

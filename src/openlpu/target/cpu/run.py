@@ -14,7 +14,7 @@ from typing import NoReturn
 
 import numpy as np
 
-from openlpu._base.errors import NumericsError
+from openlpu._base.errors import BadRequest, NumericsError
 from openlpu.graph.ir import Graph
 from openlpu.target.base import F32, Chunk
 from openlpu.target.cpu import kernels
@@ -28,6 +28,7 @@ from openlpu.target.cpu.rows import ROWS_AT
 from openlpu.target.cpu.team import LOGITS_ONLY, PER_ROW
 
 NO_ERROR = 0x7FFFFFFF
+MOST_THREADS = 1024
 SMALL_STEP = 4 << 20  # bytes of weights below which meeting other threads costs more than they save
 
 
@@ -138,10 +139,14 @@ def load(
 ) -> CpuExecutable:
     """An executable with ``slots`` caches of ``context`` positions (0: the model's own).
 
-    ``threads`` 0 means all usable cores; ``path`` forces a vector path (``avx512vnni``, ``avx2``, ``portable``).
-    Raises :class:`~openlpu._base.errors.Unsupported` for a path this processor does not have.
+    ``threads`` 0 means all usable cores, or one for a small model; ``path`` forces a vector path (``avx512vnni``,
+    ``avx2``, ``portable``).  Raises :class:`~openlpu._base.errors.Unsupported` for a path this processor does not
+    have and :class:`~openlpu._base.errors.BadRequest` for a number of threads out of range.
     """
     assert graph.level == "int", "the CPU target runs integer graphs"
     context = context or graph.config.context
     assert context <= graph.config.context, "the rotary tables end at the model's context"
+    if not 0 <= threads <= MOST_THREADS:
+        raise BadRequest(f"{threads} is out of range", where="threads",
+                         fix=f"threads is 0 (all cores) to {MOST_THREADS}")
     return CpuExecutable(graph, slots, context, threads, choose(path))

@@ -184,7 +184,7 @@ class Team:
         return fn
 
     def _worker(self) -> Function:
-        """A helper's life: work on steps as they come, spin, yield, then sleep between them."""
+        """A worker's life: work on steps as they come, spin, yield, then sleep between them."""
         fn = Function("worker", "void", [("ptr", "team"), ("i64", "thread")])
         team = fn.params["team"]
         self._ieee(fn)
