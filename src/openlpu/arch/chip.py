@@ -35,6 +35,7 @@ class Chip:
     c2c_links: int
     nop_max: int
     ifetch_bytes: int
+    queue_bytes: int
     barrier_cycles: int
     mem_issue: int
     accumulators: int
@@ -106,7 +107,11 @@ def load_chip(name: str) -> Chip:
         fix = f"use one of {', '.join(known)} or a .toml file"
         raise Unsupported(f"unknown chip {name!r}", where="chip", fix=fix)
     data = tomllib.loads(text)
-    return Chip(
+    chip = Chip(
         name=data["name"], clock_hz=data["clock_hz"], **data["geometry"], **data["queue"], **data["mxm"],
         latency=data["latency"],
     )
+    if chip.ifetch_bytes != 2 * chip.lanes or chip.queue_bytes % chip.ifetch_bytes:
+        what = f"a fetch is two vectors, {2 * chip.lanes} bytes, and a queue holds a whole number of them"
+        raise Unsupported(what, where=f"chip {chip.name}", fix="set ifetch_bytes and queue_bytes so")
+    return chip

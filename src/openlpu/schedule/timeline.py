@@ -10,6 +10,7 @@ from __future__ import annotations
 from openlpu.arch.chip import Chip
 
 EAST, WEST = 0, 1
+NO_BANK = -1
 
 
 class Timeline:
@@ -51,6 +52,18 @@ class Timeline:
         self.log.append((table, cycle, 0))
         return True
 
+    def ifetch(self, queue: str, cycle: int) -> bool:
+        """Take a dispatch slot for an ``ifetch``; in a MEM queue that of a write or a read, which leaves the other."""
+        if not queue.startswith("mem"):
+            return self.queue(queue, cycle)
+        slice_ = int(queue[3:])
+        for table in (self.writes[slice_], self.reads[slice_]):
+            if cycle not in table:
+                table[cycle] = NO_BANK
+                self.log.append((table, cycle, 0))
+                return True
+        return False
+
     def alu(self, cycle: int, latency: int) -> int | None:
         """Take an ALU's dispatch slot and its latch when the result comes; the ALU, or None if none has both."""
         for i, latch in enumerate(self.latches):
@@ -64,7 +77,7 @@ class Timeline:
         """Take a slice's read or write port: one of each a cycle, in different banks."""
         mine, other = (self.writes, self.reads) if write else (self.reads, self.writes)
         bank = address // self.half
-        if cycle < 0 or cycle in mine[slice_] or other[slice_].get(cycle, -1) == bank:
+        if cycle < 0 or cycle in mine[slice_] or other[slice_].get(cycle, NO_BANK) == bank:
             return False
         mine[slice_][cycle] = bank
         self.log.append((mine[slice_], cycle, 0))
