@@ -2,8 +2,9 @@
 
 A queue starts a token with its first ``queue_bytes`` bytes; the rest lies in SRAM as pages of two vectors.  Pages are
 fetched in the order in which queues would run empty, each as early as the queue's room and the streams, ports and
-dispatch slots that the segment left free allow: a full queue lasts through runs without a free slot.  A fetch makes its queue longer, and its reads those of two MEM queues: what was fetched before must
-still be in time, or it is tried elsewhere.
+dispatch slots that the segment left free allow: a full queue lasts through runs without a free slot.  A fetch makes
+its queue longer, and its reads that of a MEM queue: what was fetched before must still be in time, or it is tried
+elsewhere.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from openlpu._base.errors import ProgramError
+from openlpu._base.errors import DoesNotFit, ProgramError
 from openlpu.arch.chip import Chip
 from openlpu.arch.encoding import encode, extents
 from openlpu.arch.isa import BY_NAME
@@ -122,10 +123,17 @@ class Fetcher:
         for cycle in range(earliest, queue.deadline(count) - wait + 1):
             if changed := self.asm.trial(cycle, lambda c: self._at(name, c)):
                 return changed
+        if all(self._room(s) < 2 for s in range(self.asm.chip.slices)):
+            raise DoesNotFit("no rows are left for instructions", where=f"chip {self.asm.chip.name}",
+                             fix="use a larger chip, a shorter context (--context) or a smaller model")
         raise ProgramError(
             f"its bytes from {queue.held(count)} on cannot be fetched before cycle {queue.deadline(count)}, in which "
             "they are dispatched", where=name, fix="use a chip whose queues hold more (queue_bytes)",
         )
+
+    def _room(self, slice_: int) -> int:
+        """Rows left in a slice."""
+        return self.homes.sram.room((slice_,)) - self.used[slice_]
 
     def _at(self, name: str, cycle: int) -> set[str] | None:
         """Fetch a page by an ``ifetch`` in ``cycle`` from the slice with the shortest queue that can send it."""
@@ -136,7 +144,7 @@ class Fetcher:
             return None
         others = [s for s in range(self.asm.chip.slices) if f"mem{s}" != name]
         for s in sorted(others, key=lambda s: (self.queues[f"mem{s}"].size, s)):
-            if self.homes.sram.room((s,)) < self.used[s] + 2:
+            if self._room(s) < 2:
                 continue
             source = self._send(s, name, cycle)
             if source is not None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from openlpu.arch.chip import Chip
 
 EAST, WEST = 0, 1
-NO_BANK = -1
+NO_BANK = -2  # of a port whose dispatch slot is taken, not its SRAM
 
 
 class Timeline:
@@ -65,8 +65,13 @@ class Timeline:
         return False
 
     def alu(self, cycle: int, latency: int) -> int | None:
-        """Take an ALU's dispatch slot and its latch when the result comes; the ALU, or None if none has both."""
-        for i, latch in enumerate(self.latches):
+        """Take an ALU's dispatch slot and its latch when the result comes; the ALU, or None if none has both.
+
+        Cycles begin with different ALUs, so that no queue is so busy that it finds no slot to fetch in."""
+        count = len(self.latches)
+        for i in range(cycle % count, cycle % count + count):
+            i %= count
+            latch = self.latches[i]
             if cycle + latency not in latch and self.queue(f"vxm{i}", cycle):
                 latch[cycle + latency] = 1
                 self.log.append((latch, cycle + latency, 0))
@@ -77,7 +82,7 @@ class Timeline:
         """Take a slice's read or write port: one of each a cycle, in different banks."""
         mine, other = (self.writes, self.reads) if write else (self.reads, self.writes)
         bank = address // self.half
-        if cycle < 0 or cycle in mine[slice_] or other[slice_].get(cycle, NO_BANK) == bank:
+        if cycle < 0 or cycle in mine[slice_] or other[slice_].get(cycle, -1) == bank:
             return False
         mine[slice_][cycle] = bank
         self.log.append((mine[slice_], cycle, 0))
