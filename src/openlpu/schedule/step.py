@@ -31,7 +31,8 @@ def buckets(context: int) -> list[int]:
 def schedule(graph: Graph, layout: Layout, contexts: list[int]) -> Program:
     """The program with a segment per context bucket, ascending; a segment serves positions below its context."""
     assert graph.level == "int", "the scheduler takes integer graphs"
-    segments = tuple(segment(graph, layout, context) for context in contexts)
+    built = [build(graph, layout, context) for context in contexts]
+    segments = tuple(_finish(b, origin) for b, origin in built)  # what is fetched takes rows that all have left
     homes = layout.homes
     host = tuple(name.removeprefix("host.") for name in homes.resident if name.startswith("host."))
     return Program(
@@ -39,8 +40,8 @@ def schedule(graph: Graph, layout: Layout, contexts: list[int]) -> Program:
     )
 
 
-def segment(graph: Graph, layout: Layout, context: int) -> Segment:
-    """The instructions of a decode step for contexts of at most ``context`` positions."""
+def build(graph: Graph, layout: Layout, context: int) -> tuple[Build, tuple[tuple[int, str], ...]]:
+    """A decode step for contexts of at most ``context`` positions, all but its fetches; and the segment's origin."""
     layout.homes.sram.clear()
     b = Build(graph, layout, context)
     rope_row: tuple[Vec, Vec] | None = None
@@ -50,7 +51,7 @@ def segment(graph: Graph, layout: Layout, context: int) -> Segment:
         if node.op == "rope" and rope_row is None:
             rope_row = elementwise.rope_row(b)
         _node(b, node, rope_row)
-    return _finish(b, tuple(origin))
+    return b, tuple(origin)
 
 
 def _node(b: Build, node: Node, rope_row: tuple[Vec, Vec] | None) -> None:
@@ -86,6 +87,7 @@ def _float_node(b: Build, node: Node, rope_row: tuple[Vec, Vec] | None) -> Float
 
 
 def _finish(b: Build, origin: tuple[tuple[int, str], ...]) -> Segment:
+    """The segment: fetches inserted, cycles counted from its first instruction."""
     logits = b.floats[b.graph.output]
     for vec in logits.vecs:
         b.asm.outputs.extend((s, vec.address, w, False) for s, w in zip(vec.slices, vec.writers, strict=True))
