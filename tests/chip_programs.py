@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from openlpu.arch.chip import Chip, load_chip
+from openlpu.arch.encoding import encode
 from openlpu.arch.isa import ALU, BY_NAME, BYTE, IMM, QUAD
 from openlpu.schedule.program import CLAIM_OUTPUT, CLAIM_READ, RESIDENT, Claims, queue_dtype
 from openlpu.target.chip.machine import Machine, Trace
@@ -48,6 +50,7 @@ class Board:
         self.machine = Machine(chip)
         self.lines: dict[str, list[Line]] = defaultdict(list)
         self.fed = self.caught = 0
+        self.pages: list[tuple[str, list[tuple[int, int]]]] = []
 
     def put(self, queue: str, cycle: int, op: str, **fields: int) -> None:
         """One instruction; queues are sorted by cycle when the program is made."""
@@ -73,9 +76,25 @@ class Board:
         self.put(f"mem{slice_}", cycle + hops, "write", address=address, stream=stream)
         return slice_, address
 
+    def fetch(self, queue: str, cycle: int, stream: int = 31) -> None:
+        """An ``ifetch`` and what feeds it, in the order of the pages of the queue."""
+        at = self.fed
+        for i in range(2):
+            self.feed(queue, cycle + i, stream, np.zeros(self.chip.lanes, np.uint8))
+        self.put(queue, cycle, "ifetch", stream=stream)
+        self.pages.append((queue, [(k % 20, k // 20) for k in (at, at + 1)]))
+
     def queues(self) -> dict[str, NDArray]:
-        """The program so far."""
-        return assemble({name: sorted(lines, key=lambda line: line[0]) for name, lines in self.lines.items()})
+        """The program so far; its pages are stored where they are fetched from."""
+        queues = assemble({name: sorted(lines, key=lambda line: line[0]) for name, lines in self.lines.items()})
+        left: dict[str, bytes] = {}
+        for name, words in self.pages:
+            code = left.get(name, encode(name, queues[name])[self.chip.queue_bytes :])
+            for i, word in enumerate(words):
+                part = code[i * self.chip.lanes :][: self.chip.lanes].ljust(self.chip.lanes, b"\0")
+                self.store(*word, np.frombuffer(part, np.uint8))
+            left[name] = code[self.chip.ifetch_bytes :]
+        return queues
 
     def run(self, words: Sequence[tuple[int, int]]) -> NDArray[np.uint8]:
         """Run, and the vectors at ``words``."""
@@ -120,6 +139,24 @@ def claims_of(trace: Trace, outputs: Sequence[tuple[int, int]], or_resident: int
     rows = [(*word, last[word], False) for word in outputs]
     rows += [(code.number[r], code.field["address"][r], code.id[r], True) for r in code.rows("scatter")]
     return Claims(reads, np.array(rows, CLAIM_OUTPUT))
+
+
+SHORT = replace(TINY, queue_bytes=2 * TINY.ifetch_bytes)
+
+
+def long_sum(count: int = 130, fetches: Sequence[int] = (147, 233)) -> tuple[Board, list[tuple[int, int]]]:
+    """1 + 2 + … + ``count`` on one ALU, an addition every second cycle from 60: more bytes than its queue holds.
+
+    Returns the board, a chip of short queues, and the words of the sum.
+    """
+    board = Board(SHORT)
+    for cycle in fetches:
+        board.fetch("vxm0", cycle)
+    board.put("vxm0", 60, "add_mod", a_kind=IMM, b_kind=IMM, imm=0, dst_kind=ALU)
+    for k in range(1, count + 1):
+        last = {"dst_kind": QUAD, "dst": 8} if k == count else {"dst_kind": ALU}
+        board.put("vxm0", 60 + 2 * k, "add_mod", a_kind=ALU, a=0, b_kind=IMM, imm=k, **last)
+    return board, [board.catch("vxm0", 62 + 2 * count, 8 + k) for k in range(4)]
 
 
 def everything(seed: int = 0) -> tuple[Board, list[tuple[int, int]]]:

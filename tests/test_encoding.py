@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from openlpu._base.errors import ProgramError
-from openlpu.arch.encoding import NOP_MAX, decode, encode, instruction_bytes, size
-from openlpu.arch.isa import BY_NAME, TABLE, unit_of_queue
+from openlpu.arch.encoding import NOP_MAX, decode, encode, extents, instruction_bytes, size
+from openlpu.arch.isa import BY_NAME, TABLE, instructions_of, unit_of_queue
 from openlpu.arch.isa_table import UNITS, render
 from openlpu.schedule.program import queue_dtype
 
@@ -25,7 +25,7 @@ QUEUES = (
 @st.composite
 def queues(draw: st.DrawFn) -> tuple[str, NDArray]:
     queue = draw(st.sampled_from(QUEUES))
-    instructions = [i for i in TABLE if i.unit == unit_of_queue(queue)]
+    instructions = instructions_of(unit_of_queue(queue))
     gaps = draw(st.lists(st.sampled_from([0, 1, 1, 2, 3, NOP_MAX, NOP_MAX + 1, NOP_MAX + 2, 3 * NOP_MAX]), max_size=12))
     columns = np.zeros(len(gaps), queue_dtype(queue))
     cycle = -1
@@ -43,7 +43,11 @@ def queues(draw: st.DrawFn) -> tuple[str, NDArray]:
 @settings(max_examples=80, deadline=None)
 def test_round_trip(program: tuple[str, NDArray]) -> None:
     queue, columns = program
-    assert (decode(queue, encode(queue, columns), queue_dtype(queue)) == columns).all()
+    data = encode(queue, columns)
+    assert (decode(queue, data, queue_dtype(queue)) == columns).all()
+    start, end = extents(columns["cycle"], columns["op"])
+    assert [data[i] & 127 for i in start] == columns["op"].tolist()
+    assert len(data) == (end[-1] if len(end) else 0)
 
 
 def test_bytes_are_as_the_docs_say() -> None:

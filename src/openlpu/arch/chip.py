@@ -36,6 +36,7 @@ class Chip:
     c2c_links: int
     nop_max: int
     ifetch_bytes: int
+    queue_bytes: int
     barrier_cycles: int
     mem_issue: int
     accumulators: int
@@ -116,13 +117,14 @@ FIELDS: Mapping[str, Mapping[str, tuple[int, int, int]]] = {
         "weight_streams": (16, 16, 1), "c2c_links": (0, 64, 2),
     },
     "queue": {
-        "nop_max": (65535, 65535, 1), "ifetch_bytes": (1, 10**6, 1), "barrier_cycles": (1, 10**6, 1),
+        "nop_max": (65535, 65535, 1), "ifetch_bytes": (1, 10**6, 1), "queue_bytes": (1, 10**6, 1),
+        "barrier_cycles": (1, 10**6, 1),
         "mem_issue": (2, 2, 1),
     },
     "mxm": {"accumulators": (2, 64, 1)},
     "latency": dict.fromkeys(
         ("read", "write", "vxm", "vxm_special", "shift", "permute", "distribute", "rotate", "transpose", "install",
-         "matmul", "accumulate", "c2c"), LATENCY,
+         "matmul", "accumulate", "c2c", "ifetch"), LATENCY,
     ),
 }
 
@@ -168,6 +170,9 @@ def _chip(data: Mapping[str, Any], where: str) -> Chip:
         }
     latency = numbers.pop("latency")
     chip = Chip(name=label, latency=latency, **{k: v for part in numbers.values() for k, v in part.items()})
+    if chip.ifetch_bytes != 2 * chip.lanes or chip.queue_bytes % chip.ifetch_bytes:
+        what = f"a fetch is two vectors, {2 * chip.lanes} bytes, and a queue holds a whole number of them"
+        raise Unsupported(what, where=f"{where}, [queue]", fix="set ifetch_bytes and queue_bytes so")
     if chip.words_per_slice % chip.banks:
         what = f"{chip.words_per_slice} words do not divide into {chip.banks} banks"
         raise Unsupported(what, where=f"{where}, [geometry] banks", fix="make it a divisor")

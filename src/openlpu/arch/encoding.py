@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openlpu._base.errors import ProgramError
-from openlpu.arch.isa import BY_NAME, OPCODE_BITS, TABLE, Instruction, unit_of_queue
+from openlpu.arch.isa import BY_NAME, OPCODE_BITS, TABLE, Instruction, instructions_of, unit_of_queue
 
 NOP = BY_NAME["nop"]
 NOP_MAX = (1 << NOP.fields[0].bits) - 1
@@ -25,22 +25,34 @@ def size(instruction: Instruction) -> int:
     return -(-instruction.bits // 8)
 
 
+SIZES = np.array([size(i) for i in TABLE])
+
+
+def extents(cycle: NDArray, op: NDArray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Byte offsets in the encoded queue where each instruction starts, its NOPs lying in front, and where it ends."""
+    gap = np.diff(cycle.astype(np.int64), prepend=-1)
+    delay = np.where(gap == 0, 1, -(-(gap - 1) // NOP_MAX))  # NOPs in front of each instruction
+    own = SIZES[op]
+    end = np.cumsum(delay * size(NOP) + own)
+    return end - own, end
+
+
 def encode(queue: str, columns: NDArray) -> bytes:
     """The bytes of one queue.  Raises :class:`ProgramError` when a cycle or a field cannot be encoded."""
     gap = np.diff(columns["cycle"].astype(np.int64), prepend=-1)
     if (gap < 0).any():
         raise ProgramError(f"cycles decrease at instruction {int(np.argmax(gap < 0))} of the queue", where=queue)
-    delay = np.where(gap == 0, 1, -(-(gap - 1) // NOP_MAX))  # NOPs in front of each instruction
-    own = np.array([size(i) for i in TABLE])[columns["op"]]
-    end = np.cumsum(delay * size(NOP) + own)
+    start, end = extents(columns["cycle"], columns["op"])
+    front = np.append(0, end)[:-1]  # where the NOPs of each instruction start
+    delay = (start - front) // size(NOP)
     out = np.zeros(int(end[-1]) if len(end) else 0, np.uint8)
     for op in np.unique(columns["op"]):
         rows = columns["op"] == op
-        _put(out, (end - own)[rows], TABLE[op], _words(queue, TABLE[op], columns[rows]))
+        _put(out, start[rows], TABLE[op], _words(queue, TABLE[op], columns[rows]))
     which = np.repeat(np.arange(len(columns)), delay)
     k = np.arange(len(which)) - np.repeat(np.cumsum(delay) - delay, delay)
     count = np.clip((gap - 1)[which] - k * NOP_MAX, 0, NOP_MAX)
-    _put(out, (end - own - delay * size(NOP))[which] + k * size(NOP), NOP, _bits(NOP, [count]))
+    _put(out, front[which] + k * size(NOP), NOP, _bits(NOP, [count]))
     return out.tobytes()
 
 
@@ -91,10 +103,12 @@ def decode(queue: str, data: bytes, dtype: np.dtype) -> NDArray:
 def _walk(queue: str, data: bytes) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Cycle, opcode and byte offset of each instruction that is not a NOP."""
     found: list[tuple[int, int, int]] = []
-    unit, at, cycle, shared = unit_of_queue(queue), 0, -1, False
+    at, cycle, shared = 0, -1, False
+    unit = unit_of_queue(queue)
+    known = {i.opcode for i in (NOP, *instructions_of(unit))}
     while at < len(data):
         op = data[at] & (1 << OPCODE_BITS) - 1
-        if op >= len(TABLE) or (op != NOP.opcode and TABLE[op].unit != unit):
+        if op not in known:
             raise ProgramError(f"byte {at}: opcode {op} is not of unit {unit}", where=queue)
         if at + size(TABLE[op]) > len(data):
             raise ProgramError(f"byte {at}: the last instruction is cut off", where=queue)

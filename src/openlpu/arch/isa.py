@@ -110,7 +110,8 @@ _VXM_SPECIAL: tuple[tuple[str, str, Meaning], ...] = (
 _ROWS: list[tuple[str, str, str, str, str, Meaning | None]] = [
     # name, unit, fields, latency, text, meaning
     ("nop", "icu", "count:16", "", "delay the queue by `count` cycles", None),
-    ("ifetch", "icu", "stream:6", "", "refill the queue with `ifetch_bytes` bytes from a stream", None),
+    ("ifetch", "icu", "stream:6", "ifetch",
+     "the vectors on `stream` in this cycle and the next are the queue's next `ifetch_bytes` bytes", None),
     ("sync", "icu", "", "", "park until a barrier notification", None),
     ("notify", "icu", "", "", "release all parked queues `barrier_cycles` later", None),
     ("config", "icu", "superlanes:20", "", "power the superlanes of a mask, the others down", None),
@@ -163,10 +164,11 @@ def unit_of_queue(queue: str) -> str:
     return f"{head[:3]}.{part.rstrip('01')}" if part else head[:3]
 
 
+def instructions_of(unit: str) -> tuple[Instruction, ...]:
+    """What a queue of this unit stores: the unit's own instructions, and ``ifetch`` like every queue."""
+    return (*(i for i in TABLE if i.unit == unit), BY_NAME["ifetch"])
+
+
 def columns_of(unit: str) -> tuple[str, ...]:
     """Names of the operand columns that a queue of this unit stores, in table order."""
-    names: dict[str, None] = {}
-    for i in TABLE:
-        if i.unit == unit:
-            names.update(dict.fromkeys(f.name for f in i.fields))
-    return tuple(names)
+    return tuple(dict.fromkeys(f.name for i in instructions_of(unit) for f in i.fields))

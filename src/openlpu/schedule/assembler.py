@@ -73,16 +73,23 @@ class Assembler:
     def search(self, start: int, attempt: Callable[[int], T | None]) -> T:
         """The result of ``attempt`` at the first cycle from ``start`` where all it wants is free."""
         for cycle in range(max(start, 0), max(start, self.last) + BEYOND):
-            mark, count, first = self.timeline.mark(), len(self.pending), self.next_id
-            result = attempt(cycle)
+            result = self.trial(cycle, attempt)
             if result is not None:
-                self.timeline.keep()
-                self._commit()
                 return result
-            self.timeline.undo(mark)
-            del self.pending[count:]
-            self.next_id = first
         raise AssertionError(f"no cycle from {start} on is free though all are: two operands want the same port")
+
+    def trial(self, cycle: int, attempt: Callable[[int], T | None]) -> T | None:
+        """The result of ``attempt`` at a cycle, all that it took and emitted now final; or None and nothing done."""
+        mark, count, first = self.timeline.mark(), len(self.pending), self.next_id
+        result = attempt(cycle)
+        if result is not None:
+            self.timeline.keep()
+            self._commit()
+            return result
+        self.timeline.undo(mark)
+        del self.pending[count:]
+        self.next_id = first
+        return None
 
     def emit(
         self, queue: str, cycle: int, name: str, reads: Iterable[Claim] = (), **fields: int

@@ -39,7 +39,8 @@ class Claims:
     (:data:`RESIDENT`: nobody in this token; ``or_resident``: either).  Operands count byte streams in the order
     of the fields: VXM a 0-3, b 4-7 (a latch or byte operand: 0 or 4); memory word of read and gather 0, map 1;
     scatter data 0, map 1; load_weights 0-15; install_weights: weight buffer groups 0-19; activate: stream 0,
-    array 1 (the install); accumulate: arriving sum 0 (the activate), accumulator 1; SXM data 0-15, maps 16, 17.
+    array 1 (the install); accumulate: arriving sum 0 (the activate), accumulator 1; SXM data 0-15, maps 16, 17;
+    ifetch: the vector of its cycle 0, of the next 1.
     ``part``: which byte stream of the writer's result it is (quad plane 0-3, SXM output 0-15), or for a memory word
     the address (the base, of a gather); else 0.
     ``outputs``: after the token the word at ``address`` of ``slice`` was written by ``writer``; ``indirect``:

@@ -25,7 +25,7 @@ from openlpu.arch.chip import Chip
 from openlpu.place.emplace import Source
 from openlpu.schedule.program import CLAIM_OUTPUT, CLAIM_READ, Claims, Program, Resident, Rows, Segment, queue_dtype
 
-FORMAT = "openlpu program 1"
+FORMAT = "openlpu program 2"
 MANIFEST = "manifest.json"
 ROWS = tuple(f.name for f in fields(Rows))
 Json = dict[str, Any]

@@ -8,17 +8,16 @@ from __future__ import annotations
 import numpy as np
 
 from openlpu._base.errors import Unsupported
-from openlpu.arch.encoding import encode
 from openlpu.arch.truepoint import BLOCK
 from openlpu.graph.ir import Graph, Node
-from openlpu.place.emplace import Source
-from openlpu.place.layout import Homes, Layout
+from openlpu.place.layout import Layout
+from openlpu.schedule.fetch import Fetcher, keep
 from openlpu.schedule.program import Program, Rows, Segment
 from openlpu.schedule.select import attention, codes, elementwise, headnorm, linear
 from openlpu.schedule.select.build import Build, Floats
 from openlpu.schedule.values import Vec
 
-INSTRUCTION_ROWS = 128  # rows of instructions that lie in one slice together
+FETCH = "instructions"  # in a segment's origin: what is fetched, no operator's
 
 
 def buckets(context: int) -> list[int]:
@@ -32,10 +31,9 @@ def buckets(context: int) -> list[int]:
 def schedule(graph: Graph, layout: Layout, contexts: list[int]) -> Program:
     """The program with a segment per context bucket, ascending; a segment serves positions below its context."""
     assert graph.level == "int", "the scheduler takes integer graphs"
-    segments = tuple(segment(graph, layout, context) for context in contexts)
+    built = [build(graph, layout, context) for context in contexts]
+    segments = tuple(_finish(b, origin) for b, origin in built)  # what is fetched takes rows that all have left
     homes = layout.homes
-    for one in segments:
-        _keep_instructions(homes, one)
     homes.sram.require_fit()
     host = tuple(name.removeprefix("host.") for name in homes.resident if name.startswith("host."))
     return Program(
@@ -43,19 +41,8 @@ def schedule(graph: Graph, layout: Layout, contexts: list[int]) -> Program:
     )
 
 
-def _keep_instructions(homes: Homes, one: Segment) -> None:
-    """Give the encoded queues of a segment their rows: instructions live in SRAM like everything else."""
-    lanes = homes.chip.lanes
-    code = b"".join(encode(name, table) for name, table in one.queues.items())
-    rows = np.frombuffer(code.ljust(-(-len(code) // lanes) * lanes, b"\0"), np.uint8).reshape(-1, 1, lanes)
-    for start in range(0, len(rows), INSTRUCTION_ROWS):
-        part = rows[start : start + INSTRUCTION_ROWS]
-        slices = (max(range(homes.chip.slices), key=lambda s: homes.sram.room((s,))),)
-        homes.keep(f"instructions.{one.context}.{start}", Source("bytes", data=part), slices, len(part))
-
-
-def segment(graph: Graph, layout: Layout, context: int) -> Segment:
-    """The instructions of a decode step for contexts of at most ``context`` positions."""
+def build(graph: Graph, layout: Layout, context: int) -> tuple[Build, tuple[tuple[int, str], ...]]:
+    """A decode step for contexts of at most ``context`` positions, all but its fetches; and the segment's origin."""
     layout.homes.sram.clear()
     b = Build(graph, layout, context)
     rope_row: tuple[Vec, Vec] | None = None
@@ -66,7 +53,7 @@ def segment(graph: Graph, layout: Layout, context: int) -> Segment:
             rope_row = elementwise.rope_row(b)
         _node(b, node, rope_row)
     layout.homes.sram.require_fit()
-    return _finish(b, tuple(origin))
+    return b, tuple(origin)
 
 
 def _node(b: Build, node: Node, rope_row: tuple[Vec, Vec] | None) -> None:
@@ -102,18 +89,22 @@ def _float_node(b: Build, node: Node, rope_row: tuple[Vec, Vec] | None) -> Float
 
 
 def _finish(b: Build, origin: tuple[tuple[int, str], ...]) -> Segment:
+    """The segment: fetches inserted, cycles counted from its first instruction."""
     logits = b.floats[b.graph.output]
     for vec in logits.vecs:
         b.asm.outputs.extend((s, vec.address, w, False) for s, w in zip(vec.slices, vec.writers, strict=True))
+    origin = (*origin, (b.asm.next_id, FETCH))
+    fetcher = Fetcher(b.asm, b.layout.homes)
+    fetcher.all()
     queues, claims = b.asm.finish()
-    first = min(int(q["cycle"][0]) for q in queues.values() if len(q))
     for q in queues.values():
-        q["cycle"] -= first
+        q["cycle"] -= fetcher.first
+    keep(b.layout.homes, b.context, queues, fetcher.pages)
     return Segment(
         context=b.context,
         queues=queues,
         tensors={name: _rows(value) for name, value in b.floats.items()},
-        cycles=max(vec.ready for vec in logits.vecs) - first,
+        cycles=max(vec.ready for vec in logits.vecs) - fetcher.first,
         claims=claims,
         origin=origin,
     )

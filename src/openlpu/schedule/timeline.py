@@ -10,6 +10,7 @@ from __future__ import annotations
 from openlpu.arch.chip import Chip
 
 ANY_BANK = -1  # of an address that a map decides
+NO_BANK = -2  # of a port whose dispatch slot is taken, not its SRAM
 
 
 class Timeline:
@@ -51,9 +52,26 @@ class Timeline:
         self.log.append((table, cycle, 0))
         return True
 
+    def ifetch(self, queue: str, cycle: int) -> bool:
+        """Take a dispatch slot for an ``ifetch``; in a MEM queue that of a write or a read, which leaves the other."""
+        if not queue.startswith("mem"):
+            return self.queue(queue, cycle)
+        slice_ = int(queue[3:])
+        for table in (self.writes[slice_], self.reads[slice_]):
+            if cycle not in table:
+                table[cycle] = NO_BANK
+                self.log.append((table, cycle, 0))
+                return True
+        return False
+
     def alu(self, cycle: int, latency: int) -> int | None:
-        """Take an ALU's dispatch slot and its latch when the result comes; the ALU, or None if none has both."""
-        for i, latch in enumerate(self.latches):
+        """Take an ALU's dispatch slot and its latch when the result comes; the ALU, or None if none has both.
+
+        Cycles begin with different ALUs, so that no queue is so busy that it finds no slot to fetch in."""
+        count = len(self.latches)
+        for i in range(cycle % count, cycle % count + count):
+            i %= count
+            latch = self.latches[i]
             if cycle + latency not in latch and self.queue(f"vxm{i}", cycle):
                 latch[cycle + latency] = 1
                 self.log.append((latch, cycle + latency, 0))

@@ -15,6 +15,7 @@ from openlpu._base.errors import NumericsError, ProgramError
 from openlpu.arch.isa import BY_NAME
 from openlpu.target.chip import claims, kernels
 from openlpu.target.chip.code import Code, Ints
+from openlpu.target.chip.fetch import Pages
 from openlpu.target.chip.plan import Batch, Plan
 from openlpu.target.chip.rules import banks, partners
 from openlpu.target.chip.sram import RESIDENT, Sram
@@ -26,10 +27,11 @@ class Run:
     """One run.  ``writer`` [dynamic slices, words, superlanes] is the row of each tracked word's last writer."""
 
     def __init__(
-        self, code: Code, plan: Plan, memory: Sram, state: State, values: Values, expected: claims.Expected | None
+        self, code: Code, plan: Plan, memory: Sram, pages: Pages, state: State, values: Values,
+        expected: claims.Expected | None,
     ) -> None:
-        self.code, self.plan, self.memory, self.state, self.values = code, plan, memory, state, values
-        self.expected = expected
+        self.code, self.plan, self.memory, self.pages, self.state = code, plan, memory, pages, state
+        self.values, self.expected = values, expected
         chip = code.chip
         self.writer = np.full((len(memory.dynamic), chip.words_per_slice, chip.superlanes), RESIDENT, np.int32)
         self.scattered: dict[int, Ints] = {}  # words of each scatter that ran
@@ -38,14 +40,14 @@ class Run:
     def all(self) -> None:
         """The whole run: resident words, batches in order, last writes, claimed outputs."""
         with np.errstate(all="ignore"):  # fp32 of the chip has no traps; to_int checks
-            self._fetch()
+            self._load()
             for batch in self.plan.batches:
                 getattr(self, f"_{batch.name}", self._alu)(batch)
             self._store()
         if self.expected:
             self._outputs(self.expected)
 
-    def _fetch(self) -> None:
+    def _load(self) -> None:
         rows = self.plan.fetched
         slices, words = self.code.number[rows], self.code.field["address"][rows]
         self._require_written(rows, self.state.written[slices, words])
@@ -60,6 +62,12 @@ class Run:
     def _require_written(self, rows: Ints, written: NDArray[np.bool_]) -> None:
         """``written`` [n, superlanes]."""
         self.code.refuse(rows[~written.all(axis=1)], "reads a word that was never written")
+
+    # ICU
+
+    def _ifetch(self, batch: Batch) -> None:
+        wrong = (self._take(batch, 0) != self.pages.of(batch.rows)).any(axis=(1, 2))
+        self.code.refuse(batch.rows[wrong], "what it fetches is not what comes next in this queue")
 
     # VXM
 

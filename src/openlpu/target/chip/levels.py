@@ -54,7 +54,7 @@ def groups(code: Code, operands: Operands, flow: Flow) -> list[Ints]:
     run = np.zeros(len(code), bool)
     for unit in ("vxm", "sxm.shift", "sxm.permute", "sxm.distribute", "sxm.rotate", "sxm.transpose"):
         run[code.unit(unit)] = True
-    run[code.rows("activate", "accumulate", "gather", "scatter")] = True
+    run[code.rows("activate", "accumulate", "gather", "scatter", "ifetch")] = True
     run[memory.reads[memory.writer == DYNAMIC]] = True
     writes = code.rows("write")
     run[writes[tracked[writes]]] = True

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -16,6 +16,7 @@ from openlpu._base.errors import ProgramError
 from openlpu.arch.chip import Chip
 from openlpu.schedule.program import Claims
 from openlpu.target.chip import claims as claiming
+from openlpu.target.chip import fetch as fetching
 from openlpu.target.chip import operands as operanding
 from openlpu.target.chip import rules
 from openlpu.target.chip.code import Code, flatten
@@ -27,10 +28,11 @@ from openlpu.target.chip.values import Values
 
 @dataclass(frozen=True)
 class Trace:
-    """A program whose static rules hold: what every operand of every instruction is."""
+    """A program whose static rules hold: what every operand of every instruction is, what every fetch must bring."""
 
     code: Code
     operands: operanding.Operands
+    pages: fetching.Pages
     expected: claiming.Expected | None = None
 
     @property
@@ -49,13 +51,14 @@ def resolve(chip: Chip, queues: Mapping[str, NDArray], claims: Claims | None = N
     """Check every rule that does not depend on values; no data is needed.  Raises :class:`ProgramError`."""
     code = flatten(chip, queues)
     rules.check(code)
-    trace = Trace(code, operanding.resolve(code))
+    pages = fetching.resolve(code, queues)
+    trace = Trace(code, operanding.resolve(code), pages)
     return with_claims(trace, claims) if claims is not None else trace
 
 
 def with_claims(trace: Trace, claims: Claims) -> Trace:
     """The same program, compared with what was meant."""
-    return Trace(trace.code, trace.operands, claiming.check(trace.code, trace.operands, claims))
+    return replace(trace, expected=claiming.check(trace.code, trace.operands, claims))
 
 
 class Machine:
@@ -95,7 +98,8 @@ class Machine:
         plan = trace.plan
         if len(self._values.words) < plan.words or len(self._values.bytes) < plan.bytes:
             self._values = Values(plan.words, plan.bytes, self.chip.lanes)
-        Run(trace.code, plan, trace.operands.memory, self.state, self._values, trace.expected).all()
+        memory, pages = trace.operands.memory, trace.pages
+        Run(trace.code, plan, memory, pages, self.state, self._values, trace.expected).all()
 
     def _inside(self, slices: NDArray, addresses: NDArray) -> None:
         for value, limit, name in ((slices, self.chip.slices, "slice"), (addresses, self.chip.words_per_slice, "word")):

@@ -135,6 +135,8 @@ class _Numbering:
         first = {f: self.code.field[f][rows[0]] for f in ("count", "size")}
         if name == "read":
             return ()
+        if name == "ifetch":
+            return (self.run(rows, 0, 2),)
         if name == "gather":
             return (self.source(rows, 1),)
         if name == "scatter":

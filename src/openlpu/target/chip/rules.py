@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from openlpu.arch.isa import ALU, BY_NAME, BYTE, IMM, NONE, QUAD, TABLE, unit_of_queue
+from openlpu.arch.isa import ALU, BY_NAME, BYTE, IMM, NONE, QUAD, TABLE, instructions_of, unit_of_queue
 from openlpu.target.chip.code import FIELDS, Code, Ints
 from openlpu.target.chip.streams import LOADED, Uses, posts, reads
 
 UNARY = ("pass", "negate", "relu", "to_float", "to_int", "exp", "rsqrt", "tanh")
-READ_LIKE, WRITE_LIKE = ("read", "gather"), ("write", "scatter")
+WRITE_LIKE = ("write", "scatter")
 
 # Per field its width in each opcode; 32 bits hold any column, so they also stand where a field is absent.
 FIELD_BITS = {
@@ -34,7 +34,8 @@ def check(code: Code) -> None:
 def _opcodes(code: Code) -> None:
     code.refuse(np.flatnonzero(code.op >= len(TABLE)), "no such opcode")
     units = [unit_of_queue(name) for name in code.names]
-    own = np.array([[i.unit == unit for i in TABLE] for unit in units], bool).reshape(len(units), len(TABLE))
+    own = np.array([np.isin(np.arange(len(TABLE)), [i.opcode for i in instructions_of(unit)]) for unit in units], bool)
+    own = own.reshape(len(units), len(TABLE))
     code.refuse(np.flatnonzero(~own[code.queue, code.op]), "not an instruction of this queue's unit")
     code.refuse(code.unit("c2c"), "there is no link: this is a single chip")
 
@@ -87,12 +88,19 @@ def _order(code: Code) -> None:
     step = np.diff(code.cycle)
     same_queue = np.diff(code.queue) == 0
     later = np.arange(1, len(code))
-    mem = np.isin(code.op, [BY_NAME[name].opcode for name in (*READ_LIKE, *WRITE_LIKE)])
+    mem = np.array([unit_of_queue(name) == "mem" for name in code.names], bool)[code.queue]
     code.refuse(later[same_queue & (step < 0)], "its cycle is before that of the instruction in front of it")
     code.refuse(later[same_queue & (step == 0) & ~mem[1:]], "two instructions of one queue in one cycle")
 
 
 def partners(code: Code) -> Ints:
+    """For each instruction the other access of its MEM slice in the same cycle, or -1."""
+    pair = _pairs(code)
+    fetch = code.op == BY_NAME["ifetch"].opcode
+    return np.where(fetch | fetch[pair], -1, pair)
+
+
+def _pairs(code: Code) -> Ints:
     """For each instruction the other one of its MEM queue in the same cycle, or -1."""
     same = np.flatnonzero((np.diff(code.cycle) == 0) & (np.diff(code.queue) == 0))
     partner = np.full(len(code), -1, np.int64)
@@ -106,10 +114,11 @@ def banks(code: Code, addresses: Ints) -> Ints:
 
 
 def _banks(code: Code) -> None:
-    pair = partners(code)
+    pair = _pairs(code)
     paired = np.flatnonzero(pair >= 0)
     code.refuse(paired[pair[pair[paired]] != paired], "a third instruction of one MEM queue in one cycle")
-    first = paired[pair[paired] > paired]
+    pair = partners(code)
+    first = np.flatnonzero(pair > np.arange(len(code)))
     second = pair[first]
     write = np.isin(code.op, [BY_NAME[name].opcode for name in WRITE_LIKE])
     indirect = np.isin(code.op, [BY_NAME[name].opcode for name in ("gather", "scatter")])

@@ -6,7 +6,7 @@ A value on eastward stream s moves along one diagonal (s, position - cycle), on 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -36,24 +36,27 @@ _POSTS: tuple[tuple[str, str, int | str, int], ...] = (
 
 @dataclass(frozen=True)
 class Uses:
-    """Byte streams: of instruction ``row`` the operand or result ``part``; ``first`` is the first of its run."""
+    """Byte streams: of instruction ``row`` the operand or result ``part``; ``first`` is the first of its run.
+
+    An operand is taken ``late`` cycles after dispatch."""
 
     row: Ints
     part: Ints
     stream: Ints
     first: Ints
+    late: Ints
 
 
-def _run(rows: Ints, first: Ints, count: Ints, part: int, step: Ints | None = None) -> Uses:
+def _run(rows: Ints, first: Ints, count: Ints, part: int, step: Ints | None = None, late: int = 0) -> Uses:
     """``count`` streams from ``first`` for each row."""
     which = np.repeat(np.arange(len(rows)), count)
     k = np.arange(len(which)) - np.repeat(np.cumsum(count) - count, count)
     stride = k if step is None else k * step[which]
-    return Uses(rows[which], part + k, first[which] + stride, first[which])
+    return Uses(rows[which], part + k, first[which] + stride, first[which], np.full(len(which), late))
 
 
 def _join(runs: list[Uses]) -> Uses:
-    return Uses(*(np.concatenate([getattr(u, name) for u in runs]) for name in ("row", "part", "stream", "first")))
+    return Uses(*(np.concatenate([getattr(u, f.name) for u in runs]) for f in fields(Uses)))
 
 
 def _table(code: Code, table: tuple[tuple[str, str, int | str, int], ...]) -> list[Uses]:
@@ -75,9 +78,17 @@ def _vxm(code: Code, kind: str, field: str, part: int) -> Uses:
     return _run(rows, code.field[field][rows], width[code.field[kind][rows]], part)
 
 
+def _fetches(code: Code) -> list[Uses]:
+    """The two vectors of an ``ifetch`` follow each other on one stream."""
+    rows = code.rows("ifetch")
+    stream, one = code.field["stream"][rows], np.ones(len(rows), np.int64)
+    return [_run(rows, stream, one, part, late=part) for part in range(2)]
+
+
 def reads(code: Code) -> Uses:
     """Every stream operand of every instruction."""
-    return _join([*_table(code, _READS), _vxm(code, "a_kind", "a", 0), _vxm(code, "b_kind", "b", 4)])
+    vxm = [_vxm(code, "a_kind", "a", 0), _vxm(code, "b_kind", "b", 4)]
+    return _join([*_table(code, _READS), *vxm, *_fetches(code)])
 
 
 def posts(code: Code) -> Uses:
@@ -92,7 +103,7 @@ def match(code: Code, taken: Uses, posted: Uses) -> Ints:
     order = np.argsort(key, kind="stable")
     key = key[order]
     _collisions(code, posted, order[1:][key[1:] == key[:-1]], order[:-1][key[1:] == key[:-1]])
-    wanted = _key(code, taken, code.cycle[taken.row], width)
+    wanted = _key(code, taken, code.cycle[taken.row] + taken.late, width)
     found = np.searchsorted(key, wanted, side="right") - 1
     lost = (found < 0) | (key[found] // width != wanted // width) if len(key) else np.ones(len(wanted), bool)
     if lost.any():
