@@ -63,8 +63,10 @@ def test_an_unknown_chip_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"superlanes = 16": "superlanes = 32", "slices_per_hemisphere = 20": "slices_per_hemisphere = 16"},
-        {"superlanes = 16": "superlanes = 17", "banks = 2": "banks = 1", "accumulators = 64": "accumulators = 2"},
+        {"superlanes = 16": "superlanes = 32", "slices_per_hemisphere = 20": "slices_per_hemisphere = 16",
+         "ifetch_bytes = 512": "ifetch_bytes = 1024"},
+        {"superlanes = 16": "superlanes = 17", "banks = 2": "banks = 1", "accumulators = 64": "accumulators = 2",
+         "ifetch_bytes = 512": "ifetch_bytes = 544", "queue_bytes = 2048": "queue_bytes = 2176"},
         {"mxm_planes_per_hemisphere = 1": "mxm_planes_per_hemisphere = 3", "read = 3": "read = 1",
          "write = 2": "write = 9", "vxm = 2": "vxm = 1", "vxm_special = 8": "vxm_special = 1"},
     ],
