@@ -64,15 +64,8 @@ def save(folder: Path, graph: Graph, program: Program, *, model: str, scheme: st
 def load(folder: Path) -> Bundle:
     """The compiled model in a folder; every file's hash is compared first.  Raises :class:`ProgramError`."""
     path = folder / "manifest.json"
-    try:
-        manifest = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        fix = "name a folder that `openlpu compile MODEL -o DIR` wrote"
-        raise ProgramError("there is no compiled model here", where=str(path), fix=fix) from error
-    except ValueError as error:
-        raise ProgramError(f"not a manifest: {error}", where=str(path), fix="compile the model again") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise ProgramError(f"not in the format '{FORMAT}'", where=str(path), fix="compile the model again")
+    fix = "name a folder that `openlpu compile MODEL -o DIR` wrote"
+    manifest = program_file.read_manifest(path, FORMAT, "there is no compiled model here", fix)
     if manifest["truepoint"] != truepoint.VERSION:
         what = f"made for numerics version {manifest['truepoint']}; this is version {truepoint.VERSION}"
         raise ProgramError(what, where=str(path), fix="compile the model again")

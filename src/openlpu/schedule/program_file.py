@@ -65,7 +65,7 @@ def load(folder: Path) -> Program:
 
     Raises :class:`ProgramError` naming the file that is missing, damaged or of another format.
     """
-    manifest = _manifest(folder / MANIFEST)
+    manifest = read_manifest(folder / MANIFEST, FORMAT, "there is no program here", "compile the model again")
     arrays = _arrays(folder, "resident.safetensors", manifest)
     resident = []
     for i, item in enumerate(manifest["resident"]):
@@ -128,15 +128,16 @@ def _segment(folder: Path, manifest: Json, entry: Json) -> Segment:
     return Segment(entry["context"], queues, tensors, entry["cycles"], claims, origin)
 
 
-def _manifest(path: Path) -> Json:
+def read_manifest(path: Path, format_: str, missing: str, fix: str) -> Json:
+    """A manifest of the named format; ``missing`` and ``fix`` are the error when there is none."""
     try:
         manifest = json.loads(path.read_bytes())
     except FileNotFoundError as error:
-        raise ProgramError("there is no program here", where=str(path), fix="compile the model again") from error
+        raise ProgramError(missing, where=str(path), fix=fix) from error
     except ValueError as error:
         raise ProgramError(f"not a manifest: {error}", where=str(path), fix="compile the model again") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise ProgramError(f"not in the format '{FORMAT}'", where=str(path), fix="compile the model again")
+    if not isinstance(manifest, dict) or manifest.get("format") != format_:
+        raise ProgramError(f"not in the format '{format_}'", where=str(path), fix="compile the model again")
     return manifest
 
 

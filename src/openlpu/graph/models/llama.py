@@ -10,8 +10,6 @@ from __future__ import annotations
 from openlpu.checkpoint.config import ModelConfig
 from openlpu.graph.decoder import Variant
 
-VARIANT = Variant()
-
 
 def variant(config: ModelConfig) -> Variant:
     """``attention_bias`` is on all four projections of attention, ``mlp_bias`` on all three of the MLP."""

@@ -20,15 +20,13 @@ class Operands:
     """Operand ``number`` of instruction ``row`` is result ``part`` of instruction ``writer``.
 
     Numbers are those of :class:`~openlpu.schedule.program.Claims`.  A part counts the byte streams of a result; for
-    a word in SRAM it is the address in the instruction, and the writer may be RESIDENT or DYNAMIC.  The first
-    ``streamed`` entries are stream operands.
+    a word in SRAM it is the address in the instruction, and the writer may be RESIDENT or DYNAMIC.
     """
 
     row: Ints
     number: Ints
     writer: Ints
     part: Ints
-    streamed: int
     memory: sram.Sram
 
 
@@ -44,7 +42,7 @@ def resolve(code: Code) -> Operands:
     ]
     filled = [[np.broadcast_to(np.asarray(c, np.int64), len(p[0])) for c in p] for p in parts]
     row, number, writer, part = (np.concatenate(columns) for columns in zip(*filled, strict=True))
-    return Operands(row, number, writer, part, len(taken.row), memory)
+    return Operands(row, number, writer, part, memory)
 
 
 Part = tuple[Ints, Ints | int, Ints, Ints | int]

@@ -62,12 +62,3 @@ def _read_kernel() -> Function:
         fn.params["scratch"].at(64 * j).store(total.get(), 64)
     fn.line("ret void")
     return fn
-
-
-def bandwidth(threads: int, *, passes: int = 9) -> float:
-    """Median GB/s over some passes of a fresh :class:`ReadLoop`."""
-    loop = ReadLoop(threads)
-    rates = sorted(loop.measure() for _ in range(passes))
-    loop.close()
-    return rates[passes // 2]
-
