@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from openlpu.graph.ir import Graph, Value
 from openlpu.target.cpu.linear import code_stride, padded, value_stride
-from openlpu.target.cpu.memory import Arena, pack, packed_bytes, pad_vector
+from openlpu.target.cpu.memory import Arena, pad_vector
 from openlpu.target.cpu.path import Path
 from openlpu.target.cpu.plan import Operand, Plan, Stage
 from openlpu.target.cpu.rows import ROW_BYTES, ROWS_AT
+from openlpu.target.cpu.weights import BYTES, NIBBLES, Format
 
 MAX_ROWS = 64  # token rows of one native step; longer work is cut, which cannot change a bit
 
@@ -63,7 +64,6 @@ class Layout:
         wanted = list(dict.fromkeys(
             o for stage in self.plan.stages for o in stage.operands if o.kind in ("packed", "vector", "raw")
         ))
-        panel = self.path.panel
         sizes = {o: self._param_bytes(o, arrays[o.name].shape) for o in wanted}
         self.weight_bytes = sum(size for o, size in sizes.items() if o.kind == "packed")
         self.weights = Arena(sum(padded(size, 64) for size in sizes.values()))
@@ -78,7 +78,8 @@ class Layout:
             at = self.weights.take(sizes[operand])
             out = self.weights.view(at, sizes[operand])
             if operand.kind == "packed":
-                pack(array, out, panel, self.path.offset)
+                blocks = self.plan.packed[operand.name]
+                self._format(operand.name).pack(self.path, array, arrays[blocks] if blocks else None, out)
             else:
                 pad_vector(array, out)
             places[operand] = self.weights.address + at
@@ -86,8 +87,12 @@ class Layout:
 
     def _param_bytes(self, operand: Operand, shape: tuple[int, ...]) -> int:
         if operand.kind == "packed":
-            return packed_bytes((shape[0], shape[1]), self.path.panel)
+            panels = padded(shape[0], self.path.panel) // self.path.panel
+            return panels * self._format(operand.name).panel_bytes(self.path, shape[1])
         return 4 * padded(shape[0], self.path.panel) if operand.kind == "vector" else 0
+
+    def _format(self, codes: str) -> Format:
+        return NIBBLES if self.plan.packed[codes] else BYTES
 
     def _value_bytes(self, name: str, values: Mapping[str, Value]) -> dict[tuple[str, str], int]:
         """What a value needs for MAX_ROWS rows: numbers, or codes and their scales and sums."""

@@ -1,8 +1,9 @@
 """Packed weights and activation codes in, fp32 rows out: the matrix product of a step.
 
-Weights lie as ``[N / panel][K / 4][panel][4]`` bytes: a panel is one sequential stream in which every 64 bytes
-meet four broadcast codes of a token row.  A *tile* is one panel and all token rows of the step: its bytes come
-from memory once and from the cache for the other blocks of rows.  The epilogue turns the exact sums into fp32
+Weights lie in panels (:mod:`~openlpu.target.cpu.weights`): one sequential stream in which every 64 codes meet four
+broadcast codes of a token row.  A *tile* is some panels and all token rows of the step: its bytes come from memory
+once and from the cache for the other blocks of rows.  With many rows a panel of nibbles is expanded once, into
+scratch.  The epilogue turns the exact sums into fp32
 and applies scales, bias, and what follows in the graph: a residual addition or the gated product.
 """
 
@@ -11,29 +12,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from openlpu.target.cpu.elementwise import silu
-from openlpu.target.cpu.emit import Function, Value, reduce, vec
+from openlpu.target.cpu.emit import Function, Slot, Value, reduce, vec
 from openlpu.target.cpu.path import Path
+from openlpu.target.cpu.weights import BYTES, NIBBLES, STEP, Format, padded
 
 ERROR_AT = 8  # in the step header: the lowest stage number that met a NaN or an infinity
-STEP = 16  # k per turn of the inner loop; K is padded to it
 F16, I16 = vec("float", 16), vec("i32", 16)
 TILE_BYTES = 512 << 10  # claiming a tile drains the loads in flight: it should be rare
 # With many rows the multiplications fill the processor's window, and no load of later weights is started in time:
 # they are asked for ahead.  With few rows the window itself runs ahead, and asking costs more than it saves.
 BUSY_ROWS, AHEAD = 8, 16 << 10
+EXPAND_ROWS = 8  # token rows from which on a panel of nibbles is expanded once for all of them
 SHARES = 4  # tiles of a small stage per thread, so that one that was interrupted holds little
-
-
-def padded(size: int, unit: int) -> int:
-    """The next multiple of ``unit``."""
-    return -(-size // unit) * unit
 
 
 @dataclass(frozen=True)
 class Part:
     """One weight matrix of a linear stage: its row count and the argument slots of what its epilogue reads.
 
-    ``gate`` are the slots of a second matrix whose silu multiplies this one's result.
+    ``gate`` is a second matrix whose silu multiplies this one's result.
     """
 
     rows: int
@@ -42,8 +39,13 @@ class Part:
     out: int
     bias: int = -1
     residual: int = -1
-    gate: tuple[int, int, int] = (-1, -1, -1)  # codes, scale, bias
+    format: Format = BYTES
+    gate: Part | None = None
     logits: bool = False  # a NaN or an infinity in the result is reported
+
+    def matrices(self) -> tuple[Part, ...]:
+        """Itself and the gate, if it has one."""
+        return (self, self.gate) if self.gate else (self,)
 
 
 @dataclass(frozen=True)
@@ -62,17 +64,22 @@ class LinearStage:
 
     def tiles(self, path: Path, threads: int) -> int:
         """Tiles of near equal size, as many for each thread, no smaller than a panel."""
-        matrices = 2 if self.parts[0].gate[0] >= 0 else 1
-        size = self.panels(path) * path.panel * padded(self.k, STEP) * matrices
-        each = max(SHARES if threads > 1 else 1, size // (TILE_BYTES * threads))
+        each = max(SHARES if threads > 1 else 1, self.weight_bytes(path) // (TILE_BYTES * threads))
         return min(self.panels(path), each * threads)
+
+    def weight_bytes(self, path: Path) -> int:
+        """Bytes of all panels, which a step reads once."""
+        return sum(
+            padded(part.rows, path.panel) // path.panel * matrix.format.panel_bytes(path, self.k)
+            for part in self.parts for matrix in part.matrices()
+        )
 
 
 class _Block:
     """Exact sums of ``rows`` token rows times one panel, while a kernel is generated."""
 
-    def __init__(self, fn: Function, path: Path, rows: int, planes: int) -> None:
-        self.fn, self.path, self.rows = fn, path, rows
+    def __init__(self, fn: Function, path: Path, format: Format, rows: int, planes: int) -> None:
+        self.fn, self.path, self.format, self.rows = fn, path, format, rows
         groups = range(path.panel // 16)
         # The dot instruction takes several cycles: with few rows, independent sums hide them.
         sets = {1: 4, 2: 2}.get(rows, 1) if path.unsigned else 1
@@ -80,15 +87,14 @@ class _Block:
             [[[path.sums(fn) for _ in range(planes)] for _ in groups] for _ in range(rows)] for _ in range(sets)
         ]
 
-    def step(self, weights: Value, codes: list[list[Value]]) -> None:
-        """One turn: STEP k of the panel at ``weights``, codes[row][plane] pointing at theirs."""
-        for quad in range(STEP // 4):
+    def step(self, panel: Value, step: Value, steps: Value, codes: list[list[Value]]) -> None:
+        """One turn: STEP k of the panel, codes[row][plane] pointing at theirs."""
+        if self.rows >= BUSY_ROWS:
+            ahead = panel.at(step * (STEP * self.path.panel)).at(AHEAD)
+            for line in range(0, STEP * self.path.panel, 64):
+                self._prefetch(ahead.at(line))
+        for quad, groups in enumerate(self.format.quads(self.path, panel, step, steps)):
             sums = self.sums[quad % len(self.sums)]
-            at = weights.at(quad * self.path.panel * 4)
-            if self.rows >= BUSY_ROWS:
-                for line in range(0, self.path.panel * 4, 64):
-                    self._prefetch(at.at(AHEAD + line))
-            groups = [self.path.group(at.at(64 * j)) for j in range(self.path.panel // 16)]
             for row, planes in enumerate(codes):
                 for plane, pointer in enumerate(planes):
                     code = self.path.codes(pointer.at(quad * 4 * self.path.code_bytes))
@@ -112,16 +118,16 @@ class _Block:
                     out.at(4 * place).store(total, 64)
 
 
-def dot_kernel(path: Path, rows: int, wide: bool) -> Function:
-    """``dot<rows>[w]``: int32 sums of one panel and ``rows`` token rows; sizes are arguments, in STEP units.
+def dot_kernel(path: Path, format: Format, rows: int, wide: bool) -> Function:
+    """``dot<rows>[n][w]``: int32 sums of one panel and ``rows`` token rows; sizes are arguments, in STEP units.
 
     With ``wide`` the first ``wide_steps`` turns also sum the high plane.
     """
     params = [("ptr", "w"), ("ptr", "a"), ("i64", "stride"), ("i64", "high"), ("i64", "wide_steps"),
               ("i64", "steps"), ("ptr", "out")]
-    fn = Function(dot_name(rows, wide), "internal void", params)
+    fn = Function(dot_name(format, rows, wide), "internal void", params)
     p = fn.params
-    block = _Block(fn, path, rows, 2 if wide else 1)
+    block = _Block(fn, path, format, rows, 2 if wide else 1)
     low = [p["a"]]
     for _ in range(1, rows):
         low.append(low[-1].at(p["stride"]))
@@ -130,20 +136,31 @@ def dot_kernel(path: Path, rows: int, wide: bool) -> Function:
         with fn.loop(p["wide_steps"]) as s:
             at = s * (STEP * path.code_bytes)
             codes = [[row.at(at), row.at(p["high"]).at(at)] for row in low]
-            block.step(p["w"].at(s * (STEP * path.panel)), codes)
+            block.step(p["w"], s, p["steps"], codes)
         done = p["wide_steps"]
     with fn.loop(p["steps"] - done) as i:
         s = i + done
         codes = [[row.at(s * (STEP * path.code_bytes))] for row in low]
-        block.step(p["w"].at(s * (STEP * path.panel)), codes)
+        block.step(p["w"], s, p["steps"], codes)
     block.finish(p["out"])
     fn.line("ret void")
     return fn
 
 
-def dot_name(rows: int, wide: bool) -> str:
+def dot_name(format: Format, rows: int, wide: bool) -> str:
     """The name of a :func:`dot_kernel`."""
-    return f"dot{rows}w" if wide else f"dot{rows}"
+    return f"dot{rows}{format.mark}{'w' if wide else ''}"
+
+
+def expand_kernel(path: Path) -> Function:
+    """``expand``: a panel of nibbles into one of bytes."""
+    fn = Function("expand", "internal void", [("ptr", "panel"), ("i64", "steps"), ("ptr", "out")])
+    NIBBLES.expand(path, fn.params["panel"], fn.params["steps"], fn.params["out"])
+    fn.line("ret void")
+    return fn
+
+
+Panels = dict[Part, tuple[Format, Value]]  # where the panel of each matrix is, and how it is written
 
 
 class LinearKernel:
@@ -174,60 +191,74 @@ class LinearKernel:
 
     def _panel(self, part: Part, panel: Value) -> None:
         """All rows of the step in blocks: as many of the largest as fit, then of the next."""
-        rows, row = self.fn.params["rows"], self.fn.slot("i64")
+        fn, rows, row = self.fn, self.fn.params["rows"], self.fn.slot("i64")
+        at = {m: self.arg(m.codes).at(panel * m.format.panel_bytes(self.path, self.stage.k)) for m in part.matrices()}
+        if NIBBLES in {m.format for m in at}:
+            with fn.when(rows.compare("sge", EXPAND_ROWS)):
+                bytes_ = {m: self._expanded(i, m, at[m]) for i, m in enumerate(at)}
+                for block in self.path.blocks:
+                    self._blocks(part, panel, row, block, bytes_)
         for block in self.path.blocks:
-            with self.fn.loop((rows - row.get()).udiv(block)):
-                self._block(part, panel, row.get(), block)
-                row.set(row.get() + block)
+            if block < EXPAND_ROWS or NIBBLES not in {m.format for m in at}:
+                self._blocks(part, panel, row, block, {m: (m.format, p) for m, p in at.items()})
 
-    def _block(self, part: Part, panel: Value, row: Value, block: int) -> None:
-        sums = self.fn.params["scratch"]
+    def _expanded(self, place: int, matrix: Part, at: Value) -> tuple[Format, Value]:
+        """A panel as bytes, in scratch behind the sums unless it is one already."""
+        if matrix.format is BYTES:
+            return BYTES, at
+        out = self.fn.params["scratch"].at(sums_bytes(self.path) + place * BYTES.panel_bytes(self.path, self.stage.k))
+        steps = self.fn.value("i64", padded(self.stage.k, STEP) // STEP)
+        self.fn.call("void", "@expand", at, steps, out)
+        return BYTES, out
+
+    def _blocks(self, part: Part, panel: Value, row: Slot, block: int, at: Panels) -> None:
+        with self.fn.loop((self.fn.params["rows"] - row.get()).udiv(block)):
+            self._block(part, panel, row.get(), block, at)
+            row.set(row.get() + block)
+
+    def _block(self, part: Part, panel: Value, row: Value, block: int, at: Panels) -> None:
         area = 4 * self.planes * block * self.path.panel
-        self._dot(part.codes, panel, row, block, sums)
-        if part.gate[0] >= 0:
-            self._dot(part.gate[0], panel, row, block, sums.at(area))
+        sums = {m: self.fn.params["scratch"].at(i * area) for i, m in enumerate(at)}
+        for matrix, (format, place) in at.items():
+            self._dot(format, place, row, block, sums[matrix])
         with self.fn.loop(block) as i:
             for j in range(self.path.panel // 16):
-                self._epilogue(part, panel * self.path.panel + 16 * j, row + i, (sums, i, j, block))
+                self._epilogue(part, panel * self.path.panel + 16 * j, row + i, sums, (i, j, block))
 
-    def _dot(self, codes: int, panel: Value, row: Value, block: int, out: Value) -> None:
+    def _dot(self, format: Format, at: Value, row: Value, block: int, out: Value) -> None:
         k = padded(self.stage.k, STEP)
         wide = padded(self.stage.wide, STEP)
         number = self.fn.value
         self.fn.call(
-            "void", f"@{dot_name(block, bool(wide))}",
-            self.arg(codes).at(panel * (k * self.path.panel)),
+            "void", f"@{dot_name(format, block, bool(wide))}", at,
             self.arg(self.stage.codes).at(row * self.code_stride),
             number("i64", self.code_stride), number("i64", k * self.path.code_bytes),
             number("i64", wide // STEP), number("i64", k // STEP), out,
         )
 
-    def _epilogue(self, part: Part, column: Value, row: Value, sums: tuple[Value, Value, int, int]) -> None:
+    def _epilogue(self, part: Part, column: Value, row: Value, sums: dict[Part, Value],
+                  place: tuple[Value, int, int]) -> None:
         """16 results of one token row: ((Σ * scale) * row scale) + bias, then the fused operator."""
-        y = self._scaled(part.scale, part.bias, column, row, sums)
-        if part.gate[0] >= 0:
-            at, i, j, block = sums
-            area = 4 * self.planes * block * self.path.panel
-            gate = self._scaled(part.gate[1], part.gate[2], column, row, (at.at(area), i, j, block))
-            y = silu(gate) * y
-        place = row * (4 * value_stride(part.rows)) + column * 4
+        y = self._scaled(part, column, row, sums[part], place)
+        if part.gate:
+            y = silu(self._scaled(part.gate, column, row, sums[part.gate], place)) * y
+        at = row * (4 * value_stride(part.rows)) + column * 4
         if part.residual >= 0:
-            y = self.arg(part.residual).at(place).load(F16) + y
+            y = self.arg(part.residual).at(at).load(F16) + y
         if part.logits:
             report(self.fn, reduce(y.as_kind("i32") & 0x7FFFFFFF, "smax"))
-        self.arg(part.out).at(place).store(y)
+        self.arg(part.out).at(at).store(y)
 
-    def _scaled(self, scale: int, bias: int, column: Value, row: Value,
-                sums: tuple[Value, Value, int, int]) -> Value:
-        at, i, j, block = sums
+    def _scaled(self, part: Part, column: Value, row: Value, sums: Value, place: tuple[Value, int, int]) -> Value:
+        i, j, block = place
         meta = self.arg(self.stage.meta).at(row * 16)
-        place = i * (4 * self.path.panel) + 64 * j
-        y = self._sum(at.at(place), meta.at(4))
+        at = sums.at(i * (4 * self.path.panel) + 64 * j)
+        y = self._sum(at, meta.at(4))
         if self.stage.wide:
-            high = self._sum(at.at(place + 4 * block * self.path.panel), meta.at(8))
+            high = self._sum(at.at(4 * block * self.path.panel), meta.at(8))
             y = high * 256.0 + y
-        y = (y * meta.load("float").splat(16)) * self.arg(scale).at(column * 4).load(F16)
-        return y + self.arg(bias).at(column * 4).load(F16) if bias >= 0 else y
+        y = (y * meta.load("float").splat(16)) * self.arg(part.scale).at(column * 4).load(F16)
+        return y + self.arg(part.bias).at(column * 4).load(F16) if part.bias >= 0 else y
 
     def _sum(self, at: Value, codes_sum: Value) -> Value:
         """An exact sum as fp32, free of the weights' offset."""
@@ -260,6 +291,11 @@ def code_stride(path: Path, size: int, wide: int) -> int:
 
 
 def sums_bytes(path: Path) -> int:
-    """Scratch of a linear tile: two matrices, two planes, the largest block."""
+    """Sums of a linear tile: two matrices, two planes, the largest block."""
     return 4 * 2 * 2 * path.blocks[0] * path.panel
 
+
+def scratch_bytes(path: Path, stage: LinearStage) -> int:
+    """Scratch of a linear tile: sums, and panels of nibbles expanded."""
+    expanded = max(len(p.matrices()) if NIBBLES in {m.format for m in p.matrices()} else 0 for p in stage.parts)
+    return sums_bytes(path) + expanded * BYTES.panel_bytes(path, stage.k)

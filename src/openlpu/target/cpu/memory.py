@@ -1,4 +1,4 @@
-"""Sizes in, one aligned block of memory out; and weights repacked into the order the kernels stream.
+"""Sizes in, one aligned block of memory out.
 
 Everything a step touches lies in arenas made at load time: anonymous maps on huge pages where the system has
 them, so that streaming a gigabyte does not miss the TLB every 4 KB.
@@ -12,7 +12,7 @@ import mmap
 import numpy as np
 from numpy.typing import NDArray
 
-from openlpu.target.cpu.linear import STEP, padded
+from openlpu.target.cpu.weights import padded
 
 HUGE = 2 << 20
 ALIGN = 64
@@ -43,31 +43,6 @@ class Arena:
     def view(self, offset: int, size: int) -> NDArray[np.uint8]:
         """The bytes themselves."""
         return self.bytes[offset : offset + size]
-
-
-def packed_bytes(shape: tuple[int, int], panel: int) -> int:
-    """Bytes of packed weights [N, K]."""
-    return padded(shape[0], panel) * padded(shape[1], STEP)
-
-
-def pack(codes: NDArray[np.int8], out: NDArray[np.uint8], panel: int, offset: int) -> None:
-    """Weight codes [N, K] into ``out`` as [N / panel][K / 4][panel][4] bytes, each plus ``offset``.
-
-    Missing rows and channels become code 0.
-    """
-    rows, k = codes.shape
-    quads = padded(k, STEP) // 4
-    target = out.view(np.uint32).reshape(-1, quads, panel)
-    fill = np.uint32(offset * 0x01010101)
-    for start in range(0, rows, 4096):  # in slices: no second copy of a large matrix
-        part = codes[start : start + 4096]
-        if part.shape[0] % panel or k % STEP:
-            whole = np.zeros((padded(part.shape[0], panel), quads * 4), np.int8)
-            whole[: part.shape[0], :k] = part
-            part = whole
-        words = np.ascontiguousarray(part).view(np.uint32).reshape(-1, panel, quads)
-        first = start // panel
-        np.bitwise_xor(words.transpose(0, 2, 1), fill, out=target[first : first + len(words)])
 
 
 def pad_vector(vector: NDArray[np.float32], out: NDArray[np.uint8]) -> None:

@@ -65,6 +65,18 @@ class Path:
             return [at.load("<16 x i32>", 64)]
         return [at.at(16 * i).load("<16 x i8>", 16).cast("sext", "<16 x i16>") for i in range(4)]
 
+    def loaded(self, words: Value) -> list[Value]:
+        """The group whose 64 codes, each plus 128, are the bytes of these 16-bit words."""
+        if self.unsigned:
+            return [words.cast("bitcast", "<16 x i32>")]
+        codes = (words ^ 0x8080).cast("bitcast", "<64 x i8>")
+        return [codes.part(16 * i, 16).cast("sext", "<16 x i16>") for i in range(4)]
+
+    def keep(self, group: list[Value], at: Value) -> None:
+        """Write a group as :meth:`group` reads it."""
+        for i, part in enumerate(group):
+            at.at(16 * i).store(part if self.unsigned else part.cast("trunc", "<16 x i8>"), 16)
+
     def codes(self, at: Value) -> Value:
         """Four activation codes in every row's place."""
         if self.unsigned:

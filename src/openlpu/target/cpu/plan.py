@@ -17,6 +17,7 @@ from openlpu.target.cpu.attention import AttentionStage
 from openlpu.target.cpu.cache import CacheLayout
 from openlpu.target.cpu.linear import LinearStage, Part
 from openlpu.target.cpu.rows import Op
+from openlpu.target.cpu.weights import BYTES, NIBBLES, Format
 
 ROWS, LINEAR, ATTENTION = "rows", "linear", "attention"
 
@@ -49,12 +50,13 @@ class Stage:
 @dataclass(frozen=True)
 class Plan:
     """All stages in order; ``codes`` gives every coded value's (size, wide channels), ``alias`` the value whose
-    codes a value shares."""
+    codes a value shares, ``packed`` the parameter of block bytes (or none) of every matrix's codes."""
 
     stages: tuple[Stage, ...]
     cache: CacheLayout
     codes: dict[str, tuple[int, int]]
     alias: dict[str, str]
+    packed: dict[str, str]
 
 
 @dataclass
@@ -93,8 +95,8 @@ class Planner:
         self.alias: dict[str, str] = {}
         self.users = {name: len(nodes) for name, nodes in graph.consumers().items()}
         self.makers = graph.producers()
-        linear_codes = {n.params["codes"] for n in graph.nodes if n.op == "linear"}
-        self.packed = linear_codes
+        linears = [n for n in graph.nodes if n.op == "linear"]
+        self.packed = {n.params["codes"]: n.params.get("blocks", "") for n in linears}
 
     def plan(self) -> Plan:
         """The finished plan."""
@@ -104,7 +106,7 @@ class Planner:
         stores = [i for i, d in enumerate(order) if any(op.name == "store" for op in d.ops)]
         last = stores[-1] if stores else -1
         stages = [self._finish(draft, i > last) for i, draft in enumerate(order)]
-        return Plan(tuple(stages), self.cache, self.codes, self.alias)
+        return Plan(tuple(stages), self.cache, self.codes, self.alias, self.packed)
 
     def _finish(self, draft: _Draft, logits_only: bool) -> Stage:
         spec = draft.spec
@@ -145,10 +147,11 @@ class Planner:
     def _embed(self, node: Node) -> None:
         draft = self._draft(ROWS, node, node.inputs)
         packed = node.params["codes"] in self.packed
-        slots = {word: draft.slot("raw", key) for word, key in node.params.items() if word != "codes"}
+        slots = {word: draft.slot("raw", node.params[word]) for word in ("scale", "gain") if word in node.params}
         slots["codes"] = draft.slot("packed" if packed else "raw", node.params["codes"])
         slots["out"] = draft.slot("value", node.output)
-        numbers = (("size", self.graph.values[node.output].size), ("packed", packed))
+        format = self._format(node.params["codes"]) if packed else None
+        numbers = (("size", self.graph.values[node.output].size), ("format", format))
         draft.ops.append(Op("embed", tuple(slots.items()), numbers))
         self._written(draft, node.output)
 
@@ -186,10 +189,13 @@ class Planner:
         part = Part(
             self.graph.values[node.output].size, draft.slot("packed", node.params["codes"]),
             draft.slot("vector", node.params["scale"]), draft.slot("value", node.output), bias,
-            logits=node.output == self.graph.output,
+            format=self._format(node.params["codes"]), logits=node.output == self.graph.output,
         )
         draft.parts.append(part)
         self._written(draft, node.output)
+
+    def _format(self, codes: str) -> Format:
+        return NIBBLES if self.packed[codes] else BYTES
 
     def _fusable(self, name: str) -> bool:
         """Whether a value is a linear's result that nobody else reads."""
@@ -230,8 +236,7 @@ class Planner:
             return
         draft, i = self._part_of(up)
         _, j = self._part_of(gate)
-        g = draft.parts[j]
-        draft.parts[i] = replace(draft.parts[i], gate=(g.codes, g.scale, g.bias))
+        draft.parts[i] = replace(draft.parts[i], gate=draft.parts[j])
         del draft.parts[j]
         draft.writes.remove(gate)
         self._replace_output(draft, up, node.output)

@@ -18,6 +18,7 @@ from openlpu.target.cpu.elementwise import reciprocal, round_even, rsqrt, silu
 from openlpu.target.cpu.emit import Function, Slot, Value, pair, reduce, split, vec
 from openlpu.target.cpu.linear import STEP, code_stride, padded, report, value_stride
 from openlpu.target.cpu.path import Path
+from openlpu.target.cpu.weights import code_at
 
 ROW_BYTES = 16  # one token row in the step's header: token, slot, position, unused
 ROWS_AT = 64  # where the rows begin in the header
@@ -85,22 +86,16 @@ class RowKernel:
         self._map(size, out, lambda g, u: silu(g) * u, gate, up)
 
     def _embed(self, op: Op) -> None:
-        """Gather one row of codes, plain [vocab, size] or from the packed panels of a tied head."""
-        fn, size = self.fn, op.number("size")
-        panel = self.path.panel if op.number("packed") else 0
-        token = self.header(0)
+        """Gather one row of codes, plain [vocab, size] or from the panels of a tied head."""
+        fn, size, format = self.fn, op.number("size"), op.number("format")
+        token, table = self.header(0), self.pointer(op, "codes")
         scale = self.pointer(op, "scale").at(token * 4).load("float")
         out, gain = self.value(op, "out", size), op.slot("gain")
-        if panel:
-            quads = padded(size, STEP) // 4
-            base = self.pointer(op, "codes").at(token.udiv(panel) * (quads * panel * 4) + token.urem(panel) * 4)
-        else:
-            base = self.pointer(op, "codes").at(token * size)
         for i, lanes in fn.chunks(size, 4):
-            at = base.at(i * panel) if panel else base.at(i)
-            code = at.load(vec("i8", lanes), 1)
-            if panel and self.path.offset:
-                code = code ^ -128
+            if format:
+                code = code_at(self.path, format, table, size, token, i, lanes)
+            else:
+                code = table.at(token * size).at(i).load(vec("i8", lanes), 1)
             x = code.cast("sitofp", vec("float", lanes)) * scale.splat(lanes)
             if gain >= 0:
                 x = x * self.pointer(op, "gain").at(i * 4).load(x.kind)
