@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,3 +70,12 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str], None]:
         assert text == path.read_text(encoding="utf-8"), "if the change is meant: pytest --update-golden"
 
     return check
+
+
+@pytest.fixture
+def llama_bench(tmp_path: Path) -> Path:
+    """An executable that answers like llama.cpp's ``llama-bench``, and notes what it was asked beside itself."""
+    path = tmp_path / "llama-bench"
+    path.write_text(f"#!{sys.executable}\n" + (HERE / "fake_llama_bench.py").read_text())
+    path.chmod(0o755)
+    return path

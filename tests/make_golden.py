@@ -13,16 +13,19 @@ import json
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, processors, trainers
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 OUT = Path(__file__).parent / "golden" / "models"
-WINDOW = 24  # tokens scored per model
+TOKENS = 24  # scored per model
 STORIES = 4  # documents of the real model's text
 TEXT = "once upon a time there was a little cat that sat on a mat and ran to the red hat at noon "
 
@@ -77,6 +80,30 @@ TINY = {
     ),
 }  # fmt: skip
 
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
+STRETCHED = YARN | {"factor": 8.0, "original_max_position_embeddings": 16, "rope_theta": 1000.0}
+WINDOW = {"use_sliding_window": True, "sliding_window": 6}
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {  # a folder above, and the fields that its variant changes
+    "linear": ("smollm", {"rope_scaling": {"type": "linear", "factor": 4.0}}),
+    "yarn": ("llama2", {"rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}}),
+    "yarn-mscale": ("mistral", {"rope_parameters": STRETCHED | {"mscale": 1.0, "mscale_all_dim": 0.5}}),
+    "yarn-exact": ("qwen3", {"rope_parameters": STRETCHED | {"truncate": False, "beta_fast": 4, "beta_slow": 0.5}}),
+    "window": ("mistral", {"sliding_window": 8}),
+    "window-default-layers": ("qwen2", WINDOW | {"max_window_layers": 1}),
+    "window-no-layers": ("qwen2", WINDOW),
+    "window-layer-types": ("qwen3", WINDOW | {"layer_types": ["sliding_attention", "full_attention"]}),
+}  # fmt: skip
+ROPES: list[dict[str, Any]] = [  # rope_parameters of models with heads of 128 and positions to 131,072
+    {"rope_type": "default", "rope_theta": 10000.0},
+    {"rope_type": "linear", "factor": 3.0, "rope_theta": 10000.0},
+    LLAMA3 | {"factor": 32.0, "original_max_position_embeddings": 8192, "rope_theta": 500000.0},
+    YARN | {"rope_theta": 1000000.0},
+    YARN | {"rope_theta": 1000000.0, "truncate": False, "attention_factor": 1.25},
+    YARN | {"rope_theta": 50000.0, "beta_fast": 8, "beta_slow": 2.5, "mscale": 0.7, "mscale_all_dim": 1.3},
+    YARN | {"rope_theta": 10000.0, "factor": 40, "original_max_position_embeddings": 4096, "mscale": 1.0},
+    YARN | {"rope_theta": 10000.0, "original_max_position_embeddings": 8},
+]
+
 
 def main() -> None:
     """Write every folder anew, and what transformers assumes for absent fields."""
@@ -85,6 +112,8 @@ def main() -> None:
     for name, tiny in TINY.items():
         make(OUT / name, tiny, seed=len(name))
         print(f"{name}: {sum(f.stat().st_size for f in (OUT / name).iterdir()):,} bytes")
+    variants()
+    write(OUT / "ropes.json", [rope(parameters) for parameters in ROPES])
     write(OUT / "absent.json", {kind: absent(kind) for kind in ("llama", "mistral", "qwen2", "qwen3")})
     if stories.is_dir():
         write(OUT / "stories260K.json", losses(stories))
@@ -101,13 +130,42 @@ def make(folder: Path, tiny: Tiny, seed: int) -> None:
     write(folder / "tokenizer_config.json", {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"})
     store(folder, weights(folder, config, seed), tiny)
     rng = np.random.default_rng(seed)
-    ids = torch.from_numpy(rng.integers(3, config["vocab_size"], WINDOW))
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
-    with torch.inference_mode():
-        logits = model(ids[None]).logits[0]
-    save_file({"ids": ids, "logits": logits.contiguous()}, folder / "golden.safetensors")
+    ids = torch.from_numpy(rng.integers(3, config["vocab_size"], TOKENS))
+    save_file({"ids": ids, "logits": scored(folder, ids)}, folder / "golden.safetensors")
     for file in folder.iterdir():
         file.chmod(0o644)
+
+
+def scored(folder: Path, ids: torch.Tensor) -> torch.Tensor:
+    """transformers' fp32 logits [T, vocab] after each of the ids [T]."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    with torch.inference_mode():
+        return model(ids[None]).logits[0].contiguous()
+
+
+def variants() -> None:
+    """The logits of each variant for its folder's ids, and which fields make it."""
+    logits = {}
+    for name, (base, fields) in VARIANTS.items():
+        with TemporaryDirectory() as copy:
+            folder = Path(copy) / base
+            shutil.copytree(OUT / base, folder)
+            write(folder / "config.json", json.loads((folder / "config.json").read_text()) | fields)
+            logits[name] = scored(folder, load_file(OUT / base / "golden.safetensors")["ids"])
+    save_file(logits, OUT / "variants.safetensors")
+    (OUT / "variants.safetensors").chmod(0o644)
+    write(OUT / "variants.json", {name: {"base": base, "fields": f} for name, (base, f) in VARIANTS.items()})
+
+
+def rope(parameters: dict[str, Any]) -> dict[str, Any]:
+    """What transformers makes of rotary parameters: radians per position of each pair, and the attention factor."""
+    sizes = dict(hidden_size=256, num_attention_heads=2, max_position_embeddings=131072)
+    config = AutoConfig.for_model("llama", **sizes, rope_parameters=dict(parameters))
+    if parameters["rope_type"] == "default":
+        steps, factor = LlamaRotaryEmbedding(config).inv_freq, 1.0
+    else:
+        steps, factor = ROPE_INIT_FUNCTIONS[parameters["rope_type"]](config, torch.device("cpu"))
+    return {"parameters": parameters, "attention_factor": factor, "frequencies": [float(f"{s:.8g}") for s in steps]}
 
 
 def weights(folder: Path, config: dict[str, Any], seed: int) -> dict[str, torch.Tensor]:

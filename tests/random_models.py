@@ -30,6 +30,12 @@ CASES = {
     "biases": (replace(BASE, tied=False), QWEN2, Scheme(outlier_share=0.5)),
     "every bias": (replace(BASE, tied=False), EVERY_BIAS, Scheme()),
     "head norms": (replace(BASE, heads=4, head_dim=64, kv_heads=2), QWEN3, Scheme()),
+    "4-bit cache": (replace(BASE, heads=4, kv_heads=2, head_dim=64), LLAMA, Scheme(kv_bits=4)),
+    "4-bit odd cache": (replace(BASE, heads=5, kv_heads=1, head_dim=10, window=7), LLAMA, Scheme(kv_bits=4)),
+    "short window": (replace(BASE, window=5), LLAMA, Scheme()),
+    "windows in some layers": (replace(BASE, layers=3, window=5, full_layers=(1,)), LLAMA, Scheme()),
+    "blocks": (replace(BASE, hidden=72, intermediate=200, tied=False), QWEN2, Scheme(weight_bits=4.5)),
+    "tied blocks": (replace(BASE, hidden=50, head_dim=10, intermediate=77), LLAMA, Scheme(weight_bits=4.5)),
     "large heads": (replace(BASE, hidden=128, heads=9, kv_heads=1, head_dim=128), QWEN3, Scheme()),
 }
 

@@ -141,22 +141,6 @@ def test_check_prints_a_row_per_case_and_fails_on_a_difference(capsys, monkeypat
         assert len(rows) == 3 and rows[2] == "2 cases, 1 distinct" and " wall " in rows[0]
 
 
-def test_bench_measures_decode_prefill_and_memory(capsys, monkeypatch):
-    from openlpu.tokens import bench
-
-    monkeypatch.setattr(bench, "BLOCKS", 2)
-    monkeypatch.setattr(bench, "BLOCK_S", 0.02)
-    result = output(capsys, "bench", "demo", "--threads", "2")
-    assert (result["clock"], result["threads"]) == ("wall", 2)
-    # Every linear's codes, scales and biases: one byte a weight of the demo's 3.4 million, and a little more.
-    assert 3.3e6 < result["weight_bytes"] < 3.6e6
-    rate = result["weight_bytes"] / result["token_p50_s"]
-    assert result["bandwidth_share"] == pytest.approx(rate / result["read_bytes_per_s"])
-    assert result["decode_tokens"] >= 16 and result["prefill_tokens"] == 256
-    assert main(["bench", "--shape", "gpt-9"]) == 2
-    assert "llama-3.2-1b" in capsys.readouterr().err
-
-
 def test_accuracy_compares_formats_on_a_text(capsys, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("ROMEO:\nBut soft, what light?\n<|endoftext|>\nJULIET:\nO Romeo!\n" * 2)

@@ -8,11 +8,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from random_models import CASES, random_graph, same, tokens
+from random_models import BASE, CASES, LLAMA, random_graph, same, tokens
 
 from openlpu._base.errors import BadRequest, DoesNotFit, NumericsError, Unsupported
 from openlpu.checkpoint import folder
-from openlpu.graph import build, shapes
+from openlpu.graph import build
+from openlpu.graph.shapes import SHAPES, shape
+from openlpu.numerics.draw import draw
 from openlpu.numerics.lower import lower
 from openlpu.numerics.scheme import Scheme
 from openlpu.target.base import Chunk
@@ -80,6 +82,26 @@ def test_batches_at_different_positions(stories, threads):
     target.close()
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize(("kv_bits", "window"), [(8, 0), (4, 0), (16, 300), (4, 257), (8, 31)])
+def test_long_contexts_are_shared_evenly(kv_bits, window, threads):
+    """Blocks of one row meet from several tiles; rows at different positions, with and without a window."""
+    config = replace(BASE, layers=2, heads=6, kv_heads=2, head_dim=16, context=1100, window=window)
+    graph = random_graph(config, LLAMA, Scheme(kv_bits=kv_bits))
+    ids = tokens(1100, config)
+    want = ref.load(graph).run([Chunk(0, 0, ids, every=True)])[0]
+    target = cpu.load(graph, slots=3, threads=threads)
+    for slot, end in enumerate((1090, 600, 3)):
+        target.run([Chunk(slot, 0, ids[:end])])
+    for turn in range(3):
+        chunks = [Chunk(0, 1090 + 2 * turn, ids[1090 + 2 * turn :][:2], every=True),
+                  Chunk(1, 600 + turn, ids[600 + turn :][:1]), Chunk(2, 3 + turn, ids[3 + turn :][:1])]
+        wanted = [want[c.start : c.start + len(c.tokens)] for c in chunks]
+        assert same(target.run(chunks), wanted), f"turn {turn}"
+        assert same(target.run(chunks[:1]), wanted[:1]), f"turn {turn}, alone"
+    target.close()
+
+
 def test_a_slot_twice_in_one_call(stories):
     """Chunks of one slot act in order, also when the later one goes back."""
     graph, ids, want = stories
@@ -137,8 +159,8 @@ def test_no_multiplication_is_fused():
 @pytest.mark.parametrize("tied", [True, False])
 def test_drawn_shapes(tied):
     """A benchmark's random graph is a graph like any other, and the same one every time."""
-    config = replace(shapes.shape("qwen2.5-0.5b", 32), hidden=64, layers=2, intermediate=96, vocab=200, tied=tied)
-    graph, again = shapes.draw(config), shapes.draw(config)
+    config = replace(shape("qwen2.5-0.5b", 32), hidden=64, layers=2, intermediate=96, vocab=200, tied=tied)
+    graph, again = draw(config), draw(config)
     assert all(np.array_equal(graph.params[name], again.params[name]) for name in graph.params)
     ids = tokens(20, config)
     target = cpu.load(graph)
@@ -146,11 +168,11 @@ def test_drawn_shapes(tied):
     target.close()
 
 
-@pytest.mark.parametrize("name", shapes.SHAPES)
+@pytest.mark.parametrize("name", SHAPES)
 def test_plans_of_real_shapes(name):
     """Ten stages a layer whatever the size, and as few kernels for thirty layers as for one."""
-    config = shapes.shape(name)
-    plan = Planner(shapes.draw(replace(config, vocab=8, hidden=64, intermediate=32)), 16).plan()
+    config = shape(name)
+    plan = Planner(draw(replace(config, vocab=8, hidden=64, intermediate=32)), 16).plan()
     assert len(plan.stages) == 10 * config.layers + 2
     assert len({stage.spec for stage in plan.stages}) == 12
     assert [stage.where for stage in plan.stages if stage.logits_only][0] == f"layers.{config.layers - 1}.attn"

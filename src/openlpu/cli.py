@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from openlpu import __version__, cli_program
+from openlpu import __version__, cli_bench, cli_options, cli_program, cli_promise
 from openlpu._base import units
 from openlpu._base.errors import BadRequest, OpenLpuError
 from openlpu._base.progress import Progress
@@ -26,12 +26,13 @@ if TYPE_CHECKING:
     from openlpu.graph.ir import Graph
     from openlpu.target.base import F32
     from openlpu.tokens.model import Generation, Model, Prompt
+    from openlpu.tokens.promise import Promise
 
 PROMPT = "ROMEO:\n"
 REPLAY = 8  # tokens that a bare `openlpu run` repeats on the chip model
 WINDOW = 256  # tokens that `openlpu accuracy` scores together
 DOCUMENT_END = "<|endoftext|>"
-MODEL = "a Hugging Face folder, or demo, the embedded model"
+MODEL = "a Hugging Face folder, a model on its hub (owner/name), a .gguf file, or demo, the embedded model"
 JSON = "print one JSON object"
 THREADS = "threads (default: all cores, or one for a small model)"
 CHOICES = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "stop")
@@ -72,11 +73,13 @@ def run(args: argparse.Namespace) -> int:
     prompt: Prompt = [{"role": "user", "content": args.prompt}] if args.chat else args.prompt
     with _bars() as progress:
         name = "demo" if args.model is None else args.model
-        compiled = pipeline.compile(name, context=args.context, dump=args.dump, progress=progress)
-        model = pipeline.start(compiled, args.target, threads=args.threads)
+        scheme = cli_options.scheme(args)
+        compiled = pipeline.compile(name, scheme=scheme, context=args.context, dump=args.dump, progress=progress)
+        model = pipeline.start(compiled, args.target, threads=args.threads, speculate=args.speculate)
     with model:
-        answer = _say(args, model, prompt)
+        answer, promise = _say(args, model, prompt)
         result = _result(args, model, answer)
+        result["promise"] = cli_promise.after_run(promise, model.executable.context, answer)
         if args.model is None:
             result |= _replay(args, compiled, model, prompt)
     print(json.dumps(result) if args.json else "\n\n" + "\n".join(_summary(result)))
@@ -90,7 +93,7 @@ def check(args: argparse.Namespace) -> int:
     from openlpu.tokens import check as checks
 
     with _bars() as progress:
-        compiled = pipeline.compile(args.model, progress=progress)
+        compiled = pipeline.compile(args.model, scheme=cli_options.scheme(args), progress=progress)
         loaders = {name: TARGETS.get(name) for name in TARGETS}
         cases = checks.cases(tuple(available()), chip=True)
         verdict = checks.check(compiled.graph, cases, loaders, progress)
@@ -110,11 +113,12 @@ def check(args: argparse.Namespace) -> int:
 def accuracy(args: argparse.Namespace) -> int:
     """Perplexity of fp32 and of each number format on a text, and the error of each layer."""
     from openlpu.checkpoint.folder import load
+    from openlpu.compile import runners
     from openlpu.graph import build
     from openlpu.numerics import report
+    from openlpu.numerics.scheme import Scheme
     from openlpu.target.base import Chunk
     from openlpu.target.cpu.run import load as load_native
-    from openlpu.target.ref.run import trace
 
     def native(graph: Graph) -> Callable[[Sequence[int]], F32]:
         executable = load_native(graph)
@@ -125,54 +129,30 @@ def accuracy(args: argparse.Namespace) -> int:
     except UnicodeDecodeError as error:
         raise BadRequest(f"not UTF-8: {error.reason} at byte {error.start}", where=str(args.text)) from error
     with _bars() as progress:
-        checkpoint = load(args.model)
+        checkpoint = load(args.model, progress=progress)
         ids = [checkpoint.tokenizer.encode(document, special=False) for document in documents if document]
         size = min(WINDOW, checkpoint.config.context)
         windows = report.windows(ids, checkpoint.config.bos, size)[: args.windows]
-        found = report.measure(build(checkpoint), windows, trace, progress=progress, run=native)
+        formats = [*(Scheme(weight_bits=bits) for bits in args.bits), *report.FORMATS]
+        found = report.measure(build(checkpoint), windows, runners(), formats, progress=progress, run=native)
     if args.json:
         print(json.dumps({
             "model": args.model, "text": str(args.text), "windows": len(windows), "tokens": found.tokens,
             "fp32": found.perplexity,
             "formats": [
-                {"format": str(f.scheme), "perplexity": f.perplexity, "excess": f.excess} for f in found.formats
+                {"format": str(f.scheme), "bits": f.bits, "perplexity": f.perplexity, "excess": f.excess}
+                for f in found.formats
             ],
             "layers": [{"layer": layer.where, "error": layer.error} for layer in found.layers],
         }))
         return 0
     print(f"{found.tokens} tokens in {len(windows)} windows of at most {size}\n")
-    print(f"{'perplexity':>10}  {'over fp32':>9}  format\n{found.perplexity:10.4f}  {'':9}  fp32")
+    print(f"{'perplexity':>10}  {'over fp32':>9}  {'bits':>6}  format\n{found.perplexity:10.4f}  {'':9}  {'':6}  fp32")
     for f in found.formats:
-        print(f"{f.perplexity:10.4f}  {f.excess:+9.3%}  {f.scheme}")
+        print(f"{f.perplexity:10.4f}  {f.excess:+9.3%}  {f.bits:6.3f}  {f.scheme}")
     print(f"\n{'error':>10}  after, as a share of its length ({found.formats[0].scheme})")
     for layer in found.layers:
         print(f"{layer.error:10.4f}  {layer.where}")
-    return 0
-
-
-def bench(args: argparse.Namespace) -> int:
-    """Speeds of the native target on a model, or on random codes of a known shape."""
-    from openlpu import compile as pipeline
-    from openlpu.graph import shapes
-    from openlpu.tokens.bench import bench as measure
-
-    with _bars() as progress:
-        if args.shape:
-            graph = shapes.draw(shapes.shape(args.shape))
-        else:
-            graph = pipeline.compile(args.model, progress=progress).graph
-        speeds = measure(graph, threads=args.threads, progress=progress)
-    result = {"model": args.shape or args.model} | speeds.to_json()
-    if args.json:
-        print(json.dumps(result))
-        return 0
-    print(f"{result['model']} on {speeds.threads} threads, vector path {speeds.path}")
-    print(f"decode    {speeds.decode_tokens_per_s:.4g} tokens/s, per token {units.wall(result['token_p50_s'])} median, "
-          f"{units.wall(result['token_p99_s'])} p99")
-    print(f"prefill   {result['prefill_tokens_per_s']:.4g} tokens/s over {speeds.prefill_tokens} tokens")
-    cached = " (the weights stay in cache)" if speeds.share > 1 else ""
-    print(f"memory    {units.size(speeds.weight_bytes)} of weights a token, {speeds.share:.0%} of the "
-          f"{units.size(speeds.read_bytes_per_s)}/s that a plain loop reads{cached}")
     return 0
 
 
@@ -189,10 +169,11 @@ def conformance(args: argparse.Namespace) -> int:
     return 0
 
 
-def _say(args: argparse.Namespace, model: Model, prompt: Prompt) -> Generation:
-    """Run the answer to its end, piece by piece on standard output unless that is for JSON."""
+def _say(args: argparse.Namespace, model: Model, prompt: Prompt) -> tuple[Generation, Promise | None]:
+    """Promise, then run the answer to its end, piece by piece on standard output unless that is for JSON."""
     with _bars() as progress:
         answer = _answer(args, model, prompt, args.max_tokens, progress)
+        promise = cli_promise.before_run(model, answer, quiet=args.json)
         pieces = iter(answer)
         first = next(pieces, "")
         for _ in pieces if args.json else ():
@@ -201,7 +182,7 @@ def _say(args: argparse.Namespace, model: Model, prompt: Prompt) -> Generation:
         print(end=first if args.chat else args.prompt + first, flush=True)
         for piece in pieces:
             print(end=piece, flush=True)
-    return answer
+    return answer, promise
 
 
 def _answer(
@@ -256,6 +237,10 @@ def _summary(result: dict[str, Any]) -> Iterator[str]:
     yield f"first token  {units.wall(m['first_token_s'])} for a prompt of {m['prompt_tokens']}"
     if m["tokens"] > 1:
         yield f"per token    {units.wall(m['token_p50_s'])} median, {units.wall(m['token_p99_s'])} p99"
+    if promise := result["promise"]:
+        yield cli_promise.verdict(promise)
+    if guesses := m["guessed"]:
+        yield f"guesses      {m['accepted']} of {guesses} checked tokens were right: {m['steps']} steps"
     if c:
         yield f"on the chip  {units.cycles(c['p50'])} per token"
     if "same" in result:
@@ -287,6 +272,7 @@ def _parser() -> argparse.ArgumentParser:
     one = commands.add_parser("check", help="run one workload every way there is and compare the bits")
     one.set_defaults(command=check)
     _model_argument(one)
+    cli_options.add_bits(one)
     one.add_argument("--json", action="store_true", help=JSON)
     one = commands.add_parser("accuracy", help="perplexity of fp32 and of each number format")
     one.set_defaults(command=accuracy)
@@ -294,15 +280,11 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("text", metavar="TEXT", type=Path, help=f"a text file; {DOCUMENT_END} separates documents")
     one.add_argument("--windows", type=_positive, default=1000, metavar="N", help=f"most windows of {WINDOW} tokens "
                      "to score (default 1000): a document's first, or consecutive ones of a single document")
+    one.add_argument("--bits", type=cli_options.bits, action="append", default=[], metavar="B",
+                     help="also a format of B bits per weight, 4.5 to 8; may be repeated")
     one.add_argument("--json", action="store_true", help=JSON)
-    one = commands.add_parser("bench", help="measure the native target's speed")
-    one.set_defaults(command=bench)
-    either = one.add_mutually_exclusive_group()
-    _model_argument(either)
-    either.add_argument("--shape", metavar="NAME", help="random codes in the shape of a known model: smollm2-135m, "
-                        "qwen2.5-0.5b, llama-3.2-1b")
-    one.add_argument("--threads", type=int, default=0, metavar="N", help=THREADS)
-    one.add_argument("--json", action="store_true", help=JSON)
+    cli_bench.add_commands(commands, _bars, _positive, MODEL)
+    cli_promise.add_commands(commands, _bars, _positive)
     one = commands.add_parser("conformance", help="test vectors of the arithmetic")
     one.set_defaults(command=conformance)
     one.add_argument("action", choices=("export",), help="write them as safetensors files")
@@ -338,7 +320,10 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
     add("--stop", action="append", default=[], metavar="TEXT", help="end before this text; may be repeated")
     add("--target", choices=tuple(TARGETS), default="cpu", help="what runs it (default cpu)")
     add("--threads", type=int, default=0, metavar="N", help=f"of the cpu target: {THREADS}")
+    add("--speculate", action=argparse.BooleanOptionalAction, help="check guessed tokens beside the next one, which "
+        "changes no bit (default: on the cpu target, as far as it pays)")
     add("--context", type=int, metavar="N", help="positions of KV cache (default: the model's own)")
+    cli_options.add_bits(parser)
     add("--chat", action="store_true", help="the prompt is a user's message; use the model's chat template")
     add("--dump", type=Path, metavar="DIR", help="write what each pass of the pipeline returned as text")
     add("--json", action="store_true", help=JSON)

@@ -9,10 +9,13 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from openlpu import cli_options
 from openlpu._base import units
+from openlpu._base.errors import BadRequest
 from openlpu._base.progress import Progress
 
 if TYPE_CHECKING:
+    from openlpu.compile import Compiled
     from openlpu.graph.ir import Graph
     from openlpu.schedule.program import Program, Segment
 
@@ -22,13 +25,16 @@ JSON = "print one JSON object"
 
 def add_commands(commands: Any, bars: Bars, model_help: str) -> None:
     """Add compile, show and verify to a parser's commands; ``bars`` gives each its progress."""
-    one = commands.add_parser("compile", help="make a chip program: report it, or write it into a folder")
+    one = commands.add_parser("compile", help="make a program for a chip or this processor, and report or write it")
     one.set_defaults(command=lambda args: compile_program(args, bars))
     one.add_argument("model", metavar="MODEL", help=model_help)
     one.add_argument("-o", "--output", type=Path, metavar="DIR", help="write the compiled model here (default: report)")
+    one.add_argument("--target", choices=("chip", "cpu"), default="chip", help="chip (default), or cpu: a folder from "
+                     "which `openlpu run DIR` starts at once on this kind of processor")
     one.add_argument("--chip", default="lpu-v1", metavar="NAME", help="lpu-v1 (default), tiny, or a .toml file")
     one.add_argument("--context", type=int, metavar="N", help="positions of KV cache (default: the model's own)")
-    one.add_argument("--kv-bits", type=int, choices=(8, 16), default=8, help="width of KV codes (default 8)")
+    one.add_argument("--kv-bits", type=int, choices=(4, 8, 16), default=8, help="width of KV codes (default 8)")
+    cli_options.add_bits(one)
     one.add_argument("--dump", type=Path, metavar="DIR", help="write what each pass of the pipeline returned as text")
     one.add_argument("--json", action="store_true", help=JSON)
     one = commands.add_parser("show", help="placement, use of each unit and critical path of a compiled model")
@@ -43,22 +49,35 @@ def add_commands(commands: Any, bars: Bars, model_help: str) -> None:
 
 
 def compile_program(args: argparse.Namespace, bars: Bars) -> int:
-    """Compile for a chip; without ``-o`` nothing is written."""
+    """Compile for a chip, or for this processor; without ``-o`` nothing is written."""
     from openlpu import compile as pipeline
-    from openlpu.numerics.scheme import Scheme
-    from openlpu.schedule import bundle
 
-    scheme = Scheme(kv_bits=args.kv_bits)
+    if args.target == "cpu" and not args.output:
+        raise BadRequest("target 'cpu' writes a folder", where="output", fix="say where to: -o DIR")
+
+    scheme = cli_options.scheme(args)
     with bars() as progress:
         compiled = pipeline.compile(args.model, scheme=scheme, context=args.context, dump=args.dump, progress=progress)
-        program = pipeline.program(compiled, args.chip, dump=args.dump, progress=progress)
-        if args.output:
-            source = compiled.checkpoint.path
-            bundle.save(args.output, compiled.graph, program, model=args.model, scheme=str(scheme), source=source)
-    result = {"model": args.model, "output": str(args.output) if args.output else None}
-    result |= _report(compiled.graph, program)
+        if args.target == "cpu":
+            pipeline.store(compiled, args.output, progress=progress)
+            result = {"model": args.model, "output": str(args.output), "target": "cpu"}
+            result["bytes"] = sum(path.stat().st_size for path in args.output.iterdir())
+        else:
+            result = _compile_chip(args, compiled, progress)
     print(json.dumps(result) if args.json else "\n".join(_summary(result)))
     return 0
+
+
+def _compile_chip(args: argparse.Namespace, compiled: Compiled, progress: Progress) -> dict[str, Any]:
+    from openlpu import compile as pipeline
+    from openlpu.schedule import bundle
+
+    program = pipeline.program(compiled, args.chip, dump=args.dump, progress=progress)
+    if args.output:
+        scheme, texts = str(compiled.options.scheme), compiled.checkpoint.texts()
+        bundle.save(args.output, compiled.graph, program, model=args.model, scheme=scheme, texts=texts)
+    result = {"model": args.model, "output": str(args.output) if args.output else None}
+    return result | _report(compiled.graph, program)
 
 
 def show(args: argparse.Namespace) -> int:
@@ -119,6 +138,9 @@ def _segment(graph: Graph, program: Program, segment: Segment) -> dict[str, Any]
 
 
 def _summary(result: dict[str, Any]) -> Iterator[str]:
+    if result.get("target") == "cpu":
+        yield f"{result['model']}: {units.size(result['bytes'])} in {result['output']}"
+        return
     used = sum(result["sram"].values())
     yield f"{result['model']} on {result['chip']}: {used / result['sram_rows']:.1%} of SRAM"
     for s in result["segments"]:

@@ -7,31 +7,30 @@ pass returned as a numbered text file.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from openlpu._base import text
-from openlpu._base.errors import BadRequest
+from openlpu._base import manifest, text
+from openlpu._base.errors import BadRequest, ProgramError
+from openlpu._base.manifest import MANIFEST, new_folder
 from openlpu._base.progress import Progress, silent
 from openlpu.arch import truepoint
-from openlpu.arch.chip import load_chip
-from openlpu.checkpoint.folder import Checkpoint
+from openlpu.checkpoint.folder import Checkpoint, read_texts
 from openlpu.checkpoint.folder import load as read_checkpoint
-from openlpu.graph import build as build_graph
 from openlpu.graph.ir import Graph
-from openlpu.numerics.calibrate import prepare
-from openlpu.numerics.lower import lower
 from openlpu.numerics.scheme import Scheme
-from openlpu.place.layout import place
-from openlpu.schedule.program import Program
-from openlpu.schedule.step import buckets, schedule
 from openlpu.target import TARGETS
-from openlpu.target.ref.run import trace
 from openlpu.tokens.model import Model
 from openlpu.tokens.request import Sampling
+from openlpu.tokens.speculate import Adaptive
 
+if TYPE_CHECKING:
+    from openlpu.numerics.integer import Runners
+    from openlpu.schedule.program import Program
+
+STORED = "openlpu stored 1"
 PREFILL_CHUNK = 256  # prompt tokens a step: enough for full speed, few enough to show progress
 
 
@@ -51,7 +50,7 @@ class Pass:
     """
 
     folder: str
-    run: Callable[[Any, Options], Any]
+    run: Callable[[Any, Options, Progress], Any]
     show: Callable[[Any], Any] = lambda result: result
 
 
@@ -62,10 +61,31 @@ def _show_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
+def _build(checkpoint: Checkpoint) -> Graph:
+    from openlpu.graph import build
+
+    return build(checkpoint)
+
+
+def runners() -> Runners:
+    """What calibration runs models with: the reference where values are looked at, the cpu where text is written."""
+    from openlpu.numerics.integer import Runners
+    from openlpu.target.ref.run import trace
+    from openlpu.tokens.write import write
+
+    return Runners(trace, lambda graph, count, length, p: write(TARGETS.get("cpu"), graph, count, length, p))
+
+
+def _integer(graph: Graph, options: Options, progress: Progress) -> Graph:
+    from openlpu.numerics.integer import integer
+
+    return integer(graph, options.scheme, runners(), progress)
+
+
 PIPELINE = (
-    Pass("checkpoint", lambda source, o: read_checkpoint(source, context=o.context), _show_checkpoint),
-    Pass("graph", lambda checkpoint, o: build_graph(checkpoint)),
-    Pass("numerics", lambda graph, o: lower(prepare(graph, o.scheme, trace), o.scheme)),
+    Pass("checkpoint", lambda source, o, p: read_checkpoint(source, context=o.context, progress=p), _show_checkpoint),
+    Pass("graph", lambda checkpoint, o, p: _build(checkpoint)),
+    Pass("numerics", _integer),
 )
 
 
@@ -77,12 +97,20 @@ class Compiled:
     checkpoint: Checkpoint
     graph: Graph
     options: Options
+    known: str = ""  # the fingerprint, where it was computed before
+
+    @property
+    def context(self) -> int:
+        """Positions that a request may have."""
+        return min(self.options.context or self.graph.config.context, self.graph.config.context)
 
     def fingerprint(self) -> str:
         """Hash of model, program and numerics: the integer graph, its parameters and the arithmetic's version.
 
         The graph is the program of every target (each must give its bits), so targets share a fingerprint.
         """
+        if self.known:
+            return self.known
         parts = {"truepoint": truepoint.VERSION, "scheme": str(self.options.scheme), "graph": self.graph}
         return hashlib.sha256(text.dump(parts).encode()).hexdigest()
 
@@ -91,20 +119,69 @@ def compile(
     source: str | Path, *, scheme: Scheme | None = None, context: int | None = None, dump: Path | None = None,
     progress: Progress = silent,
 ) -> Compiled:
-    """Run the pipeline on a model folder or an embedded model's name; ``dump`` is a folder for text files.
+    """Run the pipeline on a model folder, a model on the hub, or an embedded one; ``dump`` is a folder for text files.
 
     Raises :class:`openlpu._base.errors.OpenLpuError` naming file and field when the model cannot be used.
     """
+    if is_stored(source):
+        return _stored(Path(source), scheme, context)
     options = Options(scheme or Scheme(), context)
     results: list[Any] = [source]
     for at, step in enumerate(PIPELINE):
         progress(step.folder, at, len(PIPELINE))
-        results.append(step.run(results[-1], options))
+        results.append(step.run(results[-1], options, progress))
         if dump:
             dump.mkdir(parents=True, exist_ok=True)
             (dump / f"{at + 1:02}-{step.folder}.txt").write_text(text.dump(step.show(results[-1])), "utf-8")
     progress("ready", len(PIPELINE), len(PIPELINE))
     return Compiled(str(source), results[1], results[-1], options)
+
+
+def store(compiled: Compiled, folder: Path, *, threads: Sequence[int] = (), progress: Progress = silent) -> None:
+    """Write a compiled model into a new folder from which the cpu target starts at once.
+
+    Machine code is made for ``threads`` (none given: one, and this machine's own choice); another number, or another
+    processor, gets its own when it loads.
+    """
+    from openlpu.target.cpu import stored
+    from openlpu.target.cpu.run import usable_threads
+
+    counts = threads or sorted({1, usable_threads(sum(p.nbytes for p in compiled.graph.params.values()))})
+    with new_folder(folder) as made:
+        stored.write(made, compiled.graph, compiled.context, counts, progress)
+        for name, content in compiled.checkpoint.texts().items():
+            (made / name).write_bytes(content)
+        manifest.write(made, {
+            "format": STORED, "model": compiled.name, "scheme": vars(compiled.options.scheme),
+            "truepoint": truepoint.VERSION, "fingerprint": compiled.fingerprint(),
+            "files": {path.name: path.stat().st_size for path in sorted(made.iterdir())},
+        })
+
+
+def is_stored(source: str | Path) -> bool:
+    """Whether :func:`store` wrote this folder."""
+    return (Path(source) / "stored.json").is_file()
+
+
+def _stored(folder: Path, scheme: Scheme | None, context: int | None) -> Compiled:
+    from openlpu.target.cpu import stored
+
+    words = manifest.read(folder / MANIFEST, STORED, "the manifest is missing", "compile the model again")
+    if words["truepoint"] != truepoint.VERSION:
+        what = f"made for numerics version {words['truepoint']}; this is version {truepoint.VERSION}"
+        raise ProgramError(what, where=str(folder), fix="compile the model again")
+    for name, size in words["files"].items():  # a hash of gigabytes would cost the start its speed
+        if not (folder / name).is_file() or (folder / name).stat().st_size != size:
+            raise ProgramError("this file is damaged", where=str(folder / name), fix="compile the model again")
+    graph = stored.read(folder)
+    if context is not None and not 0 < context <= graph.config.context:
+        raise BadRequest(f"this model was compiled for {graph.config.context} positions", where="context",
+                         fix="ask for fewer, or compile it again with --context")
+    options = Options(Scheme(**words["scheme"]), context)
+    if scheme not in (None, options.scheme):
+        raise BadRequest(f"this model was compiled as {options.scheme}", where="bits",
+                         fix="leave the format out, or compile the model again")
+    return Compiled(str(folder), read_texts(folder, graph.config), graph, options, words["fingerprint"])
 
 
 def program(
@@ -114,6 +191,10 @@ def program(
 
     Raises :class:`openlpu._base.errors.DoesNotFit` with what takes the room.
     """
+    from openlpu.arch.chip import load_chip
+    from openlpu.place.layout import place
+    from openlpu.schedule.step import buckets, schedule
+
     progress("place", 0, 2)
     layout = place(compiled.graph, load_chip(chip))
     progress("schedule", 1, 2)
@@ -126,33 +207,43 @@ def program(
     return made
 
 
-def start(compiled: Compiled, target: str, *, slots: int = 1, threads: int = 0) -> Model:
-    """Load a compiled model on a target with ``slots`` KV caches; ``threads`` (0: all cores) is the cpu's."""
+def start(
+    compiled: Compiled, target: str, *, slots: int = 1, threads: int = 0, speculate: bool | None = None
+) -> Model:
+    """Load a compiled model on a target with ``slots`` KV caches; ``threads`` (0: all cores) is the cpu's.
+
+    ``speculate`` lets a step check guessed tokens, which changes no bit; None: where it pays, on the cpu.
+    """
     if threads and target != "cpu":
         raise BadRequest(f"target '{target}' cannot run on {threads} threads", where="threads", fix="leave it out")
     if slots < 1 or (slots > 1 and target == "chip"):
         raise BadRequest(f"target '{target}' cannot run {slots} requests at once", where="slots", fix="use 1")
+    if speculate and target == "chip":
+        raise BadRequest("target 'chip' runs one token a step", where="speculate", fix="leave it out")
     config, checkpoint = compiled.graph.config, compiled.checkpoint
     native = {"threads": threads} if target == "cpu" else {}
-    executable = TARGETS.get(target)(compiled.graph, slots=slots, context=config.context, **native)
+    executable = TARGETS.get(target)(compiled.graph, slots=slots, context=compiled.context, **native)
     return Model(
         compiled.name, executable, checkpoint.tokenizer, vocab=config.vocab, eos=config.eos,
         chat=checkpoint.chat, defaults=_defaults(checkpoint), fingerprint=compiled.fingerprint,
         chunk=1 if target == "chip" else PREFILL_CHUNK,
+        speculation=Adaptive() if speculate or (speculate is None and target == "cpu") else None,
     )
 
 
 def load(
     source: str | Path = "demo", *, target: str = "cpu", threads: int = 0, slots: int = 1,
-    context: int | None = None, scheme: Scheme | None = None, progress: Progress = silent,
+    context: int | None = None, scheme: Scheme | None = None, speculate: bool | None = None,
+    progress: Progress = silent,
 ) -> Model:
     """A model ready to generate: ``openlpu.load("demo").generate("…")``.
 
-    ``slots`` requests can run at once, each of up to ``context`` positions (None: the model's own).  Raises
-    :class:`openlpu._base.errors.OpenLpuError` when the model, the target or an option cannot be used.
+    ``slots`` requests can run at once, each of up to ``context`` positions (None: the model's own); ``speculate``
+    as in :func:`start`.  Raises :class:`openlpu._base.errors.OpenLpuError` when the model, the target or an option
+    cannot be used.
     """
     compiled = compile(source, scheme=scheme, context=context, progress=progress)
-    return start(compiled, target, slots=slots, threads=threads)
+    return start(compiled, target, slots=slots, threads=threads, speculate=speculate)
 
 
 def _defaults(checkpoint: Checkpoint) -> Sampling:

@@ -12,6 +12,7 @@ from openlpu._base.errors import BadCheckpoint, BadRequest, OpenLpuError, Unsupp
 from openlpu.checkpoint.config import ModelConfig, Rope, read
 from openlpu.checkpoint.fields import Fields
 from openlpu.checkpoint.folder import load
+from openlpu.graph import build
 
 LLAMA3 = {
     "rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
@@ -31,14 +32,12 @@ def parsed(
 def test_absent_fields_mean_what_transformers_means(models: Path, kind: str) -> None:
     expected = json.loads((models / "absent.json").read_text())[kind]
     fields, none = Fields(Path("config.json"), expected["config"]), Fields(Path("g"), {})
-    if expected["window"]:
-        with pytest.raises(Unsupported, match=f"window of {expected['window']}, smaller .* {expected['context']}"):
-            read(fields, none)
-    config = read(fields, none, context=expected["window"])
+    config = read(fields, none)
+    assert config.window == (expected["window"] or 0)
     found = {"kv_heads": config.kv_heads, "head_dim": config.head_dim, "norm_eps": config.norm_eps}
     found |= {"theta": config.rope.theta, "tied": config.tied, "bos": config.bos, "context": config.context}
     found["eos"] = config.eos[0] if config.eos else None
-    assert found == {key: expected[key] for key in found} | {"context": expected["window"] or expected["context"]}
+    assert found == {key: expected[key] for key in found}
 
 
 def test_null_kv_heads_are_as_many_as_heads(edited: Callable[..., Path]) -> None:
@@ -65,18 +64,51 @@ def test_end_tokens_of_generation_config_come_first(edited: Callable[..., Path])
     [
         ("mistral", {"sliding_window": None}),
         ("mistral", {"sliding_window": 64}),
-        ("mistral", {"sliding_window": 16, "layer_types": ["full_attention"] * 2}),
+        ("llama2", {"sliding_window": 16}),
         ("qwen2", {"sliding_window": 16, "use_sliding_window": False}),
+        ("qwen2", {"sliding_window": None, "use_sliding_window": True, "max_window_layers": 0}),
+        ("qwen2", {"sliding_window": 16, "use_sliding_window": True, "max_window_layers": ...}),
+        ("qwen3", {"sliding_window": 16, "use_sliding_window": True, "layer_types": ["full_attention"] * 2}),
     ],
 )
-def test_windows_that_hide_nothing_are_accepted(edited: Callable[..., Path], name: str, fields: dict) -> None:
-    assert parsed(edited, name, **fields).context == 64
+def test_windows_that_hide_nothing_are_none(edited: Callable[..., Path], name: str, fields: dict) -> None:
+    config = parsed(edited, name, **fields)
+    assert (config.window, config.full_layers) == (0, ())
 
 
-def test_a_shorter_context_fits_a_window(edited: Callable[..., Path]) -> None:
-    with pytest.raises(Unsupported, match="ask for a context of at most 16"):
-        parsed(edited, "mistral", sliding_window=16)
-    assert load(edited("qwen2", use_sliding_window=True), context=16).config.context == 16
+@pytest.mark.parametrize(
+    ("name", "fields", "full"),
+    [
+        ("mistral", {"layer_types": ["full_attention"] * 2}, ()),  # a field that Mistral does not have
+        ("qwen2", {"max_window_layers": 0}, ()),
+        ("qwen2", {"max_window_layers": 1}, (0,)),
+        ("qwen3", {"max_window_layers": 0, "layer_types": ["sliding_attention", "full_attention"]}, (1,)),
+    ],
+)
+def test_windows_and_the_layers_without(edited: Callable[..., Path], name: str, fields: dict, full: tuple) -> None:
+    folder = edited(name, use_sliding_window=True, sliding_window=16, **fields)
+    config = load(folder).config
+    assert (config.window, config.full_layers) == (16, full)
+    assert load(folder, context=16).config.window == 0
+    windows = [node.attrs.get("window", 0) for node in build(load(folder)).nodes if node.op == "attention"]
+    assert windows == [0 if i in full else 16 for i in range(2)]
+
+
+def test_a_stretched_model_can_be_asked_for_more_than_its_own_context(edited: Callable[..., Path]) -> None:
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+    folder = edited("smollm", rope_scaling=yarn)
+    assert load(folder).config.context == 64 and load(folder, context=128).config.context == 128
+    with pytest.raises(BadRequest, match="a context of 129, but the model has 1 to 128 positions"):
+        load(folder, context=129)
+    assert load(edited("llama2", rope_scaling={"type": "linear", "factor": 1.5}), context=96).config.context == 96
+
+
+def test_yarn_takes_what_is_absent_from_its_authors(edited: Callable[..., Path]) -> None:
+    found = parsed(edited, "smollm", rope_scaling={"type": "yarn", "factor": 2})
+    assert found.rope == Rope(100000.0, "yarn", 2.0, original_context=64)
+    null = {"type": "yarn", "factor": None, "original_max_position_embeddings": 16, "beta_fast": 8, "truncate": False}
+    found = parsed(edited, "qwen3", rope_parameters=..., rope_scaling=null)
+    assert found.rope == Rope(10000.0, "yarn", 4.0, original_context=16, beta_fast=8.0, truncate=False)
 
 
 @pytest.mark.parametrize(
@@ -105,12 +137,25 @@ def test_a_shorter_context_fits_a_window(edited: Callable[..., Path]) -> None:
         ({"rms_norm_eps": float("inf")}, BadCheckpoint, "rms_norm_eps: is inf, must be a finite number"),
         ({"tie_word_embeddings": "yes"}, BadCheckpoint, "tie_word_embeddings: is 'yes', must be true or false"),
         ({"bos_token_id": "<s>"}, BadCheckpoint, "bos_token_id: is '<s>', must be a token id or a list"),
-        ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, Unsupported, "rope_scaling.type: the RoPE type 'yarn'"),
         (
-            {"rope_parameters": {"rope_type": "linear"}},
+            {"rope_scaling": {"type": "dynamic", "factor": 4.0}},
             Unsupported,
-            "rope_parameters.rope_type: the RoPE type 'linear'",
+            "rope_scaling.type: the RoPE type 'dynamic', whose angles change with the length of the text\n"
+            "  fix: one of: default, linear, llama3, yarn",
         ),
+        (
+            {"rope_parameters": {"rope_type": "longrope"}},
+            Unsupported,
+            "rope_parameters.rope_type: the RoPE type 'longrope', whose angles",
+        ),
+        ({"rope_scaling": {"type": "spiral"}}, Unsupported, "rope_scaling.type: the RoPE type 'spiral'\n"),
+        ({"rope_scaling": {"type": "linear"}}, BadCheckpoint, "rope_scaling.factor: the field is missing"),
+        (
+            {"rope_scaling": {"type": "yarn", "factor": 2, "beta_fast": 1, "beta_slow": 4}},
+            BadCheckpoint,
+            "rope_scaling.beta_fast: is 1, must not be below beta_slow 4",
+        ),
+        ({"rope_theta": 1}, BadCheckpoint, "rope_theta: is 1, must be a finite number above 1"),
         ({"rope_parameters": {"full_attention": {}}}, Unsupported, "rope_parameters: a rotary embedding per kind"),
         ({"partial_rotary_factor": 0.5}, Unsupported, "partial_rotary_factor: rotating a part"),
         (
@@ -124,10 +169,11 @@ def test_a_shorter_context_fits_a_window(edited: Callable[..., Path]) -> None:
             r"rope_scaling\.high_freq_factor: is 1, must be",
         ),
         ({"rope_scaling": "llama3"}, BadCheckpoint, "rope_scaling: is 'llama3', must be an object"),
+        ({"model_type": "mistral", "sliding_window": -1}, BadCheckpoint, "sliding_window: is -1, must be at least 1"),
         (
-            {"model_type": "mistral", "sliding_window": 32},
-            Unsupported,
-            "sliding_window: .* of 32, smaller than .* of 64",
+            {"model_type": "qwen2", "use_sliding_window": True, "layer_types": ["sliding_attention"]},
+            BadCheckpoint,
+            "layer_types: is .*, must be a list of 2 times full_attention or sliding_attention",
         ),
     ],
 )

@@ -18,8 +18,12 @@ from openlpu.checkpoint.folder import load
 from openlpu.graph import build
 from openlpu.graph.evaluate import evaluate
 from openlpu.graph.models import ARCHITECTURES
+from openlpu.numerics.lower import lower
+from openlpu.numerics.scheme import Scheme
+from openlpu.target.ref.run import trace
 
 TINY = ("llama2", "llama3", "llama-bias", "smollm", "mistral", "qwen2", "qwen3")
+VARIANTS = json.loads((Path(__file__).parents[1] / "golden" / "models" / "variants.json").read_text())
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -28,6 +32,20 @@ def test_logits_equal_those_of_transformers(models: Path, name: str) -> None:
     logits = evaluate(build(load(models / name)), golden["ids"].tolist())
     assert logits.dtype == np.float32
     assert np.abs(logits - golden["logits"]).max() <= 1e-5 * np.abs(golden["logits"]).max()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_variants_of_rope_and_window_equal_those_of_transformers(
+    models: Path, edited: Callable[..., Path], variant: str
+) -> None:
+    base, fields = VARIANTS[variant]["base"], VARIANTS[variant]["fields"]
+    ids = load_file(models / base / "golden.safetensors")["ids"].tolist()
+    wanted = load_file(models / "variants.safetensors")[variant]
+    graph = build(load(edited(base, **fields)))
+    logits = evaluate(graph, ids)
+    assert np.abs(logits - wanted).max() <= 1e-5 * np.abs(wanted).max()
+    integer = trace(lower(graph, Scheme(kv_bits=16, outlier_share=1.0)), ids, lambda node, value: None)
+    assert np.linalg.norm(integer - wanted) < 0.08 * np.linalg.norm(wanted)  # without the variant 0.4 or more
 
 
 @pytest.mark.parametrize("name", TINY)

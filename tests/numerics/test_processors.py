@@ -16,18 +16,20 @@ from pathlib import Path
 from openlpu.arch.truepoint import conformance
 from openlpu.checkpoint.folder import load
 from openlpu.graph import build
-from openlpu.numerics.calibrate import prepare
-from openlpu.numerics.lower import lower
+from openlpu.compile import runners
+from openlpu.numerics import integer as numerics
 from openlpu.numerics.scheme import Scheme
 from openlpu.target.ref.run import trace
 total = hashlib.sha256()
 for case in conformance.cases():
     for value in case.outputs.values():
         total.update(value.tobytes())
-graph = lower(prepare(build(load(Path(sys.argv[1]))), Scheme(), trace), Scheme())
-for name in sorted(graph.params):
-    total.update(name.encode() + graph.params[name].tobytes())
-total.update(trace(graph, list(range(20)), lambda node, value: None).tobytes())
+numerics.TEXTS, numerics.LENGTH, numerics.PROBE = 4, 24, 8
+for bits in (8, 6, 4.5):
+    graph = numerics.integer(build(load(Path(sys.argv[1]))), Scheme(weight_bits=bits), runners())
+    for name in sorted(graph.params):
+        total.update(name.encode() + graph.params[name].tobytes())
+    total.update(trace(graph, list(range(20)), lambda node, value: None).tobytes())
 print(total.hexdigest())
 """
 

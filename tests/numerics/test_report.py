@@ -10,9 +10,12 @@ from rewriting import spoiled
 
 from openlpu._base.errors import BadRequest
 from openlpu.checkpoint.folder import load
+from openlpu.compile import runners
 from openlpu.graph import build
 from openlpu.graph.evaluate import evaluate
 from openlpu.numerics import report
+from openlpu.numerics.calibrate import prepare
+from openlpu.numerics.lower import lower
 from openlpu.numerics.scheme import Scheme
 from openlpu.target.ref.run import trace
 
@@ -34,7 +37,7 @@ def test_loss_of_even_odds_is_log_of_the_vocabulary() -> None:
 def test_layers_of_the_integer_model_stay_near_the_float_model(models: Path, name: str) -> None:
     graph = build(load(models / name))
     texts = [list(range(3, 40))]
-    found = report.measure(graph, texts, trace, [Scheme(), Scheme(kv_bits=16, outlier_share=1.0)])
+    found = report.measure(graph, texts, runners(), [Scheme(), Scheme(kv_bits=16, outlier_share=1.0)])
     assert [e.where for e in found.layers][0] == "embed.out"
     assert len(found.layers) == graph.config.layers + 2 and found.tokens == 36
     assert all(0 < e.error < 0.05 for e in found.layers), found.layers
@@ -60,7 +63,7 @@ def test_perplexity_of_a_trained_model(shared: Path, bits: int, limit: float, re
     folder, texts = stories(shared, 8)
     graph = build(load(folder))
     scheme = Scheme(kv_bits=bits)
-    ready = report.lower(report.prepare(spoiled(graph) if rewrite else graph, scheme, trace), scheme)
+    ready = lower(prepare(spoiled(graph) if rewrite else graph, scheme, trace), scheme)
     total = count = 0.0
     for ids in texts:
         exact = log_softmax(evaluate(graph, ids))

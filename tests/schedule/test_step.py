@@ -13,7 +13,8 @@ from random_models import BASE, CASES, LLAMA, QWEN3, random_graph, same, tokens
 
 from openlpu._base.errors import DoesNotFit
 from openlpu.arch.chip import load_chip
-from openlpu.graph.shapes import SHAPES, draw
+from openlpu.graph.shapes import SHAPES
+from openlpu.numerics.draw import draw
 from openlpu.numerics.scheme import Scheme
 from openlpu.place.bound import Shortest, bound
 from openlpu.place.layout import place
@@ -51,7 +52,7 @@ def test_the_real_geometry_gives_the_reference_bits():
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     heads=st.sampled_from([(1, 1), (4, 2), (6, 2), (3, 3)]), dim=st.sampled_from([4, 8, 24, 64]),
-    hidden=st.integers(4, 300), inner=st.integers(1, 300), kv_bits=st.sampled_from([8, 16]),
+    hidden=st.integers(4, 300), inner=st.integers(1, 300), kv_bits=st.sampled_from([4, 8, 16]),
     share=st.sampled_from([0.0, 0.1]), seed=st.integers(0, 100),
 )
 def test_any_shape_gives_the_reference_bits_above_the_bound(heads, dim, hidden, inner, kv_bits, share, seed):
@@ -64,9 +65,11 @@ def test_any_shape_gives_the_reference_bits_above_the_bound(heads, dim, hidden, 
     assert bound(graph, TINY, config.context).cycles <= machine.cycles
 
 
-def test_a_longer_bucket_takes_over_with_the_same_cache():
-    """Positions 0-2 and 250-259: segment 256, then segment 300; both read what either wrote."""
-    config = replace(BASE, layers=1, heads=2, kv_heads=1, head_dim=8, hidden=16, intermediate=16, context=300)
+@pytest.mark.parametrize("window", [0, 3])
+def test_a_longer_bucket_takes_over_with_the_same_cache(window):
+    """Positions 0-2 and 250-259: segment 256, then segment 300; both read what either wrote, or what a window shows."""
+    config = replace(BASE, layers=1, heads=2, kv_heads=1, head_dim=8, hidden=16, intermediate=16, context=300,
+                     window=window)
     graph = random_graph(config, LLAMA, Scheme())
     ids = tokens(13, config)
     chunks = [Chunk(0, 0, ids[:3], every=True), Chunk(0, 250, ids[3:], every=True)]
@@ -83,6 +86,13 @@ def test_overwriting_positions_forgets_what_was_there():
     machine, reference = chip.load(graph, chip=TINY), ref.load(graph)
     for ids in (first, second):
         assert same(machine.run([Chunk(0, 0, ids)]), reference.run([Chunk(0, 0, ids)]))
+
+
+def test_a_window_of_the_whole_context_is_the_same_program():
+    config = replace(BASE, layers=1)
+    plain, all_seen = (random_graph(replace(config, window=w), LLAMA, Scheme()) for w in (0, config.context))
+    assert program(plain).host == program(all_seen).host
+    assert program(plain).segments[0].cycles == program(all_seen).segments[0].cycles
 
 
 def test_a_position_outside_the_context_is_named():

@@ -11,10 +11,10 @@ import pytest
 from openlpu._base.errors import DoesNotFit
 from openlpu.graph.ir import Graph
 from openlpu.target.ref import run as ref
-from openlpu.tokens.check import APART, MIXED, PROMPTS, Case, cases, check
+from openlpu.tokens.check import APART, MIXED, PROMPTS, Case, cases, check, run_case
 
 FACTORS = {"threads": (1, 2), "chunk": (0, 1, 7, 64), "batch": (1, 3, 8), "order": (MIXED, APART),
-           "path": ("avx512", "avx2", "portable")}
+           "guess": (0, 3), "path": ("avx512", "avx2", "portable")}
 
 
 def native(graph: Graph, *, slots: int, context: int, threads: int, path: str) -> ref.RefExecutable:
@@ -50,10 +50,26 @@ def test_every_factor_alone_and_every_pair():
 
 
 def test_equal_targets_give_one_hash(tiny):
-    some = [Case("ref"), Case("ref", chunk=7), Case("cpu", 8, 64, APART, 1, "portable")]
+    some = [Case("ref"), Case("ref", chunk=7, guess=3), Case("cpu", 8, 64, APART, 2, 1, "portable")]
     verdict = check(tiny, some, {"ref": ref.load, "cpu": native})
     assert (verdict.distinct, verdict.difference) == (1, "")
     assert [c["sha256"] for c in verdict.to_json()["cases"]] == [verdict.rows[0].digest] * 3
+
+
+def test_a_case_with_guesses_checks_right_and_wrong_ones(tiny):
+    rows: list[int] = []
+
+    class Counting(ref.RefExecutable):
+        def run(self, chunks, observe=None):
+            rows.extend(len(chunk.tokens) for chunk in chunks if chunk.every)
+            return super().run(chunks, observe)
+
+    def load(graph: Graph, *, slots: int, context: int) -> ref.RefExecutable:
+        return Counting(graph, slots, context)
+
+    assert run_case(Case("ref", guess=3), tiny, load) == run_case(Case("ref"), tiny, load)
+    # Two right guesses and a wrong one behind each request's second token; a prompt of one token is guessed on too.
+    assert rows == [4] * 9
 
 
 @pytest.mark.parametrize("layer", [0, 1, 2])

@@ -65,6 +65,13 @@ def quantize(x: list, wide: int) -> tuple[list[int], np.float32]:
     return [nearest(v * reciprocal(scale)) for v in x], scale
 
 
+def quantize_nibbles(x: list) -> tuple[list[int], np.float32]:
+    low, high = min(f32(0), *x), max(f32(0), *x)
+    scale = max((high - low) * f32(1 / 15), FLOOR)
+    zero = nearest(low * reciprocal(scale))
+    return [min(max(nearest(v * reciprocal(scale)), zero), zero + 15) for v in x], scale
+
+
 def planes(code: int) -> tuple[int, int]:
     """High and low byte, the low one signed."""
     low = (code + 128) % 256 - 128
@@ -94,11 +101,17 @@ def dot(q: list[int], k: list[int]) -> np.float32:
     return (f32(hh) * f32(65536) + f32(mid) * f32(256)) + f32(ll)
 
 
-def attend(q, q_scale, k, k_scale, v, v_scale, softmax_scale) -> list[np.float32]:
-    """One query head [D] over one KV head: k, v [T][D] codes; k_scale, v_scale [T]."""
+def attend(q, q_scale, k, k_scale, v, v_scale, softmax_scale, window=0) -> list[np.float32]:
+    """One query head [D] at the last position over one KV head: k, v [T][D] codes; k_scale, v_scale [T]."""
+    if window:  # older positions are as if they had never been, but the blocks stay where they are
+        hidden = max(len(k) - window, 0)
+        gone, inside = hidden // 256 * 256, hidden % 256
+        k, k_scale, v, v_scale = k[gone:], k_scale[gone:], v[gone:], v_scale[gone:]
+    else:
+        inside = 0
     factor = q_scale * softmax_scale
     score = [(dot(q, row) * factor) * s for row, s in zip(k, k_scale, strict=True)]
-    blocks = [slice(t, t + 256) for t in range(0, len(score), 256)]
+    blocks = [slice(max(t, inside), t + 256) for t in range(0, len(score), 256)]
     tops = [max(score[b]) for b in blocks]
     num, den = [f32(0)] * len(q), f32(0)
     for b, top in zip(blocks, tops, strict=True):

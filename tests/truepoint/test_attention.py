@@ -17,8 +17,7 @@ SCALE = np.float32(0.25)
 def made(seed: int, length: int, count: int, heads: int, groups: int, dim: int, bits: int, loud: float = 4):
     """A cache of ``length`` positions with scales that differ, and the last ``count`` queries."""
     spread = np.abs(floats(f"spread{seed}", (length, 1, 1), -4, 3))
-    wide = dim if bits == 16 else 0
-    k, v = (tp.quantize(normal(f"{w}{seed}", (length, groups, dim)) * spread, wide) for w in "kv")
+    k, v = (tp.quantize_cache(normal(f"{w}{seed}", (length, groups, dim)) * spread, bits) for w in "kv")
     q = tp.quantize(normal(f"q{seed}", (count, heads * dim)) * np.float32(loud), heads * dim)
     cache = tp.Cache(k.codes, k.scale[..., 0], v.codes, v.scale[..., 0])
     return tp.Codes(q.codes.reshape(count, heads, dim), q.scale, q.wide), cache
@@ -29,43 +28,58 @@ def first(cache: tp.Cache, length: int) -> tp.Cache:
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(0, 10**6), st.integers(1, 40), st.sampled_from([8, 16]), st.sampled_from([0.1, 4, 40]))
-def test_equals_the_scalar_definition(seed, length, bits, loud):
+@given(st.integers(0, 10**6), st.integers(1, 40), st.sampled_from([4, 8, 16]), st.sampled_from([0.1, 4, 40]),
+       st.integers(0, 50))
+def test_equals_the_scalar_definition(seed, length, bits, loud, window):
     q, cache = made(seed, length, 1, 4, 2, 4, bits, loud)
-    same_as_scalar(q, cache)
+    same_as_scalar(q, cache, window)
 
 
-@pytest.mark.parametrize("length", [256, 257, 520])
-def test_equals_the_scalar_definition_over_blocks(length):
-    same_as_scalar(*made(length, length, 1, 2, 1, 3, 16))
+@pytest.mark.parametrize(("length", "window"), [(256, 0), (257, 0), (520, 0), *((520, w) for w in (8, 9, 300, 600))])
+def test_equals_the_scalar_definition_over_blocks(length, window):
+    same_as_scalar(*made(length, length, 1, 2, 1, 3, 16), window)
 
 
-def same_as_scalar(q: tp.Codes, cache: tp.Cache) -> None:
-    y = tp.attend(q, cache, SCALE)
+def same_as_scalar(q: tp.Codes, cache: tp.Cache, window: int) -> None:
+    y = tp.attend(q, cache, SCALE, window)
     heads, groups = q.codes.shape[1], cache.k.shape[1]
     for h in range(heads):
         g = h // (heads // groups)
         want = scalar.attend(
             q.codes[0, h].tolist(), q.scale[0, 0], cache.k[:, g].tolist(), list(cache.k_scale[:, g]),
-            cache.v[:, g].tolist(), list(cache.v_scale[:, g]), SCALE,
+            cache.v[:, g].tolist(), list(cache.v_scale[:, g]), SCALE, window,
         )
         assert np.array(want).tobytes() == y[0, h].tobytes()
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(0, 10**6), st.integers(1, 600), st.integers(1, 40), st.sampled_from([8, 16]))
-def test_queries_together_or_alone(seed, length, count, bits):
+@given(st.integers(0, 10**6), st.integers(1, 600), st.integers(1, 40), st.sampled_from([4, 8, 16]),
+       st.sampled_from([0, 1, 30, 290]))
+def test_queries_together_or_alone(seed, length, count, bits, window):
     """Later positions are masked: a query's output does not know that they are in the cache."""
     count = min(count, length)
     q, cache = made(seed, length, count, 2, 1, 4, bits)
-    together = tp.attend(q, cache, SCALE)
+    together = tp.attend(q, cache, SCALE, window)
     for i in {0, count // 2, count - 1}:
         alone = tp.Codes(q.codes[i : i + 1], q.scale[i : i + 1], q.wide)
         seen = first(cache, length - count + i + 1)
-        assert tp.attend(alone, seen, SCALE).tobytes() == together[i : i + 1].tobytes()
+        assert tp.attend(alone, seen, SCALE, window).tobytes() == together[i : i + 1].tobytes()
 
 
-@pytest.mark.parametrize(("bits", "limit"), [(8, 2e-4), (16, 2e-4)])
+def test_a_window_of_the_whole_context_is_none():
+    q, cache = made(11, 530, 40, 2, 1, 4, 8)
+    assert tp.attend(q, cache, SCALE, 530).tobytes() == tp.attend(q, cache, SCALE).tobytes()
+
+
+def test_positions_before_a_window_do_not_count():
+    q, cache = made(12, 600, 1, 2, 1, 4, 8)
+    want = tp.attend(q, cache, SCALE, 50)
+    cache.k_scale[:550], cache.v_scale[:550] = 2.0**40, 2.0**40
+    cache.k[:550] = 127
+    assert tp.attend(q, cache, SCALE, 50).tobytes() == want.tobytes()
+
+
+@pytest.mark.parametrize(("bits", "limit"), [(4, 2e-4), (8, 2e-4), (16, 2e-4)])
 def test_close_to_softmax_of_the_same_codes(bits, limit):
     q, cache = made(7, 700, 3, 2, 2, 16, bits)
     y = tp.attend(q, cache, SCALE)

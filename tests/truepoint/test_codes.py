@@ -42,6 +42,19 @@ def test_quantize_needs_no_clipping_and_errs_by_half_a_step(seed, k, share):
     assert (np.abs(q.codes * step - x) <= step * 0.52).all()
 
 
+@settings(max_examples=100, deadline=None)
+@given(SEEDS, SIZES)
+def test_nibbles_equal_the_scalar_definition_and_err_by_a_step_at_most(seed, k):
+    x = vectors(seed, 4, k)
+    q = c.quantize_nibbles(x)
+    for i in range(len(x)):
+        codes, scale = scalar.quantize_nibbles(list(x[i]))
+        assert q.codes[i].tolist() == codes and q.scale[i, 0] == scale
+    assert (q.codes.max(axis=1) - q.codes.min(axis=1) <= 15).all() and np.abs(q.codes).max() <= 15
+    step = q.scale.astype(float)
+    assert (np.abs(q.codes * step - x) <= step * 1.01).all()
+
+
 @settings(max_examples=60, deadline=None)
 @given(SEEDS, SIZES, st.floats(0, 1))
 def test_quantize_and_rms_equal_the_scalar_definition(seed, k, share):

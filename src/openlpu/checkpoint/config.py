@@ -14,14 +14,20 @@ from openlpu.checkpoint.fields import Fields
 
 @dataclass(frozen=True)
 class Rope:
-    """Rotary embedding: base, kind ("default" or "llama3") and the llama3 scaling's four numbers."""
+    """Rotary embedding: base, one of :data:`ROPE_KINDS`, and the numbers of its scaling (``graph/rotary.py``)."""
 
     theta: float
     kind: str = "default"
     factor: float = 1.0
-    low_freq_factor: float = 1.0
+    low_freq_factor: float = 1.0  # llama3
     high_freq_factor: float = 4.0
-    original_context: int = 0
+    original_context: int = 0  # llama3 and yarn: positions the model was trained on before it was stretched
+    beta_fast: float = 32.0  # yarn
+    beta_slow: float = 1.0
+    truncate: bool = True
+    mscale: float = 0.0
+    mscale_all_dim: float = 0.0
+    attention_factor: float = 0.0  # 0: what factor and the mscales give
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,8 @@ class ModelConfig:
     eos: tuple[int, ...] = ()
     attention_bias: bool = False  # as config.json says; an architecture may fix it
     mlp_bias: bool = False
+    window: int = 0  # positions a query sees, its own included; 0: all
+    full_layers: tuple[int, ...] = ()  # layers that see all positions whatever the window
 
 
 @dataclass(frozen=True)
@@ -56,8 +64,8 @@ class _Absent:
     context: int
     kv_heads: int = 0  # 0: as many as heads
     head_dim: int = 0  # 0: hidden_size / num_attention_heads
-    window: int = 0  # 0: none
-    asks_for_window: bool = False  # whether use_sliding_window must be true for a window to count
+    window: int = 0  # 0: the architecture has none
+    window_by_layer: bool = False  # whether fields turn the window on and choose its layers
     bos: int | None = None
     eos: int | None = None
 
@@ -65,10 +73,13 @@ class _Absent:
 _ABSENT: Mapping[str, _Absent] = {
     "llama": _Absent(context=2048, bos=1, eos=2),
     "mistral": _Absent(context=131072, kv_heads=8, window=4096, bos=1, eos=2),
-    "qwen2": _Absent(context=32768, kv_heads=32, window=4096, asks_for_window=True),
-    "qwen3": _Absent(context=32768, kv_heads=32, window=4096, asks_for_window=True, head_dim=128),
+    "qwen2": _Absent(context=32768, kv_heads=32, window=4096, window_by_layer=True),
+    "qwen3": _Absent(context=32768, kv_heads=32, window=4096, window_by_layer=True, head_dim=128),
 }
 ARCHITECTURES = tuple(_ABSENT)
+ROPE_KINDS = ("default", "linear", "llama3", "yarn")
+FULL, SLIDING = "full_attention", "sliding_attention"  # the words of layer_types
+MAX_WINDOW_LAYERS = 28  # where config.json is silent
 
 
 def read(config: Fields, generation: Fields, context: int | None = None) -> ModelConfig:
@@ -84,24 +95,29 @@ def read(config: Fields, generation: Fields, context: int | None = None) -> Mode
     absent = _ABSENT[architecture]
     _check_supported(config)
     heads, hidden = config.integer("num_attention_heads"), config.integer("hidden_size")
+    layers, rope = config.integer("num_hidden_layers"), _rope(config, absent)
+    positions = _context(config, absent, rope, context)
+    window, full_layers = _window(config, absent, layers, positions)
     bos = generation.ids("bos_token_id") or config.ids("bos_token_id", absent.bos)
     return ModelConfig(
         architecture=architecture,
         hidden=hidden,
-        layers=config.integer("num_hidden_layers"),
+        layers=layers,
         heads=heads,
         kv_heads=_kv_heads(config, heads, absent.kv_heads),
         head_dim=_head_dim(config, hidden, heads, absent.head_dim),
         intermediate=config.integer("intermediate_size"),
         vocab=config.integer("vocab_size"),
-        context=_context(config, absent, context),
+        context=positions,
         norm_eps=config.number("rms_norm_eps", 1e-6),
-        rope=_rope(config),
+        rope=rope,
         tied=config.flag("tie_word_embeddings", False),
         bos=bos[0] if bos else None,
         eos=generation.ids("eos_token_id") or config.ids("eos_token_id", absent.eos),
         attention_bias=config.flag("attention_bias", False),
         mlp_bias=config.flag("mlp_bias", False),
+        window=window,
+        full_layers=full_layers,
     )
 
 
@@ -133,51 +149,79 @@ def _head_dim(config: Fields, hidden: int, heads: int, absent: int) -> int:
     return head_dim
 
 
-def _context(config: Fields, absent: _Absent, asked: int | None) -> int:
-    """Positions in use, all of which every head must see."""
-    longest = config.integer("max_position_embeddings", absent.context)
+def _context(config: Fields, absent: _Absent, rope: Rope, asked: int | None) -> int:
+    """Positions in use: the model's own, or those asked for, which a stretched rotary embedding may exceed."""
+    own = config.integer("max_position_embeddings", absent.context)
+    reach = {"linear": own, "yarn": rope.original_context}.get(rope.kind, 0)
+    longest = max(own, int(reach * rope.factor))
     if asked is not None and not 1 <= asked <= longest:
         where = config.where("max_position_embeddings")
         raise BadRequest(f"a context of {asked}, but the model has 1 to {longest} positions", where=where)
-    context = asked or longest
-    window = _window(config, absent)
-    if window and window < context:
-        raise Unsupported(
-            f"a sliding window of {window}, smaller than the context of {context}",
-            where=config.where("sliding_window"),
-            fix=f"ask for a context of at most {window}",
-        )
-    return context
+    return asked or own
 
 
-def _window(config: Fields, absent: _Absent) -> int:
-    """The attention window in positions; 0 when every layer sees everything."""
-    if absent.asks_for_window and not config.flag("use_sliding_window", False):
-        return 0
+def _window(config: Fields, absent: _Absent, layers: int, context: int) -> tuple[int, tuple[int, ...]]:
+    """The window and the layers that do without; a window that hides nothing within the context is none."""
+    off = absent.window_by_layer and not config.flag("use_sliding_window", False)
+    if off or not absent.window or not config.values.get("sliding_window", absent.window):
+        return 0, ()
+    window = config.integer("sliding_window", absent.window)
+    full = _full_layers(config, layers) if absent.window_by_layer else ()
+    return (window, full) if window < context and len(full) < layers else (0, ())
+
+
+def _full_layers(config: Fields, layers: int) -> tuple[int, ...]:
+    """Layers without a window: those that layer_types says, or the first max_window_layers."""
     kinds = config.values.get("layer_types")
-    if isinstance(kinds, list) and kinds and all(kind == "full_attention" for kind in kinds):
-        return 0
-    given = config.values.get("sliding_window", absent.window)
-    return config.integer("sliding_window", absent.window) if given else 0
+    if kinds is None:
+        return tuple(range(min(layers, config.integer("max_window_layers", MAX_WINDOW_LAYERS, least=0))))
+    if not isinstance(kinds, list) or len(kinds) != layers or not all(kind in (FULL, SLIDING) for kind in kinds):
+        raise config.wrong("layer_types", f"must be a list of {layers} times {FULL} or {SLIDING}")
+    return tuple(i for i, kind in enumerate(kinds) if kind == FULL)
 
 
-def _rope(config: Fields) -> Rope:
+def _rope(config: Fields, absent: _Absent) -> Rope:
     """Rotary embedding, from where transformers 5 writes it (rope_parameters) or from where earlier ones did."""
     modern = config.child("rope_parameters")
     scaling = modern or config.child("rope_scaling") or Fields(config.path, {})
-    theta = (modern or config).number("rope_theta", config.number("rope_theta", 10000.0))
+    theta = (modern or config).number("rope_theta", config.number("rope_theta", 10000.0, above=1.0), above=1.0)
     if any(isinstance(value, dict) for value in scaling.values.values()):
         raise Unsupported("a rotary embedding per kind of layer", where=config.where("rope_parameters"))
     if scaling.number("partial_rotary_factor", config.number("partial_rotary_factor", 1.0)) != 1.0:
         raise Unsupported("rotating a part of each head", where=config.where("partial_rotary_factor"))
     field = "rope_type" if "rope_type" in scaling.values else "type"
     kind = scaling.text(field, "default")
-    if kind == "default":
-        return Rope(theta)
-    if kind != "llama3":
-        raise Unsupported(f"the RoPE type '{kind}'", where=scaling.where(field), fix="one of: default, llama3")
+    if kind not in ROPE_KINDS:
+        why = ", whose angles change with the length of the text" if kind in ("dynamic", "longrope") else ""
+        fix = f"one of: {', '.join(ROPE_KINDS)}"
+        raise Unsupported(f"the RoPE type '{kind}'{why}", where=scaling.where(field), fix=fix)
+    if kind == "yarn":
+        return _yarn(config, absent, scaling, theta)
+    if kind == "llama3":
+        return _llama3(scaling, theta)
+    return Rope(theta, kind, scaling.number("factor") if kind == "linear" else 1.0)
+
+
+def _llama3(scaling: Fields, theta: float) -> Rope:
     low, high = scaling.number("low_freq_factor"), scaling.number("high_freq_factor")
     if high <= low:
         raise scaling.wrong("high_freq_factor", f"must be above low_freq_factor {low:g}")
     original = scaling.integer("original_max_position_embeddings")
-    return Rope(theta, kind, scaling.number("factor"), low, high, original)
+    return Rope(theta, "llama3", scaling.number("factor"), low, high, original)
+
+
+def _yarn(config: Fields, absent: _Absent, scaling: Fields, theta: float) -> Rope:
+    """Absent fields are those of the method's authors; a null factor is the ratio of the two contexts."""
+    own = config.integer("max_position_embeddings", absent.context)
+    field = "original_max_position_embeddings"  # transformers prefers the one beside the scaling
+    original = config.integer(field, scaling.integer(field, own))
+    fast, slow = scaling.number("beta_fast", 32.0), scaling.number("beta_slow", 1.0)
+    if fast < slow:
+        raise scaling.wrong("beta_fast", f"must not be below beta_slow {slow:g}")
+    return Rope(
+        theta, "yarn", scaling.number("factor", own / original), original_context=original,
+        beta_fast=fast, beta_slow=slow, truncate=scaling.flag("truncate", True),
+        mscale=scaling.number("mscale", 0.0, above=-1e-9),
+        mscale_all_dim=scaling.number("mscale_all_dim", 0.0, above=-1e-9),
+        attention_factor=scaling.number("attention_factor", 0.0, above=-1e-9),
+    )

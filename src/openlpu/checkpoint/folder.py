@@ -1,26 +1,30 @@
-"""A Hugging Face folder, or the name of the embedded model, in; a :class:`Checkpoint` out.
+"""A Hugging Face folder, a GGUF file, or the name of the embedded model, in; a :class:`Checkpoint` out.
 
-Everything a folder can get wrong is found here or by the graph's shape check, before anything is computed.
+Everything a model can get wrong is found here or by the graph's shape check, before anything is computed.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from openlpu._base.errors import BadCheckpoint
+from openlpu._base.progress import Progress, silent
 from openlpu._base.text import dump
 from openlpu.checkpoint import chat as chat_template
 from openlpu.checkpoint import config as model_config
-from openlpu.checkpoint import memory
+from openlpu.checkpoint import hub, memory
 from openlpu.checkpoint.chat import Chat
 from openlpu.checkpoint.config import ModelConfig
 from openlpu.checkpoint.fields import Fields
+from openlpu.checkpoint.gguf import is_gguf, open_file
 from openlpu.checkpoint.tensors import Tensors, open_folder
 from openlpu.checkpoint.tokenizer import Tokenizer
 
 DEMO = Path(__file__).parent / "demo"
+_TEXTS = ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja")
 
 
 @dataclass(frozen=True)
@@ -55,29 +59,74 @@ class Checkpoint:
         for name, entry in self.tensors.entries.items():
             digest.update(f"{name} {entry.dtype} {entry.shape}\n".encode())
             digest.update(self.tensors.raw(name).data)
-        digest.update((self.path / "tokenizer.json").read_bytes())
+        digest.update(self.tokenizer.document())
         return digest.hexdigest()
 
+    def texts(self) -> dict[str, bytes]:
+        """The files of a folder that turn text into ids and back, by name; of a GGUF file, those that mean the same."""
+        if self.path.is_dir():
+            found = {name: self.path / name for name in _TEXTS}
+            return {name: path.read_bytes() for name, path in found.items() if path.is_file()}
+        s, chat = self.sampling, self.chat
+        generation = vars(s) | {"do_sample": s.sample, "bos_token_id": self.config.bos, "eos_token_id": self.config.eos}
+        del generation["sample"]
+        texts = {"tokenizer.json": self.tokenizer.document(), "generation_config.json": json.dumps(generation).encode()}
+        if chat:
+            texts["tokenizer_config.json"] = json.dumps(dict(chat.special)).encode()
+            texts["chat_template.jinja"] = chat.source.encode()
+        return texts
 
-def load(name: str | Path, *, context: int | None = None, room: int | None = None) -> Checkpoint:
-    """The checkpoint in a folder; ``"demo"`` is the embedded model.
 
-    ``context`` limits the positions in use, ``room`` the bytes of memory (default: what the system has).  Raises a
-    subclass of :class:`~openlpu._base.errors.OpenLpuError` that names the file and the field.
+def load(
+    name: str | Path, *, context: int | None = None, room: int | None = None, progress: Progress = silent
+) -> Checkpoint:
+    """The checkpoint in a folder, in a ``.gguf`` file, or of a model on the Hugging Face hub; ``"demo"`` is embedded.
+
+    ``context`` limits the positions in use, ``room`` the bytes of memory (default: what the system has); a download
+    reports to ``progress``.  Raises a subclass of :class:`~openlpu._base.errors.OpenLpuError` that names the file and
+    the field.
     """
-    folder = DEMO if name == "demo" else Path(name).expanduser()
-    if not folder.is_dir():
-        what = "is a file, not a folder" if folder.exists() else "no such folder"
-        raise BadCheckpoint(what, where=str(name), fix="name a Hugging Face model folder, or demo")
-    generation = Fields.optional(folder / "generation_config.json")
-    config = model_config.read(Fields.read(folder / "config.json"), generation, context)
-    tensors = open_folder(folder)
-    memory.check(config, tensors, memory.available() if room is None else room)
-    tokenizer = Tokenizer(folder / "tokenizer.json")
+    path = DEMO if name == "demo" else hub.find(name, progress)
+    source = open_file(path) if is_gguf(path) else _Folder.open(path)
+    config = model_config.read(source.config, source.generation, context)
+    memory.check(config, source.tensors, memory.available() if room is None else room)
+    tokenizer = source.tokenizer()
     if tokenizer.size > config.vocab:
         what = f"the tokenizer has {tokenizer.size} tokens, the model's vocab_size is {config.vocab}"
-        raise BadCheckpoint(what, where=str(folder / "tokenizer.json"), fix="take both from the same model")
-    return Checkpoint(folder, config, tensors, tokenizer, chat_template.read(folder), _sampling(generation))
+        raise BadCheckpoint(what, where=str(tokenizer.path), fix="take both from the same model")
+    return Checkpoint(path, config, source.tensors, tokenizer, source.chat(), _sampling(source.generation))
+
+
+def read_texts(folder: Path, config: ModelConfig) -> Checkpoint:
+    """What :meth:`Checkpoint.texts` wrote into a folder: a checkpoint without tensors."""
+    sampling = _sampling(Fields.optional(folder / "generation_config.json"))
+    tokenizer = Tokenizer(folder / "tokenizer.json")
+    return Checkpoint(folder, config, Tensors(folder, {}), tokenizer, chat_template.read(folder), sampling)
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """An open Hugging Face folder: the counterpart of :class:`~openlpu.checkpoint.gguf.GgufFile`."""
+
+    path: Path
+    config: Fields
+    generation: Fields
+    tensors: Tensors
+
+    @classmethod
+    def open(cls, path: Path) -> _Folder:
+        if not path.is_dir():
+            what = "is a file, not a folder" if path.exists() else "no such folder"
+            fix = "name a Hugging Face model folder, a model on its hub, a .gguf file, or demo"
+            raise BadCheckpoint(what, where=str(path), fix=fix)
+        config = Fields.read(path / "config.json")
+        return cls(path, config, Fields.optional(path / "generation_config.json"), open_folder(path))
+
+    def tokenizer(self) -> Tokenizer:
+        return Tokenizer(self.path / "tokenizer.json")
+
+    def chat(self) -> Chat | None:
+        return chat_template.read(self.path)
 
 
 def _sampling(fields: Fields) -> Sampling:

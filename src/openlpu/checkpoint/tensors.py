@@ -22,7 +22,6 @@ _HEADER_LIMIT = 100_000_000  # bytes; the format's own limit
 _BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U64": 64}
 _BITS |= {"U32": 32, "U16": 16, "U8": 8, "BOOL": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "C64": 64}
 _BITS |= {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
-_READABLE = ("F32", "F16", "BF16")
 
 
 @dataclass(frozen=True)
@@ -48,9 +47,12 @@ class Tensors(Mapping[str, np.ndarray]):
     no file has a tensor.
     """
 
+    readable: tuple[str, ...] = ("F32", "F16", "BF16")
+    described = "config.json"  # what says which shapes there should be
+
     def __init__(self, folder: Path, entries: Mapping[str, Entry]) -> None:
         self.folder, self.entries = folder, dict(sorted(entries.items()))
-        self._readable = [name for name, entry in self.entries.items() if entry.dtype in _READABLE]
+        self._readable = [name for name, entry in self.entries.items() if entry.dtype in self.readable]
         paths = {entry.path for entry in self.entries.values()}
         self._maps = {path: np.memmap(path, np.uint8, "r") for path in paths}
 
@@ -58,18 +60,21 @@ class Tensors(Mapping[str, np.ndarray]):
         """fp32 [shape of the tensor]; :class:`BadCheckpoint` for a NaN or an infinity in it."""
         if name not in self:
             raise KeyError(name)
-        entry, raw = self.entries[name], self.raw(name)
-        if entry.dtype == "BF16":  # the upper half of an fp32
-            wide = raw.view("<u2").astype(np.uint32)
-            wide <<= 16
-            flat = wide.view(np.float32)
-        else:
-            flat = raw.view("<f4" if entry.dtype == "F32" else "<f2")
-            # A view is kept only when loads from it are aligned; older files pad their header freely.
-            flat = np.asarray(flat, np.float32) if flat.flags.aligned else flat.astype(np.float32)
+        entry = self.entries[name]
+        flat = self.floats(entry.dtype, self.raw(name))
         if not np.isfinite(flat).all():
             raise BadCheckpoint("contains a NaN or an infinity", where=self.where(name))
         return flat.reshape(entry.shape)
+
+    def floats(self, dtype: str, raw: np.ndarray) -> np.ndarray:
+        """fp32 [all numbers] of a tensor's bytes."""
+        if dtype == "BF16":  # the upper half of an fp32
+            wide = raw.view("<u2").astype(np.uint32)
+            wide <<= 16
+            return wide.view(np.float32)
+        flat = raw.view("<f4" if dtype == "F32" else "<f2")
+        # A view is kept only when loads from it are aligned; older files pad their header freely.
+        return np.asarray(flat, np.float32) if flat.flags.aligned else flat.astype(np.float32)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._readable)
@@ -79,7 +84,7 @@ class Tensors(Mapping[str, np.ndarray]):
 
     def __contains__(self, name: object) -> bool:
         entry = self.entries.get(str(name))
-        return entry is not None and entry.dtype in _READABLE
+        return entry is not None and entry.dtype in self.readable
 
     def require(self, name: str, shape: tuple[int, ...]) -> None:
         """Check that a tensor can be read and has this shape, without reading it.
@@ -88,13 +93,13 @@ class Tensors(Mapping[str, np.ndarray]):
         """
         entry = self.entries.get(name)
         if entry is None:
-            fix = "the model is incomplete, or config.json is another model's"
+            fix = f"the model is incomplete, or {self.described} is another model's"
             raise BadCheckpoint("the tensor is missing", where=self.where(name), fix=fix)
-        if entry.dtype not in _READABLE:
-            known = f"one of: {', '.join(_READABLE)}"
+        if entry.dtype not in self.readable:
+            known = f"one of: {', '.join(self.readable)}"
             raise Unsupported(f"a weight of type {entry.dtype}", where=self.where(name), fix=known)
         if entry.shape != shape:
-            what = f"the tensor has shape {list(entry.shape)}, config.json asks for {list(shape)}"
+            what = f"the tensor has shape {list(entry.shape)}, {self.described} asks for {list(shape)}"
             raise BadCheckpoint(what, where=self.where(name))
 
     def raw(self, name: str) -> np.ndarray:

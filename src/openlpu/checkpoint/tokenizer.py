@@ -13,14 +13,18 @@ _UNFINISHED = "\ufffd"  # what a decoder writes for bytes that are no whole char
 
 
 class Tokenizer:
-    """The tokenizer of a checkpoint; ``size`` is one more than its largest token id."""
+    """The tokenizer of a checkpoint; ``size`` is one more than its largest token id.
 
-    def __init__(self, path: Path) -> None:
+    ``document`` is the text of a ``tokenizer.json`` when ``path``, which errors name, is a file of another kind.
+    """
+
+    def __init__(self, path: Path, document: bytes | None = None) -> None:
         if not path.is_file():
             fix = "save the tokenizer with transformers' PreTrainedTokenizerFast, which writes this file"
             raise BadCheckpoint("the tokenizer is missing", where=str(path), fix=fix)
+        self.path, self._document = path, document
         try:
-            self._library = tokenizers.Tokenizer.from_str(path.read_text("utf-8"))
+            self._library = tokenizers.Tokenizer.from_str(self.document().decode("utf-8"))
         except Exception as broken:  # the library raises no narrower type
             raise BadCheckpoint(f"not a tokenizer: {broken}", where=str(path)) from broken
         # Padding and truncation are of training: a prompt is encoded as it is.
@@ -29,6 +33,10 @@ class Tokenizer:
         added = self._library.get_added_tokens_decoder()
         self._silent = frozenset(i for i, token in added.items() if token.special)
         self.size = 1 + max(self._library.get_vocab(with_added_tokens=True).values(), default=-1)
+
+    def document(self) -> bytes:
+        """The tokenizer as a ``tokenizer.json``."""
+        return self._document or self.path.read_bytes()
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
         """Ids of a text; ``special`` adds what the tokenizer puts around a text (``<s>``).

@@ -99,6 +99,8 @@ class _Decoder:
         k = self.rotated(f"{at}.k", f"{source}.k", h, c.kv_heads)
         v = self.linear(f"{at}.v", f"{source}.v_proj", h, c.kv_heads * c.head_dim, bias=self.variant.qkv_bias)
         heads: dict[str, Any] = {"heads": c.heads, "kv_heads": c.kv_heads, "head_dim": c.head_dim}
+        if c.window and i not in c.full_layers:
+            heads["window"] = c.window
         a = self.graph.add("attention", at, (q, k, v), c.heads * c.head_dim, layer=i, **heads)
         o = self.linear(f"{at}.o", f"{source}.o_proj", a, c.hidden, bias=self.variant.o_bias)
         return self.graph.add("add", at, (x, o), c.hidden)

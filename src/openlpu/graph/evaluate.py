@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openlpu.graph.ir import Graph, Node
-from openlpu.graph.rotary import frequencies
+from openlpu.graph.rotary import attention_factor, frequencies
 
 F32 = NDArray[np.float32]
 Observer = Callable[[Node, F32], None]
@@ -36,7 +36,8 @@ class _Window:
         self.values: dict[str, np.ndarray] = {"token": np.asarray(tokens, np.int64)}
         steps = np.array([float(f) for f in frequencies(graph.config.rope, graph.config.head_dim)])
         angles = np.outer(np.arange(len(tokens)), steps)[:, None]
-        self.cos, self.sin = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+        length = attention_factor(graph.config.rope)
+        self.cos, self.sin = ((length * f(angles)).astype(np.float32) for f in (np.cos, np.sin))
 
     def run(self, observe: Observer | None) -> F32:
         for node in self.graph.nodes:
@@ -73,8 +74,10 @@ class _Window:
         queries = _heads(q, heads).reshape(len(q), groups, heads // groups, -1).transpose(1, 2, 0, 3)
         keys, values = (_heads(x, groups).transpose(1, 0, 2)[:, None] for x in (k, v))
         scores = queries @ keys.swapaxes(-1, -2) * np.float32(node.attrs["head_dim"] ** -0.5)
-        future = np.triu(np.ones((len(q), len(q)), bool), 1)
-        scores[..., future] = -np.inf
+        unseen = np.triu(np.ones((len(q), len(q)), bool), 1)
+        if window := node.attrs.get("window", 0):
+            unseen |= np.tril(np.ones((len(q), len(q)), bool), -window)
+        scores[..., unseen] = -np.inf
         weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
         weights /= weights.sum(axis=-1, keepdims=True)
         return (weights @ values).transpose(2, 0, 1, 3).reshape(q.shape)

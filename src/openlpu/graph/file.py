@@ -14,17 +14,22 @@ from openlpu.graph.ir import Graph, Node, Value
 
 def pack(graph: Graph) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """What :func:`unpack` makes the same graph of."""
-    words = {
+    return words(graph), {name: np.ascontiguousarray(graph.params[name]) for name in graph.params}
+
+
+def words(graph: Graph) -> dict[str, Any]:
+    """Everything but the parameters."""
+    return {
         "level": graph.level, "output": graph.output, "config": asdict(graph.config),
         "nodes": [asdict(node) for node in graph.nodes], "values": [asdict(value) for value in graph.values.values()],
     }
-    return words, {name: np.ascontiguousarray(graph.params[name]) for name in graph.params}
 
 
-def unpack(words: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Graph:
+def unpack(packed: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Graph:
     """The graph that was packed."""
-    c = words["config"]
-    config = ModelConfig(**{**c, "rope": Rope(**c["rope"]), "eos": tuple(c["eos"])})
-    nodes = tuple(Node(**{**node, "inputs": tuple(node["inputs"])}) for node in words["nodes"])
-    values = {value["name"]: Value(**value) for value in words["values"]}
-    return Graph(words["level"], config, nodes, values, arrays, words["output"])
+    c = packed["config"]
+    lists = {name: tuple(c.get(name, ())) for name in ("eos", "full_layers")}
+    config = ModelConfig(**{**c, **lists, "rope": Rope(**c["rope"])})
+    nodes = tuple(Node(**{**node, "inputs": tuple(node["inputs"])}) for node in packed["nodes"])
+    values = {value["name"]: Value(**value) for value in packed["values"]}
+    return Graph(packed["level"], config, nodes, values, arrays, packed["output"])

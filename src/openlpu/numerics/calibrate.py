@@ -8,6 +8,7 @@ every processor, on tokens drawn by an integer hash; no text or tokenizer is nee
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from openlpu.arch.truepoint import draw
 from openlpu.graph.ir import Graph, Node
 from openlpu.numerics.equalize import equalize
 from openlpu.numerics.lower import lower
-from openlpu.numerics.rewrite import Rule, rewritten, take
+from openlpu.numerics.rewrite import Rewritten, Rule, rewritten, take
 from openlpu.numerics.scheme import Scheme
 
 TOKENS = 48  # enough to see every channel that dominates; calibration costs one chunk of this length
@@ -28,10 +29,17 @@ Trace = Callable[[Graph, Sequence[int], Callable[[Node, Any], None]], object]
 
 
 def prepare(graph: Graph, scheme: Scheme, trace: Trace) -> Graph:
-    """What comes before :func:`~openlpu.numerics.lower.lower`: equalized, and with outlier channels in front."""
+    """What comes before :func:`~openlpu.numerics.lower.lower`.
+
+    Equalized; with outlier channels in front; and for a 4-bit cache with a centre for each layer's keys.
+    """
     graph = equalize(graph)
-    if not scheme.outlier_share:
-        return graph
+    if scheme.outlier_share:
+        graph = _outliers_in_front(graph, scheme, trace)
+    return _centred(graph, scheme, trace) if scheme.kv_bits == 4 else graph
+
+
+def _outliers_in_front(graph: Graph, scheme: Scheme, trace: Trace) -> Graph:
     dominance = observe(graph, scheme, trace, tokens(graph))
     residual = np.zeros(graph.config.hidden, np.int64)
     for node in graph.nodes:
@@ -39,6 +47,25 @@ def prepare(graph: Graph, scheme: Scheme, trace: Trace) -> Graph:
             residual += dominance[node.inputs[0]]
     graph = _reorder_residual(graph, front(residual))
     return _reorder_intermediate(graph, dominance)
+
+
+def _centred(graph: Graph, scheme: Scheme, trace: Trace) -> Graph:
+    """Attention with a ``centre`` [KVH * D] that is taken off every key before it is coded.
+
+    The same vector off all keys moves all scores of a query by the same amount, which the softmax does not see.
+    It is each channel's median over the calibration tokens behind the first, whose keys are often unlike the others.
+    """
+    keys = {node.inputs[1]: node for node in graph.nodes if node.op == "attention"}
+    added: dict[str, np.ndarray] = {}
+
+    def look(node: Node, value: object) -> None:
+        if node.output in keys and isinstance(value, np.ndarray):
+            rest = np.sort(value[1:] if len(value) > 1 else value, axis=0)
+            added[f"{keys[node.output].where}.centre"] = rest[len(rest) // 2].astype(np.float32)
+
+    trace(lower(graph, replace(scheme, kv_bits=8)), tokens(graph), look)
+    nodes = tuple(replace(n, params={"centre": f"{n.where}.centre"}) if n.op == "attention" else n for n in graph.nodes)
+    return replace(graph, nodes=nodes, params=Rewritten(graph.params, {}, added))
 
 
 def tokens(graph: Graph) -> list[int]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from openlpu.arch.truepoint import blocks as tp
 from openlpu.arch.truepoint import draw, rope
 from openlpu.checkpoint.config import ModelConfig, Rope
 from openlpu.graph.ir import Builder, Graph
@@ -37,8 +38,14 @@ def graph_cases() -> Iterator[GraphCase]:
     yield _bias_and_add(40)
     yield _gated(56)
     yield _headnorm(heads=3, dim=8)
+    yield _blocks(40, tied=False)
+    yield _blocks(64, tied=True)
     for shape in ((4, 2, 8, 8, 20), (2, 1, 16, 16, 20), (4, 2, 8, 8, 300), (2, 1, 8, 16, 270)):
         yield _attention(*shape)
+    for shape in ((4, 2, 8, 4, 20), (2, 1, 10, 4, 270)):
+        yield _attention(*shape)
+    for shape, window in (((4, 2, 8, 8, 20), 6), ((2, 1, 10, 4, 300), 270), ((2, 1, 16, 16, 530), 20)):
+        yield _attention(*shape, window)
 
 
 def refused_cases() -> tuple[GraphCase, ...]:
@@ -55,7 +62,7 @@ class _Draft:
     """A graph that begins with an embedding whose rows hold the edge values."""
 
     def __init__(self, name: str, hidden: int, *, layers: int = 0, heads: int = 1, groups: int = 1, dim: int = 2,
-                 context: int = 64, gain: bool = False) -> None:
+                 context: int = 64, gain: bool = False, narrow: bool = False) -> None:
         self.name, self.hidden = name, hidden
         config = ModelConfig("llama", hidden, layers, heads, groups, dim, hidden, VOCAB, context, EPS, Rope(10000.0),
                              False)
@@ -66,7 +73,8 @@ class _Draft:
         codes[3], codes[4] = 127, -127
         scale = np.abs(draw.floats(f"{name}.embed.scale", VOCAB, -8, -4))
         scale[5], scale[6] = 2.0**-70, 2.0**10
-        params = {"codes": self.param("embed.codes", codes.astype(np.int8)), "scale": self.param("embed.scale", scale)}
+        self.table = self.matrix("embed", codes, scale, narrow)
+        params = dict(self.table)
         if gain:
             params["gain"] = self.param("embed.gain", draw.normal(f"{name}.embed.gain", hidden))
         self.x = self.b.add("embed", "embed", ("token",), hidden, name="embed.out", params=params)
@@ -74,20 +82,24 @@ class _Draft:
     def param(self, name: str, array: np.ndarray) -> str:
         return self.b.param(name, array)
 
+    def matrix(self, where: str, codes: np.ndarray, scale: np.ndarray, narrow: bool) -> dict[str, str]:
+        """The parameters of a matrix; a ``narrow`` one is in 4-bit blocks, its codes the nearest of theirs."""
+        coded = _narrow(f"{self.name}.{where}", codes) if narrow else {"codes": codes.astype(np.int8)}
+        return {word: self.param(f"{where}.{word}", array) for word, array in {**coded, "scale": scale}.items()}
+
     def quantize(self, where: str, x: str, wide: int) -> str:
         return self.b.add("quantize", where, (x,), self.b.values[x].size, kind="codes", wide=wide)
 
     def rms(self, where: str, q: str, reference: str) -> str:
         return self.b.add("rms", where, (q, reference), self.b.values[q].size, kind="codes", eps=EPS)
 
-    def linear(self, where: str, q: str, size: int, bias: bool = False, name: str = "") -> str:
+    def linear(self, where: str, q: str, size: int, bias: bool = False, name: str = "", narrow: bool = False) -> str:
         """Random codes and row scales; row 0 has the largest sum that the codes allow."""
         k = self.b.values[q].size
         codes = draw.integers(f"{self.name}.{where}", (size, k), -127, 127)
         codes[0] = 127
         scale = np.abs(draw.floats(f"{self.name}.{where}.scale", size, -12, -9))
-        params = {"codes": self.param(f"{where}.codes", codes.astype(np.int8)),
-                  "scale": self.param(f"{where}.scale", scale)}
+        params = self.matrix(where, codes, scale, narrow)
         if bias:
             params["bias"] = self.param(f"{where}.bias", draw.normal(f"{self.name}.{where}.bias", size))
         return self.b.add("linear", where, (q,), size, name=name, params=params)
@@ -119,8 +131,7 @@ def _tied_head(size: int) -> GraphCase:
     gain = d.param("norm.gain", draw.normal("tied.gain", size))
     scaled = d.b.add("mul", "norm", (d.x,), size, params={"gain": gain})
     q = d.rms("norm", d.quantize("norm.scaled", scaled, size), d.quantize("norm", d.x, size))
-    params = {"codes": "embed.codes", "scale": "embed.scale"}
-    d.b.add("linear", "head", (q,), VOCAB, name="logits", params=params)
+    d.b.add("linear", "head", (q,), VOCAB, name="logits", params=d.table)
     return GraphCase(d.name, d.b.finish("logits"), tuple(range(12)))
 
 
@@ -137,6 +148,32 @@ def _gated(size: int) -> GraphCase:
     return d.finish(d.b.add("silu_mul", "mlp", (gate, up), 2 * size + 1))
 
 
+def _blocks(size: int, tied: bool) -> GraphCase:
+    """4-bit matrices between others: every step, every zero, and codes at both ends of their blocks."""
+    d = _Draft(f"blocks{size}{'_tied' * tied}", size, narrow=tied)
+    q = d.quantize("mlp", d.x, 3)
+    gate, up = d.linear("gate", q, 37, narrow=True), d.linear("up", q, 37)
+    y = d.b.add("silu_mul", "mlp", (gate, up), 37)
+    y = d.linear("down", d.quantize("down", y, 2), size, bias=True, narrow=True)
+    x = d.b.add("add", "add", (d.x, y), size)
+    if not tied:
+        return d.finish(x)
+    q = d.quantize("head", x, size)
+    d.b.add("linear", "head", (q,), VOCAB, name="logits", params=d.table)
+    return GraphCase(d.name, d.b.finish("logits"), tuple(range(12)))
+
+
+def _narrow(name: str, codes: np.ndarray) -> dict[str, np.ndarray]:
+    """Codes near ``codes`` in 4-bit blocks drawn for them."""
+    rows, k = codes.shape
+    zero = draw.integers(f"{name}.zero", (rows, tp.count(k)), 0, 15)
+    step = np.minimum(draw.integers(f"{name}.step", zero.shape, 1, 15), 127 // np.maximum(zero, 15 - zero))
+    wide = [np.repeat(each, tp.BLOCK, axis=1)[:, :k] for each in (step, zero)]
+    q = np.clip(np.rint(codes / wide[0]) + wide[1], 0, 15)
+    blocks = tp.pair(step, zero)
+    return {"codes": tp.expand(q.astype(np.uint8), blocks), "blocks": blocks}
+
+
 def _headnorm(heads: int, dim: int) -> GraphCase:
     size = heads * dim
     d = _Draft(f"headnorm{heads}x{dim}", size, heads=heads, groups=heads, dim=dim)
@@ -144,9 +181,9 @@ def _headnorm(heads: int, dim: int) -> GraphCase:
     return d.finish(d.b.add("headnorm", "q", (d.x,), size, params={"gain": gain}, heads=heads, eps=EPS))
 
 
-def _attention(heads: int, groups: int, dim: int, bits: int, count: int) -> GraphCase:
-    """Projections, rotary embedding and attention over up to two blocks of positions."""
-    name = f"attention_h{heads}_g{groups}_d{dim}_kv{bits}_t{count}"
+def _attention(heads: int, groups: int, dim: int, bits: int, count: int, window: int = 0) -> GraphCase:
+    """Projections, rotary embedding and attention over up to three blocks of positions, or a window of them."""
+    name = f"attention_h{heads}_g{groups}_d{dim}_kv{bits}_t{count}" + (f"_w{window}" if window else "")
     d = _Draft(name, 32, layers=1, heads=heads, groups=groups, dim=dim, context=count)
     cos, sin = rope.tables(rope.frequencies(10000.0, dim), count)
     tables = {"cos": d.param("rope.cos", cos), "sin": d.param("rope.sin", sin)}
@@ -161,8 +198,10 @@ def _attention(heads: int, groups: int, dim: int, bits: int, count: int) -> Grap
             y = d.b.add("rope", f"{at}.{word}", (y,), size, params=tables, heads=count_of)
         read.append(y)
     scale = float(np.float32(1) / np.sqrt(np.float32(dim)))
+    centre = {"centre": d.param(f"{at}.centre", draw.normal(f"{name}.centre", groups * dim))} if bits == 4 else {}
     y = d.b.add(
-        "attention", at, tuple(read), heads * dim,
+        "attention", at, tuple(read), heads * dim, params=centre,
         layer=0, heads=heads, kv_heads=groups, head_dim=dim, kv_bits=bits, softmax_scale=scale,
+        **({"window": window} if window else {}),
     )
     return d.finish(y, count)

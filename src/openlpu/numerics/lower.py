@@ -7,6 +7,7 @@ the gain stays a multiplication.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from math import ceil
 
@@ -16,18 +17,47 @@ from numpy.typing import NDArray
 from openlpu._base.errors import NumericsError
 from openlpu.arch.truepoint import rope as rope_tables
 from openlpu.graph.ir import Builder, Graph, Node
-from openlpu.graph.rotary import frequencies
+from openlpu.graph.rotary import attention_factor, frequencies
+from openlpu.numerics import blocks
 from openlpu.numerics.scheme import Scheme
 
 F32 = NDArray[np.float32]
 
 
-def lower(graph: Graph, scheme: Scheme) -> Graph:
-    """The integer graph of a float graph under a scheme."""
-    return _Lowering(graph, scheme).run()
-
-
 ROWS = 4096  # rows at a time: a vocabulary's table never stands in memory as fp32
+
+Coder = Callable[[Graph, str, str | None], Mapping[str, np.ndarray]]
+"""A weight's key, and the key of the norm gain that folds into it: what its linear reads.
+
+``codes`` and ``scale``; for a 4-bit matrix ``blocks`` too (:mod:`openlpu.arch.truepoint.blocks`).
+"""
+
+
+def lower(graph: Graph, scheme: Scheme, code: Coder | None = None) -> Graph:
+    """The integer graph of a float graph under a scheme; ``code`` makes the weights' codes (None: by rounding)."""
+    plain = rounded if scheme.weight_bits >= 8 else rounded_in_blocks
+    return _Lowering(graph, scheme, code or plain).run()
+
+
+def rounded(graph: Graph, weight: str, gain: str | None) -> Mapping[str, np.ndarray]:
+    """The 8-bit codes nearest to a weight."""
+    codes, scale = quantize_rows(graph.params[weight], graph.params[gain] if gain else None)
+    return {"codes": codes, "scale": scale}
+
+
+def rounded_in_blocks(graph: Graph, weight: str, gain: str | None) -> Mapping[str, np.ndarray]:
+    """The 4-bit codes nearest to a weight."""
+    return blocks.fit(folded(graph, weight, gain))
+
+
+def folded(graph: Graph, weight: str, gain: str | None) -> F32:
+    """A weight in fp32 with a norm's gain in it; refuses one that is not finite."""
+    w = graph.params[weight].astype(np.float32)
+    if gain:
+        w *= graph.params[gain].astype(np.float32)
+    if not np.isfinite(w).all():
+        raise NumericsError("a weight is not finite", where=weight, fix="check the checkpoint's tensors for NaN")
+    return w
 
 
 def quantize_rows(weight: np.ndarray, gain: np.ndarray | None = None) -> tuple[NDArray[np.int8], F32]:
@@ -53,13 +83,14 @@ def quantize_rows(weight: np.ndarray, gain: np.ndarray | None = None) -> tuple[N
 class _Lowering:
     """State of one lowering: the float graph read, the integer graph being built."""
 
-    def __init__(self, graph: Graph, scheme: Scheme) -> None:
-        self.graph, self.scheme = graph, scheme
+    def __init__(self, graph: Graph, scheme: Scheme, code: Coder) -> None:
+        self.graph, self.scheme, self.code = graph, scheme, code
         self.out = Builder("int", graph.config)
         self.names: dict[str, str] = {"token": "token"}  # float value -> integer value
         self.norms: dict[str, Node] = {}  # float value written by an rmsnorm -> that node
+        self.table: dict[str, str] = {}  # the embedding's parameters, which a tied head reads too
         c = graph.config
-        cos, sin = rope_tables.tables(frequencies(c.rope, c.head_dim), c.context)
+        cos, sin = rope_tables.tables(frequencies(c.rope, c.head_dim), c.context, attention_factor(c.rope))
         self.rope = {"cos": self.out.param("rope.cos", cos), "sin": self.out.param("rope.sin", sin)}
 
     def run(self) -> Graph:
@@ -77,10 +108,14 @@ class _Lowering:
         return self.out.add(node.op, node.where, self._read(node), size, name=node.output, **node.attrs)
 
     def _embed(self, node: Node) -> str:
-        table = self.graph.params[node.params["weight"]]
-        codes, scale = quantize_rows(table)
-        params = {"codes": self.out.param("embed.codes", codes), "scale": self.out.param("embed.scale", scale)}
-        return self.out.add(node.op, node.where, ("token",), table.shape[1], name=node.output, params=params)
+        size = self.graph.values[node.output].size
+        self.table = self._coded(node, None)
+        return self.out.add(node.op, node.where, ("token",), size, name=node.output, params=self.table)
+
+    def _coded(self, node: Node, gain: str | None) -> dict[str, str]:
+        """The parameters that stand for a node's weight, registered."""
+        arrays = self.code(self.graph, node.params["weight"], gain)
+        return {word: self.out.param(f"{node.where}.{word}", array) for word, array in arrays.items()}
 
     def _rmsnorm(self, node: Node) -> str:
         """Codes of the input whose scale carries 1/rms; the gain is the readers' business."""
@@ -115,14 +150,9 @@ class _Lowering:
         if self.out.values[x].kind == "f32":
             x = self._coded_once(node, x)
         if self._is_tied(node):
-            params = {"codes": "embed.codes", "scale": "embed.scale"}
+            params = dict(self.table)
         else:
-            gain = self.graph.params[norm.params["gain"]] if norm else None
-            codes, scale = quantize_rows(self.graph.params[node.params["weight"]], gain)
-            params = {
-                "codes": self.out.param(f"{node.where}.codes", codes),
-                "scale": self.out.param(f"{node.where}.scale", scale),
-            }
+            params = self._coded(node, norm.params["gain"] if norm else None)
         if "bias" in node.params:
             bias = self.graph.params[node.params["bias"]].astype(np.float32)
             params["bias"] = self.out.param(f"{node.where}.bias", bias)
@@ -151,7 +181,8 @@ class _Lowering:
         root = rope_tables.CONTEXT.sqrt(Decimal(node.attrs["head_dim"]))
         softmax_scale = float(np.float32(float(rope_tables.CONTEXT.divide(Decimal(1), root))))
         attrs = {**node.attrs, "kv_bits": self.scheme.kv_bits, "softmax_scale": softmax_scale}
-        return self.out.add(node.op, node.where, self._read(node), size, name=node.output, **attrs)
+        params = {word: self.out.param(key, self.graph.params[key]) for word, key in node.params.items()}
+        return self.out.add(node.op, node.where, self._read(node), size, name=node.output, params=params, **attrs)
 
     def _wide(self, node: Node) -> int:
         """How many leading channels of a norm's or linear's input carry two planes.

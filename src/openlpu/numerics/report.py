@@ -16,8 +16,9 @@ from openlpu._base.errors import BadRequest
 from openlpu._base.progress import Progress, silent
 from openlpu.graph.evaluate import evaluate
 from openlpu.graph.ir import Graph, Node
+from openlpu.numerics import widths
 from openlpu.numerics.calibrate import Trace, prepare
-from openlpu.numerics.lower import lower
+from openlpu.numerics.integer import Runners, integer
 from openlpu.numerics.scheme import Scheme
 
 FORMATS = (
@@ -33,9 +34,10 @@ Window = Sequence[int]
 
 @dataclass(frozen=True)
 class Format:
-    """One format's perplexity, and how much it is over fp32's (0.0026 is +0.26 %)."""
+    """One format's mean bits per weight, its perplexity, and how much that is over fp32's (0.0026 is +0.26 %)."""
 
     scheme: Scheme
+    bits: float
     perplexity: float
     excess: float
 
@@ -113,13 +115,13 @@ def _keep(values: dict[str, np.ndarray], wanted: Sequence[str]) -> Callable[[Nod
 
 
 def measure(
-    graph: Graph, texts: Sequence[Window], trace: Trace, formats: Sequence[Scheme] = FORMATS,
+    graph: Graph, texts: Sequence[Window], runners: Runners, formats: Sequence[Scheme] = FORMATS,
     progress: Progress = silent, run: Callable[[Graph], Callable[[Window], np.ndarray]] | None = None,
 ) -> Report:
-    """Score a float graph and each format of it on the same windows; ``trace`` runs an integer graph.
+    """Score a float graph and each format of it on the same windows.
 
-    ``run`` loads an integer graph where its logits come faster (any target has the same); default ``trace``.
-    The error per layer is measured on the first eight windows.
+    ``run`` loads an integer graph where its logits come faster (any target has the same); default ``runners.trace``.
+    The error per layer is the first format's on the first eight windows.
     """
     steps = (len(formats) + 1) * len(texts)
 
@@ -129,15 +131,14 @@ def measure(
             yield ids
 
     exact = losses(lambda ids: evaluate(graph, ids), counted("fp32", 0)).mean()
-    results = []
+    results, layers = [], ()
     for at, scheme in enumerate(formats, 1):
-        integer = lower(prepare(graph, scheme, trace), scheme)
-        logits = run(integer) if run else lambda ids, g=integer: _logits(trace, g, ids)
+        made = integer(graph, scheme, runners, progress)
+        logits = run(made) if run else lambda ids, g=made: _logits(runners.trace, g, ids)
         mean = losses(logits, counted(str(scheme), at)).mean()
-        results.append(Format(scheme, float(np.exp(mean)), float(np.expm1(mean - exact))))
-    progress("layers", steps, steps)
-    ready = prepare(graph, formats[0], trace)
-    layers = layer_errors(ready, lower(ready, formats[0]), trace, texts[:8])
+        results.append(Format(scheme, widths.bits(made), float(np.exp(mean)), float(np.expm1(mean - exact))))
+        if not layers:
+            layers = layer_errors(prepare(graph, scheme, runners.trace), made, runners.trace, texts[:8])
     scored = sum(len(ids) - 1 for ids in texts)
     return Report(scored, float(np.exp(exact)), tuple(results), layers)
 

@@ -18,20 +18,24 @@ Rule = Callable[[np.ndarray], np.ndarray]
 
 
 class Rewritten(Mapping[str, np.ndarray]):
-    """Parameters of which some pass through a rule whenever they are read."""
+    """Parameters of which some pass through a rule whenever they are read, and some are added."""
 
-    def __init__(self, base: Mapping[str, np.ndarray], rules: Mapping[str, Rule]) -> None:
-        self.base, self.rules = base, rules
+    def __init__(self, base: Mapping[str, np.ndarray], rules: Mapping[str, Rule],
+                 added: Mapping[str, np.ndarray] | None = None) -> None:
+        self.base, self.rules, self.added = base, rules, added or {}
 
     def __getitem__(self, name: str) -> np.ndarray:
+        if name in self.added:
+            return self.added[name]
         array, rule = self.base[name], self.rules.get(name)
         return rule(array) if rule else array
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.base)
+        yield from self.base
+        yield from self.added
 
     def __len__(self) -> int:
-        return len(self.base)
+        return len(self.base) + len(self.added)
 
 
 def rewritten(graph: Graph, rules: Mapping[str, Rule]) -> Graph:

@@ -4,19 +4,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from openlpu._base.errors import BadRequest
+
+SMALLEST = 4.5  # bits of a weight in 4-bit blocks; its row's scale is shared by all of the row
+
 
 @dataclass(frozen=True)
 class Scheme:
-    """``kv_bits`` 8 or 16; ``wide_head`` gives the logits' input two planes on every channel.
+    """``kv_bits`` 4, 8 or 16; ``wide_head`` gives the logits' input two planes on every channel.
 
     ``outlier_share`` is the share of a linear's input channels that carry a second plane: numerics puts the
-    channels that dominate the others there.  The defaults are measured; ``docs/05-numerics.md`` has the numbers.
+    channels that dominate the others there.  ``weight_bits`` 8 is 8-bit weights, 4.5 all weights in
+    4-bit blocks; between them it is the most that a weight may take on average, row scales counted in.  Raises
+    :class:`BadRequest` for other values.  The defaults are measured; ``docs/05-numerics.md`` has the numbers.
     """
 
     kv_bits: int = 8
     wide_head: bool = True
     outlier_share: float = 1 / 32
+    weight_bits: float = 8
+
+    def __post_init__(self) -> None:
+        if not SMALLEST <= self.weight_bits <= 8:
+            raise BadRequest(f"{self.weight_bits:g} is out of range", where="bits", fix="from 4.5 to 8 bits a weight")
 
     def __str__(self) -> str:
         head = "wide-head" if self.wide_head else "narrow-head"
-        return f"w8a8-kv{self.kv_bits}-{head}-outliers{self.outlier_share:g}"
+        return f"w{self.weight_bits:g}a8-kv{self.kv_bits}-{head}-outliers{self.outlier_share:g}"

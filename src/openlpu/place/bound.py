@@ -54,7 +54,7 @@ def _weight_bytes(graph: Graph, node: Node, context: int) -> int:
     if node.op == "linear":
         return graph.params[node.params["codes"]].size
     if node.op == "attention":
-        planes = node.attrs["kv_bits"] // 8
+        planes = -(-node.attrs["kv_bits"] // 8)
         return 2 * planes * context * node.attrs["kv_heads"] * node.attrs["head_dim"]
     return 0
 
@@ -68,7 +68,7 @@ def _dispatches(graph: Graph, node: Node, chip: Chip, context: int) -> tuple[Fra
     if node.op == "linear":
         return Fraction(size * graph.values[node.inputs[0]].size, lanes**2), Fraction(3 * size, lanes)
     if node.op == "attention":
-        scores, planes = node.attrs["heads"] * context, 2 * (node.attrs["kv_bits"] // 8)
+        scores, planes = node.attrs["heads"] * context, 2 * -(-node.attrs["kv_bits"] // 8)
         products = Fraction(scores * planes, lanes) + Fraction(scores * planes * node.attrs["head_dim"], lanes**2)
         return products, Fraction(12 * scores, lanes)
     alu = {"embed": 2, "quantize": 5, "rms": 0, "headnorm": 7, "rope": 3, "silu_mul": 7, "add": 1, "mul": 1}

@@ -49,16 +49,21 @@ def row(name: str, chip: Chip, token: int, position: int, v_rows: int) -> U8:
     return _flags(kind, lanes, block, inside)
 
 
+def seen_row(word: str, block: int, window: int) -> str:
+    """Name of a block's row of flags: ``valid`` is 1 where the query sees, ``bias`` far below 0 where not."""
+    return f"{word}{block}w{window}" if window else f"{word}{block}"
+
+
 def _flags(kind: str, lanes: I32, block: int, inside: int) -> U8:
-    """fp32 rows: one at this position's lane, and for each block which lanes hold positions already written."""
+    """fp32 rows: one at this position's lane, and for each block which lanes hold positions the query sees."""
     here = lanes == inside
     if kind == "onehot":
         value = here.astype(np.float32)
     elif kind == "others":
         value = 1 - here.astype(np.float32)
     else:
-        number = int(kind.lstrip("abilsvd"))
-        last = BLOCK - 1 if number < block else inside if number == block else -1
-        valid = lanes <= last
+        number, _, window = kind.lstrip("abilsvd").partition("w")
+        position, at = block * BLOCK + inside, int(number) * BLOCK + lanes
+        valid = (lanes < BLOCK) & (at <= position) & (at > position - int(window or position + 1))
         value = valid.astype(np.float32) if kind.startswith("valid") else np.where(valid, 0, MASKED)
     return byte_planes(value.astype(np.float32).view(np.int32)[None, :])[0]

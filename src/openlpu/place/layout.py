@@ -165,6 +165,10 @@ def _linear(layout: Layout, graph: Graph, node: Node, work: list[int]) -> None:
 def _vectors(layout: Layout, graph: Graph, node: Node) -> None:
     """fp32 parameters with an entry per channel: row scales, biases, gains."""
     one = np.zeros(1, np.int32)
+    if "centre" in node.params:
+        for j, channel in enumerate(layout.heads.kv.channel):
+            source = Source("row", node.params["centre"], one, channel)
+            layout.homes.keep(f"centre.{node.where}.{j}", source, layout.homes.quad_slices())
     channels = lanes_of(graph, layout.heads, layout.chip, node.output).channel
     for word in ("scale", "bias", "gain"):
         if word not in node.params or (node.op == "embed" and word == "scale"):
@@ -207,7 +211,7 @@ def _cache(layout: Layout, node: Node) -> None:
     zeros = Source("zeros")
     for word, rows in (("k", BLOCK // layout.chip.weight_streams), ("v", layout.heads.channel_groups)):
         for c in range(layout.heads.kv.vectors):
-            for plane in range(node.attrs["kv_bits"] // 8):
+            for plane in range(-(-node.attrs["kv_bits"] // 8)):
                 name = f"kv.{node.where}.{word}.{c}.{plane}"
                 homes.keep_tile(name, zeros, homes.tile_slices(side), rows * blocks)
             for g, _ in layout.heads.heads_in(c):

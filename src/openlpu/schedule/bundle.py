@@ -8,17 +8,17 @@ bytes, on every machine.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import shutil
-import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors.numpy import load_file, save_file
 
+from openlpu._base import manifest as manifest_file
 from openlpu._base.errors import ProgramError
+from openlpu._base.manifest import new_folder, sha256
 from openlpu.arch import truepoint
 from openlpu.arch.encoding import instruction_bytes
 from openlpu.graph import file as graph_file
@@ -27,7 +27,6 @@ from openlpu.schedule import program_file
 from openlpu.schedule.program import Program
 
 FORMAT = "openlpu model 1"
-TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja")
 
 
 @dataclass(frozen=True)
@@ -39,25 +38,19 @@ class Bundle:
     manifest: dict[str, Any]
 
 
-def save(folder: Path, graph: Graph, program: Program, *, model: str, scheme: str, source: Path) -> dict[str, Any]:
-    """Write the folder (complete or not at all) and return its manifest; ``source`` has the tokenizer's files."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ProgramError("there is something here already", where=str(folder), fix="name a new or empty folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".compiling-") as temporary:
-        made = Path(temporary) / "model"
+def save(
+    folder: Path, graph: Graph, program: Program, *, model: str, scheme: str, texts: Mapping[str, bytes]
+) -> dict[str, Any]:
+    """Write the folder (complete or not at all) and return its manifest; ``texts`` are the tokenizer's files."""
+    with new_folder(folder) as made:
         program_file.save(program, made / "program")
         words, arrays = graph_file.pack(graph)
         save_file(arrays, made / "params.safetensors")
         (made / "graph.json").write_text(json.dumps(words, sort_keys=True, indent=1) + "\n", "utf-8")
-        for name in TOKENIZER:
-            if (source / name).is_file():
-                shutil.copyfile(source / name, made / name)
+        for name, content in texts.items():
+            (made / name).write_bytes(content)
         manifest = _manifest(made, graph, program, model, scheme)
-        (made / "manifest.json").write_text(json.dumps(manifest, sort_keys=True, indent=1) + "\n", "utf-8")
-        if folder.exists():
-            folder.rmdir()
-        made.rename(folder)
+        manifest_file.write(made, manifest)
     return manifest
 
 
@@ -65,12 +58,12 @@ def load(folder: Path) -> Bundle:
     """The compiled model in a folder; every file's hash is compared first.  Raises :class:`ProgramError`."""
     path = folder / "manifest.json"
     fix = "name a folder that `openlpu compile MODEL -o DIR` wrote"
-    manifest = program_file.read_manifest(path, FORMAT, "there is no compiled model here", fix)
+    manifest = manifest_file.read(path, FORMAT, "there is no compiled model here", fix)
     if manifest["truepoint"] != truepoint.VERSION:
         what = f"made for numerics version {manifest['truepoint']}; this is version {truepoint.VERSION}"
         raise ProgramError(what, where=str(path), fix="compile the model again")
     for name, digest in manifest["sha256"].items():
-        if not (folder / name).is_file() or _sha256(folder / name) != digest:
+        if not (folder / name).is_file() or sha256(folder / name) != digest:
             what = "differs from what the manifest names" if (folder / name).is_file() else "is missing"
             raise ProgramError(f"this file {what}", where=str(folder / name), fix="compile the model again")
     words = json.loads((folder / "graph.json").read_bytes())
@@ -90,10 +83,5 @@ def _manifest(made: Path, graph: Graph, program: Program, model: str, scheme: st
                         "address": int(item.addresses[0])}
             for item in program.resident
         },
-        "sha256": {name: _sha256(made / name) for name in files},
+        "sha256": {name: sha256(made / name) for name in files},
     }
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

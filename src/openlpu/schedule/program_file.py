@@ -20,13 +20,14 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as unpack_arrays
 from safetensors.numpy import save as pack_arrays
 
+from openlpu._base import manifest as manifest_file
 from openlpu._base.errors import ProgramError
+from openlpu._base.manifest import MANIFEST
 from openlpu.arch.chip import Chip
 from openlpu.place.emplace import Source
 from openlpu.schedule.program import CLAIM_OUTPUT, CLAIM_READ, Claims, Program, Resident, Rows, Segment, queue_dtype
 
 FORMAT = "openlpu program 2"
-MANIFEST = "manifest.json"
 ROWS = tuple(f.name for f in fields(Rows))
 Json = dict[str, Any]
 Arrays = Mapping[str, NDArray]
@@ -65,7 +66,7 @@ def load(folder: Path) -> Program:
 
     Raises :class:`ProgramError` naming the file that is missing, damaged or of another format.
     """
-    manifest = read_manifest(folder / MANIFEST, FORMAT, "there is no program here", "compile the model again")
+    manifest = manifest_file.read(folder / MANIFEST, FORMAT, "there is no program here", "compile the model again")
     arrays = _arrays(folder, "resident.safetensors", manifest)
     resident = []
     for i, item in enumerate(manifest["resident"]):
@@ -126,19 +127,6 @@ def _segment(folder: Path, manifest: Json, entry: Json) -> Segment:
     tensors = {name: Rows(*(arrays[f"tensor/{name}/{part}"] for part in ROWS)) for name in entry["tensors"]}
     origin = tuple((int(first), str(output)) for first, output in entry["origin"])
     return Segment(entry["context"], queues, tensors, entry["cycles"], claims, origin)
-
-
-def read_manifest(path: Path, format_: str, missing: str, fix: str) -> Json:
-    """A manifest of the named format; ``missing`` and ``fix`` are the error when there is none."""
-    try:
-        manifest = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise ProgramError(missing, where=str(path), fix=fix) from error
-    except ValueError as error:
-        raise ProgramError(f"not a manifest: {error}", where=str(path), fix="compile the model again") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != format_:
-        raise ProgramError(f"not in the format '{format_}'", where=str(path), fix="compile the model again")
-    return manifest
 
 
 def _arrays(folder: Path, name: str, manifest: Json) -> Arrays:

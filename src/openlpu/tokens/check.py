@@ -1,14 +1,14 @@
 """A loaded integer graph in, one hash per way of running it out; there must be one distinct hash.
 
 Every case runs the same requests, greedy and sampled, and hashes all their logits and tokens in order.  What
-differs between cases is what promise 1 says cannot matter: target, threads, prefill chunk, batch, neighbours
-and vector path.
+differs between cases is what promise 1 says cannot matter: target, threads, prefill chunk, batch, neighbours,
+vector path, and whether a step checks guessed tokens.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from time import perf_counter
@@ -21,6 +21,7 @@ from openlpu.target.base import Executable
 from openlpu.tokens.engine import Engine, Running
 from openlpu.tokens.request import Request, Sampling
 from openlpu.tokens.sample import draw
+from openlpu.tokens.speculate import Speculation
 
 Loader = Callable[..., Executable]
 
@@ -36,7 +37,7 @@ SAMPLINGS = (
     Sampling(),
     Sampling(temperature=0.7, top_k=50, top_p=0.95, min_p=0.02, repetition_penalty=1.1, seed=2**63),
 )
-TOKENS = 3  # generated for each request
+TOKENS = 5  # generated for each request
 MIXED, APART = "greedy+sampled", "greedy first"
 
 
@@ -45,6 +46,7 @@ class Case:
     """One way to run the requests.  ``chunk`` 0 is a whole prompt; ``order`` says who shares a step.
 
     ``greedy+sampled`` takes both kinds in turns, ``greedy first`` all greedy requests before the sampled ones.
+    ``guess`` is how many guessed tokens a step checks behind each request's next one, right and wrong ones.
     ``threads`` and ``path`` (the vector path) are for native targets; 0 and empty: the target has no such choice.
     """
 
@@ -52,12 +54,14 @@ class Case:
     batch: int = 1
     chunk: int = 0
     order: str = MIXED
+    guess: int = 0
     threads: int = 0
     path: str = ""
 
     def __str__(self) -> str:
         native = f" threads={self.threads} path={self.path}" if self.threads else ""
-        return f"{self.target}{native} batch={self.batch} chunk={self.chunk or 'whole'} {self.order}"
+        guess = f" guess={self.guess}" if self.guess else ""
+        return f"{self.target}{native} batch={self.batch} chunk={self.chunk or 'whole'} {self.order}{guess}"
 
 
 @dataclass(frozen=True)
@@ -102,11 +106,11 @@ def cases(paths: Sequence[str], chip: bool) -> list[Case]:
     ``paths`` are the native target's vector paths, best first; ``chip`` adds the chip model at batch 1.
     """
     ref = Case("ref")
-    listed = [ref, replace(ref, chunk=7), replace(ref, batch=8, order=APART)]
+    listed = [ref, replace(ref, chunk=7), replace(ref, batch=8, order=APART), replace(ref, guess=3)]
     if paths:
         factors = {
             "threads": (1, 2), "chunk": (0, 1, 7, 64), "batch": (1, 3, 8), "order": (MIXED, APART),
-            "path": tuple(paths),
+            "guess": (0, 3), "path": tuple(paths),
         }
         base = {name: values[0] for name, values in factors.items()}
         rows = [base]
@@ -132,16 +136,52 @@ def run_case(case: Case, graph: Graph, load: Loader) -> str:
     options = {"threads": case.threads, "path": case.path} if case.threads else {}
     executable = load(graph, slots=case.batch, context=longest, **options)
     try:
-        engine = Engine(executable, vocab=graph.config.vocab, chunk=case.chunk)
-        order = range(len(asked))
-        if case.order == APART:
-            order = sorted(order, key=lambda i: asked[i].sampling.temperature > 0)
-        running = {i: engine.add(asked[i]) for i in order}
-        while not engine.idle:
-            engine.step()
+        finished = _answers(case, graph, executable, asked)
+        if case.guess:
+            known = {one.request.prompt: one.generated for one in finished}
+            finished = _answers(case, graph, executable, asked, Rehearsed(known, case.guess, graph.config.vocab))
     finally:
         executable.close()
-    return _digest([running[i] for i in range(len(asked))])
+    return _digest(finished)
+
+
+@dataclass(frozen=True)
+class Rehearsed:
+    """A speculation that knows the ``answers`` by prompt, and gets every third token of them wrong."""
+
+    answers: Mapping[tuple[int, ...], Sequence[int]]
+    guess: int
+    vocab: int
+
+    def propose(self, running: Sequence[Running]) -> list[tuple[int, ...]]:
+        """The next ``guess`` tokens of each request."""
+        return [tuple(self._next(one)) for one in running]
+
+    def _next(self, running: Running) -> Iterator[int]:
+        made = len(running.generated)
+        for at, token in enumerate(self.answers[running.request.prompt][made : made + self.guess], made):
+            yield (token + (at % 3 == 0)) % self.vocab
+
+    def plain(self, requests: int, seconds: float) -> int:
+        """Time decides nothing here."""
+        return 0
+
+    def checked(self, requests: int, rows: int, made: int, seconds: float) -> None:
+        """Time decides nothing here."""
+
+
+def _answers(
+    case: Case, graph: Graph, executable: Executable, asked: Sequence[Request], speculation: Speculation | None = None
+) -> list[Running]:
+    """The requests run to their ends, in the order they were asked."""
+    engine = Engine(executable, vocab=graph.config.vocab, chunk=case.chunk, speculation=speculation)
+    order = range(len(asked))
+    if case.order == APART:
+        order = sorted(order, key=lambda i: asked[i].sampling.temperature > 0)
+    running = {i: engine.add(asked[i]) for i in order}
+    while not engine.idle:
+        engine.step()
+    return [running[i] for i in range(len(asked))]
 
 
 def check(graph: Graph, cases: Sequence[Case], loaders: Mapping[str, Loader], progress: Progress = silent) -> Verdict:

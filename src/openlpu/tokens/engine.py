@@ -1,7 +1,7 @@
 """Requests in, tokens out, one step at a time: plan which tokens run, run them, commit what came back.
 
-The engine knows token ids, never text, and never arithmetic: which requests share a step, and how a prompt is
-cut into chunks, decides when a token appears but cannot change it.
+The engine knows token ids, never text, and never arithmetic: which requests share a step, how a prompt is cut into
+chunks, and which guessed tokens a step checks, decides when a token appears but cannot change it.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from openlpu._base.errors import NumericsError
 from openlpu.target.base import F32, Chunk, Executable
 from openlpu.tokens.request import Request
 from openlpu.tokens.sample import choose
 from openlpu.tokens.slots import Slots
+from openlpu.tokens.speculate import History, Speculation
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -30,7 +32,8 @@ class Running:
 
     ``watch`` is told every generated id that is not an end id, and returns True to end the request.
     ``finish`` is empty until the end, then one of eos, stop, max_tokens, context, cancelled.  ``times`` holds the
-    wall seconds from the request's admission to each token, ``cycles`` those of its step (0: not counted).
+    wall seconds from the request's admission to each token, ``cycles`` those of its step (0: not counted); tokens
+    of one step share both.  ``steps`` counts the steps that made tokens, ``guessed`` the tokens they checked.
     """
 
     request: Request
@@ -42,7 +45,13 @@ class Running:
     started: float = 0.0
     times: list[float] = field(default_factory=list)
     cycles: list[int] = field(default_factory=list)
+    steps: int = 0
+    guessed: int = 0
     rows: _Hash = field(default_factory=hashlib.sha256)
+    history: History = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.history = History(self.ids)
 
     @property
     def generated(self) -> list[int]:
@@ -58,11 +67,16 @@ class Running:
 class Engine:
     """Runs requests on an executable; ``chunk`` is the most prompt tokens of one request in one step (0: all).
 
-    ``eos`` are the model's end ids; ``vocab`` bounds a prompt's ids.
+    ``eos`` are the model's end ids; ``vocab`` bounds a prompt's ids.  ``speculation`` guesses tokens to check
+    beside the next one (None: a step is one token of each request).
     """
 
-    def __init__(self, executable: Executable, *, vocab: int, eos: Sequence[int] = (), chunk: int = 0) -> None:
+    def __init__(
+        self, executable: Executable, *, vocab: int, eos: Sequence[int] = (), chunk: int = 0,
+        speculation: Speculation | None = None,
+    ) -> None:
         self.executable, self.vocab, self.eos, self.chunk = executable, vocab, frozenset(eos), chunk
+        self.speculation, self._rest = speculation, 0
         self.slots = Slots(executable.slots, executable.context)
         self.waiting: deque[Running] = deque()
         self.running: list[Running] = []
@@ -84,11 +98,20 @@ class Engine:
         return not (self.running or self.waiting)
 
     def step(self) -> list[Running]:
-        """Advance every running request by one chunk or token; returns those that got a token."""
-        chunks = self._plan()
+        """Advance every running request by one chunk or by its next tokens; returns those that got a token."""
+        chunks, decode = self._plan()
         if not chunks:
             return []
+        if self.speculation is None or not decode:
+            return self._commit(chunks, self.executable.run(chunks))
+        if self._rest:
+            self._rest -= 1
+            return self._commit(chunks, self.executable.run(chunks))
+        if guesses := self.speculation.propose(self.running):
+            return self._check(self.speculation, chunks, guesses)
+        start = perf_counter()
         logits = self.executable.run(chunks)
+        self._rest = self.speculation.plain(len(chunks), perf_counter() - start)
         return self._commit(chunks, logits)
 
     def end(self, running: Running, finish: str) -> None:
@@ -103,27 +126,67 @@ class Engine:
         self.slots.give_back(running.slot)
         self.slots.check_integrity()
 
-    def _plan(self) -> list[Chunk]:
+    def _plan(self) -> tuple[list[Chunk], bool]:
+        """The next chunk of each request, and whether all of them decode: run one token, the last, for the next."""
         while self.waiting and (slot := self.slots.take()) is not None:
             running = self.waiting.popleft()
             running.slot, running.started = slot, perf_counter()
             self.running.append(running)
-        chunks = []
+        chunks, decode = [], True
         for running in self.running:
-            end = min(len(running.ids), running.ran + self.chunk) if self.chunk else len(running.ids)
+            left = len(running.ids) - running.ran
+            end = running.ran + min(left, self.chunk or left)
             chunks.append(Chunk(running.slot, running.ran, tuple(running.ids[running.ran : end])))
-        return chunks
+            decode = decode and left == 1
+        return chunks, decode
+
+    def _check(
+        self, speculation: Speculation, plain: list[Chunk], guesses: Sequence[tuple[int, ...]]
+    ) -> list[Running]:
+        """A step with guessed tokens behind each request's last."""
+        asked = list(self.running)
+        chunks = [self._widen(*request) for request in zip(asked, plain, guesses, strict=True)]
+        rows = sum(len(chunk.tokens) for chunk in chunks)
+        start = perf_counter()
+        try:
+            logits = self.executable.run(chunks)
+        except NumericsError:
+            if rows == len(plain):
+                raise
+            chunks, logits = plain, self.executable.run(plain)  # a guess that is no token yet must not end a request
+        seconds = perf_counter() - start
+        advanced = self._commit(chunks, logits)
+        made = sum(len(running.ids) - 1 - chunk.start for running, chunk in zip(asked, plain, strict=True))
+        speculation.checked(len(plain), rows, made, seconds)
+        return advanced
+
+    def _widen(self, running: Running, chunk: Chunk, guess: tuple[int, ...]) -> Chunk:
+        """The chunk with as many guessed tokens as the request and its KV cache have room for."""
+        guess = guess[: self._room(running)]
+        return Chunk(chunk.slot, chunk.start, chunk.tokens + guess, every=True) if guess else chunk
+
+    def _room(self, running: Running) -> int:
+        """How many guessed tokens the request's limit and its KV cache have room for."""
+        made = len(running.ids) - len(running.request.prompt)
+        return max(0, min(running.request.max_tokens - made - 1, self.slots.context - len(running.ids)))
 
     def _commit(self, chunks: Sequence[Chunk], logits: Sequence[F32]) -> list[Running]:
         now, counted = perf_counter(), int(getattr(self.executable, "cycles", 0))
         advanced = []
         for running, chunk, rows in zip(list(self.running), chunks, logits, strict=True):
-            running.ran += len(chunk.tokens)
+            guesses = chunk.tokens[1:] if chunk.every else ()
+            running.ran += len(chunk.tokens) - len(guesses)
             if running.ran < len(running.ids):
                 continue  # more of the prompt is to come
-            running.times.append(now - running.started)
-            running.cycles.append(counted)
-            self._append(running, rows[-1])
+            running.steps += 1
+            running.guessed += len(guesses)
+            for row, guess in zip(rows[-1 - len(guesses) :], (*guesses, None), strict=True):
+                running.times.append(now - running.started)
+                running.cycles.append(counted)
+                self._append(running, row)
+                if running.finish or running.ids[-1] != guess:
+                    break  # what the cache holds behind this token is overwritten by the next step
+                running.ran += 1
             advanced.append(running)
         return advanced
 
@@ -145,3 +208,4 @@ class Engine:
             return "max_tokens"
         # a token past the last position is good, but cannot be run itself
         return "context" if len(running.ids) > self.slots.context else ""
+

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from itertools import pairwise
 from operator import index
 from typing import Any, SupportsIndex
 
@@ -16,6 +18,7 @@ from openlpu.checkpoint.tokenizer import Tokenizer
 from openlpu.target.base import Executable
 from openlpu.tokens.engine import Engine, Running
 from openlpu.tokens.request import Request, Sampling
+from openlpu.tokens.speculate import Speculation
 from openlpu.tokens.stop import StopText
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, str]]
@@ -24,7 +27,8 @@ Prompt = str | Sequence[int] | Sequence[Mapping[str, str]]
 class Generation:
     """One answer: iterate for its pieces; ``text``, ``token_ids`` and the rest grow while it is iterated.
 
-    Leaving the loop early cancels the request and frees its KV slot.
+    Leaving the loop early cancels the request and frees its KV slot; ids of tokens that came in one step with the
+    last piece are then there already.
     """
 
     def __init__(self, engine: Engine, request: Request, tokenizer: Tokenizer, progress: Progress) -> None:
@@ -32,7 +36,7 @@ class Generation:
         self.request, self.text = request, ""
         self._engine, self._progress = engine, progress
         self._words, self._stop = tokenizer.stream(request.prompt), StopText(request.stop_texts)
-        self._fresh: list[str] = []  # said by the engine's steps, not yet by an iterator
+        self._fresh: deque[str] = deque()  # said by the engine's steps, not yet by an iterator
 
     def __iter__(self) -> Iterator[str]:
         running = self.running
@@ -78,18 +82,35 @@ class Generation:
         """Chip cycles of each token's last step; empty on targets that count none."""
         return self.running.cycles if any(self.running.cycles) else []
 
+    @property
+    def gaps(self) -> list[float]:
+        """Wall seconds of every token after the first step's; tokens of one step count an equal share of it."""
+        return [gap / tokens for gap, tokens in self._arrivals() for _ in range(tokens)]
+
+    def _arrivals(self) -> list[tuple[float, int]]:
+        """Wall seconds between steps that made tokens, and how many came with the later one."""
+        arrivals = Counter(self.running.times)
+        return [(b - a, arrivals[b]) for a, b in pairwise(arrivals)]
+
     def measured(self) -> dict[str, Any]:
-        """Wall-clock times in seconds: to the first token, and per token after it (median, p99, rate)."""
-        times = self.running.times
-        gaps = [b - a for a, b in zip(times, times[1:], strict=False)]
+        """Wall-clock times in seconds: to the first token, and per token after it (median, p99, rate).
+
+        Tokens of one step arrive together, so each counts an equal share of the step's time; ``step_p99_s`` is what
+        a reader waits for the next arrival.  ``guessed`` tokens were checked in ``steps``, ``accepted`` were right.
+        """
+        running, times, shares = self.running, self.running.times, self.gaps
         return {
             "clock": "wall",
             "prompt_tokens": len(self.request.prompt),
             "tokens": len(times),
             "first_token_s": times[0] if times else 0.0,
-            "token_p50_s": units.percentile(gaps, 50),
-            "token_p99_s": units.percentile(gaps, 99),
-            "tokens_per_s": len(gaps) / (times[-1] - times[0]) if gaps else 0.0,
+            "token_p50_s": units.percentile(shares, 50),
+            "token_p99_s": units.percentile(shares, 99),
+            "tokens_per_s": len(shares) / (times[-1] - times[0]) if shares else 0.0,
+            "steps": running.steps,
+            "step_p99_s": units.percentile([gap for gap, _ in self._arrivals()], 99),
+            "guessed": running.guessed,
+            "accepted": len(times) - running.steps,
         }
 
     def _watch(self, token: int) -> bool:
@@ -98,10 +119,11 @@ class Generation:
         return self._stop.found
 
     def _say(self) -> Iterator[str]:
-        fresh, self._fresh = "".join(self._fresh), []
-        self.text += fresh
-        if fresh:
-            yield fresh
+        """A piece for each token that says something, however many came in one step."""
+        while self._fresh:
+            if piece := self._fresh.popleft():
+                self.text += piece
+                yield piece
 
 
 class Model:
@@ -113,10 +135,11 @@ class Model:
     def __init__(
         self, name: str, executable: Executable, tokenizer: Tokenizer, *, vocab: int, eos: Sequence[int] = (),
         chat: Chat | None = None, defaults: Sampling | None = None, fingerprint: Callable[[], str], chunk: int = 0,
+        speculation: Speculation | None = None,
     ) -> None:
         self.name, self.executable, self.tokenizer, self.chat = name, executable, tokenizer, chat
         self.defaults = defaults or Sampling()
-        self.engine = Engine(executable, vocab=vocab, eos=eos, chunk=chunk)
+        self.engine = Engine(executable, vocab=vocab, eos=eos, chunk=chunk, speculation=speculation)
         self._fingerprint = fingerprint
 
     @cached_property

@@ -4,7 +4,16 @@ This package is the executable definition, in NumPy; ``docs/truepoint.md`` is th
 """
 
 from openlpu.arch.truepoint.attention import BLOCK, Cache, attend
-from openlpu.arch.truepoint.codes import Codes, embed, headnorm, linear, planes, quantize, rms_scale
+from openlpu.arch.truepoint.codes import (
+    Codes,
+    embed,
+    headnorm,
+    linear,
+    planes,
+    quantize,
+    quantize_cache,
+    rms_scale,
+)
 from openlpu.arch.truepoint.elementwise import exp, reciprocal, rsqrt, sigmoid, silu, tanh
 from openlpu.arch.truepoint.rope import rotate
 
@@ -13,5 +22,5 @@ VERSION = 1
 
 __all__ = [
     "BLOCK", "VERSION", "Cache", "Codes", "attend", "embed", "exp", "headnorm", "linear", "planes", "quantize",
-    "reciprocal", "rms_scale", "rotate", "rsqrt", "sigmoid", "silu", "tanh",
+    "quantize_cache", "reciprocal", "rms_scale", "rotate", "rsqrt", "sigmoid", "silu", "tanh",
 ]

@@ -4,7 +4,7 @@ Positions are taken in fixed blocks of 256, counted from position 0.  Inside a b
 is an integer: probabilities relative to the block's own maximum have 15 bits, and V's scale per position rides
 on them.  Blocks meet in ascending order, in fp32.  The block borders belong to the arithmetic, so neither the
 context bucket nor the chunking of a prefill can change a bit, and an attention sink in block 0 costs no other
-block its precision.
+block its precision.  A sliding window hides older positions; a block wholly before it does not take part.
 """
 
 from __future__ import annotations
@@ -70,45 +70,45 @@ def block_part(score: F32, seen: NDArray[np.bool_], v: I16, v_scale: F32) -> Par
     return Part(top, total.astype(np.float32), join(exact_dot(p, high.T), exact_dot(p, low.T)), v_top)
 
 
-def combine(parts: list[Part]) -> F32:
-    """Blocks in ascending order, the first of them seen by all N rows, each later one by the last rows only.
+def combine(parts: list[tuple[slice, Part]], count: int) -> F32:
+    """Blocks in ascending order, each with the rows that see it, for ``count`` rows; every row sees at least one.
 
     Block b contributes Σp·v * (alpha * v_top) to the numerator and Σp * alpha to the denominator, both from 0,
     with alpha = exp(its maximum - the maximum of all).
     """
-    top = parts[0].top.copy()
-    for part in parts[1:]:
-        rows = slice(len(top) - len(part.top), None)
+    top = np.full((count, 1), -np.inf, np.float32)
+    for rows, part in parts:
         top[rows] = np.maximum(top[rows], part.top)
-    num, den = np.zeros_like(parts[0].weighted), np.zeros_like(top)
-    for part in parts:
-        rows = slice(len(top) - len(part.top), None)
+    num, den = np.zeros((count, parts[0][1].weighted.shape[1]), np.float32), np.zeros_like(top)
+    for rows, part in parts:
         alpha = exp(part.top - top[rows])
         num[rows] += part.weighted * (alpha * part.v_top)
         den[rows] += part.total * alpha
     return num * reciprocal(den)
 
 
-def attend(q: Codes, cache: Cache, softmax_scale: np.float32) -> F32:
+def attend(q: Codes, cache: Cache, softmax_scale: np.float32, window: int = 0) -> F32:
     """Output [N, H, D] of the last N positions' query codes [N, H, D] over the T positions of the cache.
 
-    Query i stands at position T - N + i and sees the positions up to its own.  ``q.scale`` is [N, 1].
-    score = (dot * (q.scale * softmax_scale)) * k_scale[t].
+    Query i stands at position p = T - N + i and sees the positions up to its own: all of them, or with a ``window``
+    those above p - window.  ``q.scale`` is [N, 1].  score = (dot * (q.scale * softmax_scale)) * k_scale[t].
     """
     count, heads, dim = q.codes.shape
     length, kv_heads = cache.k_scale.shape
     group = heads // kv_heads
     position = np.repeat(np.arange(length - count, length), group)  # of each row; rows of one query adjoin
+    oldest = np.maximum(position - (window or length) + 1, 0)  # the first position each row sees
     factor: F32 = np.repeat(q.scale * softmax_scale, group, axis=0)
     out = np.empty((count, heads, dim), np.float32)
     for g in range(kv_heads):
         rows = q.codes[:, g * group : (g + 1) * group].reshape(-1, dim)
         parts = []
-        for start in range(0, length, BLOCK):
+        for start in range(int(oldest[0]) // BLOCK * BLOCK, length, BLOCK):
             t = slice(start, min(start + BLOCK, length))
-            last = slice(int(np.searchsorted(position, start)), None)  # the rows that see this block
-            score: F32 = (scores(rows[last], cache.k[t, g]) * factor[last]) * cache.k_scale[t, g]
-            seen = position[last, None] >= np.arange(t.start, t.stop)
-            parts.append(block_part(score, seen, cache.v[t, g], cache.v_scale[t, g]))
-        out[:, g * group : (g + 1) * group] = combine(parts).reshape(count, group, dim)
+            see = slice(*(int(np.searchsorted(*ends)) for ends in ((position, t.start), (oldest, t.stop))))
+            score: F32 = (scores(rows[see], cache.k[t, g]) * factor[see]) * cache.k_scale[t, g]
+            at = np.arange(t.start, t.stop)
+            seen = (position[see, None] >= at) & (oldest[see, None] <= at)
+            parts.append((see, block_part(score, seen, cache.v[t, g], cache.v_scale[t, g])))
+        out[:, g * group : (g + 1) * group] = combine(parts, len(rows)).reshape(count, group, dim)
     return out

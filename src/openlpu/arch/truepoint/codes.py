@@ -20,6 +20,8 @@ WIDE_MAX = 32639  # 127 * 256 + 127: both planes stay signed bytes
 SCALE_FLOOR = np.float32(2.0**-60)  # an all-zero vector gets this scale; its square is still normal
 INV_NARROW = np.float32(1 / NARROW_MAX)
 INV_WIDE = np.float32(1 / WIDE_MAX)
+NIBBLE_MAX = 15  # steps between the ends of a 4-bit vector
+INV_NIBBLE = np.float32(1 / NIBBLE_MAX)
 PLANE = np.float32(256.0)
 MAGNITUDE_LIMIT = np.float32(2.0**50)  # a vector with a magnitude from here on (or a NaN) stops the step
 MAX_K = 131071  # longest vector whose plane sums stay in int32: K * 128 * 128 < 2**31
@@ -65,6 +67,27 @@ def quantize(x: F32, wide: int) -> Codes:
     return Codes(round_even(x * reciprocal(scale)).astype(np.int16), scale, wide)
 
 
+def quantize_nibbles(x: F32) -> Codes:
+    """Codes of x [..., K] that take 16 neighbouring values, among them 0, with one scale per vector.
+
+    With low and high the ends of x and 0: scale = max((high - low) / 15, 2**-60), inverse = reciprocal(scale),
+    zero = round(low * inverse), code = round(x * inverse) clipped to zero … zero + 15; so code - zero is a nibble,
+    and |code| <= 15.
+    """
+    amax(x)  # refuses what quantize refuses
+    low = np.minimum(x.min(axis=-1, keepdims=True), np.float32(0))
+    high = np.maximum(x.max(axis=-1, keepdims=True), np.float32(0))
+    scale: F32 = np.maximum((high - low) * INV_NIBBLE, SCALE_FLOOR)
+    inverse = reciprocal(scale)
+    zero = round_even(low * inverse)
+    return Codes(np.clip(round_even(x * inverse), zero, zero + NIBBLE_MAX).astype(np.int16), scale, 0)
+
+
+def quantize_cache(x: F32, bits: int) -> Codes:
+    """Codes of keys or values [..., D] for a cache of 4, 8 or 16 bits, each vector on its own."""
+    return quantize_nibbles(x) if bits == 4 else quantize(x, x.shape[-1] if bits == 16 else 0)
+
+
 def planes(codes: I16) -> tuple[I32, I32]:
     """(high, low) with ``codes = 256 * high + low`` and low in -128..127; int32."""
     wide = codes.astype(np.int32)
@@ -83,6 +106,18 @@ def exact_dot(a: NDArray[np.integer], b_t: NDArray[np.integer]) -> I32:
     Runs on the float64 matrix product: every partial sum is an integer below 2**53, so any order is exact.
     """
     return (a.astype(np.float64) @ b_t.astype(np.float64).T).astype(np.int64).astype(np.int32)
+
+
+def byte_dot(a: NDArray[np.integer], b_t: I8) -> I32:
+    """a [M, K] of signed bytes times codes [N, K] within +-127, transposed; exact, int32.
+
+    Runs on fp32 matrix products of 1,024 channels: every partial sum is an integer below 128 * 127 * 1024 < 2**24.
+    """
+    total = np.zeros((len(a), len(b_t)), np.int32)
+    for at in range(0, a.shape[1], 1024):
+        part = slice(at, at + 1024)
+        total += (a[:, part].astype(np.float32) @ b_t[:, part].astype(np.float32).T).astype(np.int32)
+    return total
 
 
 def rms_scale(q: Codes, eps: np.float32) -> F32:
@@ -107,9 +142,9 @@ def linear(q: Codes, codes: I8, row_scale: F32, bias: F32 | None) -> F32:
     """
     assert codes.shape[1] <= MAX_K, "plane sums are exact only up to K = 131,071"
     high, low = planes(q.codes)
-    sums = exact_dot(low, codes).astype(np.float32)
+    sums = byte_dot(low, codes).astype(np.float32)
     if q.wide:
-        sums = exact_dot(high[:, : q.wide], codes[:, : q.wide]).astype(np.float32) * PLANE + sums
+        sums = byte_dot(high[:, : q.wide], codes[:, : q.wide]).astype(np.float32) * PLANE + sums
     y = (sums * q.scale) * row_scale
     return y if bias is None else y + bias
 

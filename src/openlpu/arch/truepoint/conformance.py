@@ -56,7 +56,12 @@ def _headnorm(t: Tensors) -> dict[str, np.ndarray]:
 def _attention(t: Tensors) -> dict[str, np.ndarray]:
     cache = tp.Cache(t["k"], t["k_scale"], t["v"], t["v_scale"])
     q = tp.Codes(t["q"], t["q_scale"], t["q"].shape[-1])
-    return {"y": tp.attend(q, cache, t["softmax_scale"][0])}
+    return {"y": tp.attend(q, cache, t["softmax_scale"][0], int(t["window"][0]) if "window" in t else 0)}
+
+
+def _quantize_nibbles(t: Tensors) -> dict[str, np.ndarray]:
+    q = tp.quantize_cache(t["x"], 4)
+    return {"codes": q.codes, "scale": q.scale}
 
 
 def _tables(t: Tensors) -> dict[str, np.ndarray]:
@@ -83,13 +88,16 @@ OPERATIONS: Mapping[str, Operation] = {
     "rope_tables": _tables,
     "rotate": lambda t: {"y": tp.rotate(t["x"], t["cos"], t["sin"])},
     "attention": _attention,
+    "quantize_nibbles": _quantize_nibbles,
+    "attention_window": _attention,
 }
 """The reference: operation name -> what it does to a case's input tensors."""
 
 
 def cases() -> list[Case]:
     """Every case of every operation, with the reference's outputs."""
-    inputs = [*_elementwise(), *_embeds(), *_quantizes(), *_norms(), *_linears(), *_ropes(), *_attentions()]
+    inputs = [*_elementwise(), *_embeds(), *_quantizes(), *_norms(), *_linears(), *_ropes(), *_attentions(),
+              *_nibbles(), *_windows()]
     return [Case(op, name, tensors, OPERATIONS[op](tensors)) for op, name, tensors in inputs]
 
 
@@ -195,6 +203,23 @@ def _attentions() -> Inputs:
         out.append(("attention", name, {
             "q": q.codes.reshape(n, heads, dim), "q_scale": q.scale, "k": k.codes, "k_scale": k.scale[..., 0],
             "v": v.codes, "v_scale": v.scale[..., 0], "softmax_scale": np.float32(1) / np.sqrt(_real(dim))}))
+    return out
+
+
+def _nibbles() -> Inputs:
+    """What :func:`_quantizes` has, and vectors of one sign."""
+    (_, name, tensors), *_ = _quantizes()
+    x = np.concatenate([tensors["x"], np.abs(tensors["x"]), -np.abs(tensors["x"])])
+    return [("quantize_nibbles", name, {"x": x})]
+
+
+def _windows() -> Inputs:
+    """The cases of :func:`_attentions`, with 8- and 16-bit codes, and windows around the borders of blocks."""
+    out: Inputs = []
+    for _, name, tensors in _attentions():
+        length = len(tensors["k"])
+        for window in sorted({1, length // 2 + 1, max(length - 256, 1), length}):
+            out.append(("attention_window", f"{name}_w{window}", tensors | {"window": _one(window)}))
     return out
 
 

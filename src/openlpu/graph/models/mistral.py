@@ -1,7 +1,5 @@
-"""Mistral: the plain decoder without any bias, often with an explicit head_dim and a sliding window.
-
-The window is the configuration's business: a context that it does not cover is refused when the model is loaded.
-"""
+"""Mistral: the plain decoder without any bias, often with an explicit head_dim, and with a sliding window, which is
+a number of the configuration."""
 
 from __future__ import annotations
 

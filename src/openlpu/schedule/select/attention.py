@@ -14,6 +14,7 @@ import numpy as np
 from openlpu.arch.truepoint import attention as tp
 from openlpu.arch.truepoint.codes import SCALE_FLOOR, WIDE_MAX
 from openlpu.graph.ir import Node
+from openlpu.place.host import seen_row
 from openlpu.schedule.expression import Op
 from openlpu.schedule.select import cache
 from openlpu.schedule.select.build import Build, Floats
@@ -45,15 +46,20 @@ class Scored:
 def attention(b: Build, node: Node, q: Floats, k: Floats, v: Floats) -> Floats:
     """The output over the lanes of the query layout."""
     side, bits = node.attrs["layer"] % 2, node.attrs["kv_bits"]
+    window = node.attrs.get("window", 0)
+    window = window if window < b.layout.context else 0  # one that hides nothing is none
     vectors = range(k.lanes.vectors)
+    if "centre" in node.params:
+        centred = [b.vxm.evaluate(Op("sub", x, b.home(f"centre.{node.where}.{c}"))) for c, x in enumerate(k.vecs)]
+        k = Floats(k.lanes, centred)
     k_rows = [cache.write(b, f"{node.where}.k", k, c, side, bits, transposed=False) for c in vectors]
     v_rows = [cache.write(b, f"{node.where}.v", v, c, side, bits, transposed=True) for c in vectors]
     out: list[Vec] = []
     queries, factor = _query_codes(b, q, float(np.float32(node.attrs["softmax_scale"])))
     for c in vectors:
         heads = [Head(g, c, lane, j) for j in range(b.heads.group) for g, lane in b.heads.heads_in(c)]
-        scored = _scores(b, heads, queries, factor, k_rows[c], side)
-        results = _weighted(b, heads, scored, v_rows[c], side)
+        scored = _scores(b, heads, (queries, factor), k_rows[c], side, window)
+        results = _weighted(b, heads, scored, v_rows[c], side, window)
         for j in range(b.heads.group):
             parts = [results[i] for i, head in enumerate(heads) if head.member == j]
             out.append(merge(b, parts, [head.lane for head in heads if head.member == j]))
@@ -78,9 +84,10 @@ def _query_codes(b: Build, q: Floats, softmax_scale: float) -> tuple[list[Vec], 
     return codes, b.vxm.evaluate(Op("mul", scale, softmax_scale))
 
 
-def _scores(b: Build, heads: list[Head], queries: list[Vec], factor: Vec, rows: cache.Rows,
-            side: int) -> list[list[Scored]]:
-    """[head][block]: exact q·k on the MXM, then scales, the mask of positions not yet written, the maximum."""
+def _scores(b: Build, heads: list[Head], coded: tuple[list[Vec], Vec], rows: cache.Rows, side: int,
+            window: int) -> list[list[Scored]]:
+    """[head][block]: exact q·k on the MXM, then scales, the mask of positions the query does not see, the maximum."""
+    queries, factor = coded
     planes = []
     for head in heads:
         query = queries[head.vector * b.heads.group + head.member]
@@ -93,7 +100,7 @@ def _scores(b: Build, heads: list[Head], queries: list[Vec], factor: Vec, rows: 
         dots = _dots(b, planes, rows, block, side)
         for i, (head, dot) in enumerate(zip(heads, dots, strict=True)):
             scaled = Op("mul", Op("mul", dot, factor), rows.scale(head.kv_head, block))
-            score = b.vxm.evaluate(Op("add", scaled, b.host_row(f"bias{block}")))
+            score = b.vxm.evaluate(Op("add", scaled, b.host_row(seen_row("bias", block, window))))
             out[i].append(Scored(score, b.lane_max(score, "max")))
     return out
 
@@ -123,7 +130,8 @@ def _both(b: Build, plane: Plane, pair: tuple[Vec, Vec]) -> tuple[Vec, Vec]:
     return low, high
 
 
-def _weighted(b: Build, heads: list[Head], scored: list[list[Scored]], rows: cache.Rows, side: int) -> list[Vec]:
+def _weighted(b: Build, heads: list[Head], scored: list[list[Scored]], rows: cache.Rows, side: int,
+              window: int) -> list[Vec]:
     """[head]: the weighted sum of V, in the lanes of the head (other lanes hold other heads' V: not meant)."""
     tops = [b.vxm.evaluate(tree) if isinstance(tree := chain("max", [s.top for s in blocks]), Op) else tree
             for blocks in scored]
@@ -131,7 +139,7 @@ def _weighted(b: Build, heads: list[Head], scored: list[list[Scored]], rows: cac
     exps: list[list[Vec]] = [[] for _ in heads]
     v_tops: dict[tuple[int, int], Vec] = {}
     for block in range(b.blocks):
-        valid = b.host_row(f"valid{block}")
+        valid = b.host_row(seen_row("valid", block, window))
         for i, head in enumerate(heads):
             key = (head.kv_head, block)
             if key not in v_tops:

@@ -125,7 +125,7 @@ class Build:
     # -- lane reductions ---------------------------------------------------------------------------------------
 
     def lane_max(self, vec: Vec, op: str) -> Vec:
-        """The maximum over all lanes, in every lane: rounds of rotations, each multiplying the window."""
+        """The maximum (or minimum: ``op``) over all lanes, in every lane: each round of rotations widens the window."""
         window = 1
         for radix in rounds(self.chip.lanes):
             tree: Op | Vec = vec

@@ -2,7 +2,8 @@
 
 Position t lies in slice t % 16 of 16 slices.  K: address t / 16, all superlanes.  V: superlane (t % 256) / 16, one
 address per group of 16 channels, 16 groups a block.  Scales: per KV head one fp32 vector a block, position on its lane.
-The host's address maps send a token's row where it belongs; the instructions are the same for every position.
+A 4-bit code has a byte here, the integer that it stands for, so attention need not know.  The host's address maps send
+a token's row where it belongs; the instructions are the same for every position.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from openlpu.arch.truepoint import BLOCK
-from openlpu.arch.truepoint.codes import NARROW_MAX, WIDE_MAX
+from openlpu.arch.truepoint.codes import INV_NIBBLE, NARROW_MAX, NIBBLE_MAX, SCALE_FLOOR, WIDE_MAX
 from openlpu.place.emplace import Source
 from openlpu.schedule.expression import Op
 from openlpu.schedule.select.build import Build, Floats
-from openlpu.schedule.select.codes import amax, chain, code_of, reciprocal, scale_of
+from openlpu.schedule.select.codes import amax, chain, code_of, float_of, reciprocal, scale_of
 from openlpu.schedule.values import Vec
 
 
@@ -52,21 +53,39 @@ class Rows:
 
 def write(b: Build, where: str, x: Floats, c: int, side: int, bits: int, *, transposed: bool) -> Rows:
     """Quantise kv vector ``c`` of K or V head by head and scatter its codes and scales into the cache."""
-    scales, inverse = {}, []
+    scales, inverse, below = {}, [], []
     for g, lane in b.heads.heads_in(c):
         mask = b.mask(b.heads.mask(lane))
         top = amax(b, [x.vecs[c]], [mask])
-        scale = scale_of(b, top, None) if bits == 8 else scale_of(b, None, top)
+        if bits == 4:
+            low, scale = _ends(b, x.vecs[c], mask)
+        else:
+            low, scale = None, scale_of(b, top, None) if bits == 8 else scale_of(b, None, top)
         scales[g] = _write_scale(b, b.home(f"kv.{where}.scale{g}"), scale, side)
-        inverse.append(Op("mask", b.vxm.evaluate(reciprocal(scale)), mask))
-    code = code_of(x.vecs[c], joined(b, inverse), NARROW_MAX if bits == 8 else WIDE_MAX)
+        factor = b.vxm.evaluate(reciprocal(scale))
+        inverse.append(Op("mask", factor, mask))
+        if low:
+            below.append(Op("mask", b.vxm.evaluate(Op("to_int", Op("mul", low, factor))), mask))
+    limit: int | tuple[Vec, Vec] = WIDE_MAX if bits == 16 else NARROW_MAX
+    if below:
+        zero = b.vxm.evaluate(joined(b, below))
+        limit = (b.vxm.evaluate(Op("add_mod", zero, NIBBLE_MAX)), zero)
+    code = code_of(x.vecs[c], joined(b, inverse), limit)
     groups = b.heads.channel_groups if transposed else BLOCK // b.chip.weight_streams
-    shifted = [(code, 0)] if bits == 8 else [(code, 0), (Op("add_mod", code, 128), 1)]
+    shifted = [(code, 0), (Op("add_mod", code, 128), 1)] if bits == 16 else [(code, 0)]
     planes = tuple(
         _write_plane(b, b.home(f"kv.{where}.{c}.{i}"), tree, byte, groups, side, transposed=transposed)
         for i, (tree, byte) in enumerate(shifted)
     )
     return Rows(planes, groups, scales)
+
+
+def _ends(b: Build, x: Vec, mask: Vec) -> tuple[Vec, Vec]:
+    """(low, scale) of a head for 4-bit codes: the lower end of its lanes and 0, a 15th of the way to the upper one."""
+    own = b.vxm.evaluate(Op("mask", x, mask))
+    low, high = (b.vxm.evaluate(Op(end, b.lane_max(own, end), 0.0)) for end in ("min", "max"))
+    span = Op("mul", Op("sub", high, low), float_of(INV_NIBBLE))
+    return low, b.vxm.evaluate(Op("max", span, float_of(SCALE_FLOOR)))
 
 
 def _write_plane(b: Build, home: Vec, code: Op, byte: int, groups: int, side: int, *, transposed: bool) -> Plane:

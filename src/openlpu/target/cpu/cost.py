@@ -1,58 +1,68 @@
 """A plan and a step in, counts of work out: what a token costs before any of it has run.
 
 A :class:`Step` says which rows run and how far each looks back; :func:`work` walks the plan's stages and counts
-what they do, in units that a processor does at a steady pace: groups of 64 weight bytes met by a block of rows,
-bytes that come from memory instead of a cache, elements of row work, positions of attention, stages and the
-tiles in them.  Seconds are the counts times the prices that ``calibrate`` found for this machine.  Nothing here
-asks for a model's name: two plans with the same counts have the same time.
+what they do, in units that a processor does at a steady pace: groups of 64 codes met by a block of rows, lines
+that come from memory instead of a cache, elements of row work, positions of attention, meetings of the threads.
+Seconds are counts times the prices that ``calibrate`` found on this machine.  Nothing here asks for a model's
+name: steps with the same counts have the same time.
+
+A kind of work is named ``stage: what``.  A weight format brings kinds of its own by its ``mark``: it states the bytes
+of a panel, and what it does with a group has one price (:meth:`_Counting._part` is where); ``calibrate`` needs a
+specimen of it in a cache and one out of it.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from openlpu.arch.truepoint.attention import BLOCK
 from openlpu.target.cpu import kernels
-from openlpu.target.cpu.attention import AttentionStage
+from openlpu.target.cpu.block import AttentionStage
+from openlpu.target.cpu.dots import EXPAND_ROWS
 from openlpu.target.cpu.layout import MAX_ROWS
-from openlpu.target.cpu.linear import STEP, LinearStage, padded
+from openlpu.target.cpu.linear import LinearStage, Part
 from openlpu.target.cpu.path import Path
 from openlpu.target.cpu.plan import Plan, Stage
 from openlpu.target.cpu.rows import Op
+from openlpu.target.cpu.weights import STEP, padded
 
-GROUP = 64  # weight bytes that meet four codes of a row at once
+GROUP = 64  # codes that one dot instruction meets
+LINE = 64  # bytes that memory hands over at once
 LANES = 16
+AT_ONCE = 2  # query heads that share what they load of the cache
+POSITIONS = 64  # of the cache that a row looks at together, whether or not it sees them all
 
-Prices = Mapping[str, float]  # seconds of the wall clock per unit of each kind of work
-Far = Callable[[float], float]  # bytes a step walks through -> the share of them that comes from memory
+Counts = defaultdict[str, float]
 
-# What each row operator does to an element, in kinds of work that have a price.
+# What each row operator does to an element.
 ROW_WORK = {
     "embed": ("embed",), "quantize": ("quantize",), "rms": ("rms",), "rope": ("rope",), "store": ("quantize", "store"),
-    "headnorm": ("quantize", "rms", "light"), "add": ("light",), "mul": ("light",), "silu_mul": ("silu",),
+    "headnorm": ("quantize", "rms", "plain"), "add": ("plain",), "mul": ("plain",), "silu_mul": ("silu",),
 }
 
 
 @dataclass(frozen=True)
 class Step:
-    """One native step: ``seen[i]`` positions are visible to row i (its own included); ``wanted`` rows give logits."""
+    """One native step: row i sees ``seen[i]`` positions, its own included; ``wanted`` rows give logits."""
 
     seen: tuple[int, ...]
     wanted: int = 1
 
 
 def decode(context: int) -> Step:
-    """The step that makes one token with ``context`` positions in view."""
+    """The step of one token that sees ``context`` positions."""
     return Step((context,))
 
 
 def prefill(start: int, end: int, chunk: int = 0) -> list[Step]:
-    """The steps of prompt positions [start, end), asked for ``chunk`` at a time (0: all); each chunk's last row
-    gives logits."""
+    """The steps of a prompt's positions from ``start`` to ``end``, asked for ``chunk`` at a time (0: all).
+
+    Each chunk's last row gives logits.
+    """
     steps = []
-    for first in range(start, end, chunk or end - start):
+    for first in range(start, end, chunk or max(1, end - start)):
         last = min(end, first + chunk) if chunk else end
         for row in range(first, last, MAX_ROWS):
             stop = min(row + MAX_ROWS, last)
@@ -61,138 +71,174 @@ def prefill(start: int, end: int, chunk: int = 0) -> list[Step]:
 
 
 @dataclass(frozen=True)
-class Machine:
-    """What turns counts into seconds: prices of work, and how memory gets slower as more of it is walked through.
+class Reach:
+    """Where the bytes of a step come from, by how many it walks through.
 
-    ``reach`` are (bytes, seconds per byte) of a plain reading loop, ascending in bytes.
+    ``near`` is what a core's own cache holds; ``loop`` are (bytes, seconds per byte) of a plain reading loop,
+    ascending in bytes, the first in a cache and the last far beyond every cache.
     """
 
-    prices: Prices
-    reach: tuple[tuple[float, float], ...]
+    near: int
+    loop: tuple[tuple[int, float], ...]
 
-    def far(self, walked: float) -> float:
-        """The share of bytes that comes from memory when a step walks through so many: 0 in cache, 1 out of it."""
-        return far(self.reach, walked)
+    def shares(self, walked: float, threads: int) -> tuple[float, float]:
+        """The shares of bytes from a cache that cores share, and from memory; the rest is in the cores' own."""
+        far = self._far(walked)
+        room = self.near * threads / 2  # the other half holds activations, code, and what happens to collide
+        return min(1.0, max(0.0, walked / room - 1)) * (1 - far), far
 
-    def seconds(self, plan: Plan, path: Path, threads: int, step: Step) -> float:
-        """Wall seconds of a step in the median."""
-        counts = work(plan, path, threads, step, self.far)
-        return sum(self.prices.get(kind, 0.0) * count for kind, count in counts.items())
-
-
-def far(reach: Sequence[tuple[float, float]], walked: float) -> float:
-    """Where the reading loop's time per byte at ``walked`` bytes lies between its ends, between measured sizes on
-    a straight line."""
-    low, high = reach[0][1], reach[-1][1]
-    if high <= low or walked <= reach[0][0]:
-        return 0.0
-    for (size, time), (next_size, next_time) in zip(reach, reach[1:], strict=False):
-        if walked < next_size:
-            at = time + (next_time - time) * (walked - size) / (next_size - size)
-            return min(1.0, max(0.0, (at - low) / (high - low)))
-    return 1.0
+    def _far(self, walked: float) -> float:
+        """Where the loop's time lies between its ends; a straight line between sizes."""
+        low, high = self.loop[0][1], self.loop[-1][1]
+        for (size, time), (next_size, next_time) in zip(self.loop, self.loop[1:], strict=False):
+            if walked < next_size and high > low:
+                time += (next_time - time) * max(0.0, walked - size) / (next_size - size)
+                return min(1.0, max(0.0, (time - low) / (high - low)))
+        return 1.0
 
 
-def work(plan: Plan, path: Path, threads: int, step: Step, far: Far) -> Counter[str]:
-    """Counts of every kind of work in one step, as one of ``threads`` does or waits for it."""
-    counts: Counter[str] = Counter(step=1)
-    share = far(walked(plan, path, step))
-    for stage in plan.stages:
+@dataclass(frozen=True)
+class Setting:
+    """What counts depend on beside plan and step."""
+
+    path: Path
+    threads: int
+    reach: Reach
+
+
+def seconds(counts: Mapping[str, float], prices: Mapping[str, float]) -> float:
+    """Wall seconds of counted work."""
+    return sum(prices.get(kind, 0.0) * count for kind, count in counts.items())
+
+
+def work(plan: Plan, setting: Setting, step: Step) -> Counts:
+    """Counts of every kind of work in a step, as the busiest thread does it and the others wait for it."""
+    near, far = setting.reach.shares(walked(plan, setting.path, step), setting.threads)
+    counts: Counts = defaultdict(float, {"step: call": 1.0, "step: row": len(step.seen)})
+    alike = {(stage.spec, stage.logits_only): stage for stage in plan.stages}
+    times = Counter((stage.spec, stage.logits_only) for stage in plan.stages)
+    for key, stage in alike.items():
         rows = step.wanted if stage.logits_only else len(step.seen)
         if rows:
-            counts["stage"] += 1
-            _stage(counts, stage, plan, path, threads, step.seen[-rows:], share)
+            one: Counts = defaultdict(float, {"step: stage": 1.0, "step: cold stage": far})
+            _Counting(one, setting, near, far).stage(stage, plan, step.seen[-rows:])
+            for what, count in one.items():
+                counts[what] += count * times[key]
     return counts
 
 
-def walked(plan: Plan, path: Path, step: Step) -> float:
-    """Bytes of weights and caches that a step walks through once."""
-    total = 0.0
-    for stage in plan.stages:
-        if isinstance(stage.spec, LinearStage) and (step.wanted or not stage.logits_only):
-            total += weight_bytes(stage.spec, path)
-        elif isinstance(stage.spec, AttentionStage):
-            total += stage.spec.cache.heads * max(step.seen) * position_bytes(stage.spec)
-    return total
+def walked(plan: Plan, path: Path, step: Step) -> int:
+    """Bytes of weights and caches that a step walks through."""
+    seen = max(step.seen)
+    caches = [stage.spec for stage in plan.stages if isinstance(stage.spec, AttentionStage)]
+    return weight_bytes(plan, path) + sum(
+        spec.cache.bytes_read(padded(min(seen, spec.window or seen), POSITIONS)) for spec in caches
+    )
 
 
-def weight_bytes(stage: LinearStage, path: Path) -> int:
-    """Bytes a linear stage streams: what a weight format changes."""
-    return sum(_part_bytes(stage, part.rows, part.gate[0] >= 0, path) for part in stage.parts)
+def weight_bytes(plan: Plan, path: Path) -> int:
+    """Bytes of weights that a step reads."""
+    return sum(stage.spec.weight_bytes(path) for stage in plan.stages if isinstance(stage.spec, LinearStage))
 
 
-def _part_bytes(stage: LinearStage, rows: int, gated: bool, path: Path) -> int:
-    return padded(rows, path.panel) * padded(stage.k, STEP) * (2 if gated else 1)
-
-
-def position_bytes(stage: AttentionStage) -> int:
-    """Bytes of one cached position of one head: codes of K and V and their scales."""
-    cache = stage.cache
-    return cache.planes * (cache.k_dim + cache.v_dim) + 8
+def logits(plan: Plan) -> int:
+    """Logits of a token."""
+    linears = [stage.spec for stage in plan.stages if isinstance(stage.spec, LinearStage)]
+    return sum(part.rows for spec in linears for part in spec.parts if part.logits)
 
 
 def blocks(rows: int, path: Path) -> list[int]:
-    """The blocks of token rows a panel meets one after another."""
-    out = []
+    """The blocks of token rows that a panel meets, one after another."""
+    met: list[int] = []
     for block in path.blocks:
         count, rows = divmod(rows, block)
-        out += [block] * count
-    return out
+        met += [block] * count
+    return met
 
 
-def _stage(counts: Counter[str], stage: Stage, plan: Plan, path: Path, threads: int, seen: Sequence[int],
-           share: float) -> None:
-    tiles, per_row = kernels.tiles(stage, path, threads)
-    tiles *= len(seen) if per_row else 1
-    mine = -(-tiles // threads) / tiles  # the part of a stage that the busiest thread does
-    if isinstance(stage.spec, LinearStage):
-        _linear(counts, stage.spec, path, len(seen), mine, share)
-        counts["tile"] += mine * tiles
-    elif isinstance(stage.spec, AttentionStage):
-        _attention(counts, stage.spec, seen, mine, share)
-    else:
-        for op in stage.spec:
-            _row(counts, op, plan, mine * len(seen), share)
+@dataclass(frozen=True)
+class _Counting:
+    """Adds a stage's work to ``counts``; ``near`` and ``far`` are the shares of bytes from beyond a core's cache."""
 
+    counts: Counts
+    setting: Setting
+    near: float
+    far: float
 
-def _linear(counts: Counter[str], stage: LinearStage, path: Path, rows: int, mine: float, share: float) -> None:
-    """Every block of rows meets every group; the first also waits for what is not in a cache."""
-    counts["linear"] += 1
-    counts["linear far"] += share
-    groups = weight_bytes(stage, path) / GROUP * mine
-    wide = groups * padded(stage.wide, STEP) / padded(stage.k, STEP)  # these meet a second plane of codes
-    first, *_ = sizes = blocks(rows, path)
-    for size in sizes:
-        counts[f"dot {size}"] += groups + wide
-    counts[f"far {first}"] += groups * share
-    for part in stage.parts:
-        vectors = padded(part.rows, path.panel) / LANES * rows * mine
-        gated = part.gate[0] >= 0
-        counts["epilogue"] += vectors * (2 if gated else 1)
-        counts["silu"] += vectors * LANES if gated else 0
-        counts["panel"] += len(sizes) * padded(part.rows, path.panel) / path.panel * mine * (2 if gated else 1)
+    def stage(self, stage: Stage, plan: Plan, seen: Sequence[int]) -> None:
+        """One stage of the rows that see so many positions."""
+        tiles, per_row = kernels.tiles(stage, self.setting.path, self.setting.threads)
+        tiles *= len(seen) if per_row else 1
+        each = -(-tiles // self.setting.threads)  # tiles of the busiest thread
+        self.counts[f"{stage.kind}: stage"] += 1
+        self.counts[f"{stage.kind}: tile"] += each
+        if isinstance(stage.spec, LinearStage):
+            for part in stage.spec.parts:
+                self._part(part, stage.spec, len(seen), each / tiles)
+        elif isinstance(stage.spec, AttentionStage):
+            self._attention(stage.spec, seen, tiles)
+        else:
+            for op in stage.spec:
+                self._op(op, plan, len(seen) * each / tiles)
 
+    def _part(self, part: Part, stage: LinearStage, rows: int, mine: float) -> None:
+        """Every block of rows meets every group; what is not in a cache is waited for once, by the first block."""
+        path, add = self.setting.path, self.counts
+        panels = padded(part.rows, path.panel) // path.panel * mine
+        met = blocks(rows, path)
+        for matrix in part.matrices():
+            mark = matrix.format.mark
+            groups = panels * path.panel * padded(stage.k, STEP) / GROUP
+            wide = panels * path.panel * padded(stage.wide, STEP) / GROUP  # these meet a second plane of codes
+            lines = panels * matrix.format.panel_bytes(path, stage.k) / LINE
+            meets = mark
+            if mark and rows >= EXPAND_ROWS:  # once, to what an unmarked matrix has in memory
+                add[f"linear: expand{mark}"] += groups
+                meets = ""
+            for i, block in enumerate(met):
+                here = 1.0 if i else 1 - self.far
+                add[f"linear: dot {block}{meets}"] += groups * here
+                add[f"linear: wide {block}"] += wide * here
+                add["linear: panel"] += panels * here
+                add["linear: result"] += panels * path.panel / LANES * block * here
+            add[f"linear: near {met[0]}{mark}"] += lines * self.near
+            add[f"linear: far {met[0]}{mark}"] += lines * self.far
+            add["linear: far panel"] += panels * self.far
+        if part.gate:
+            add["linear: silu"] += panels * path.panel * rows
+        if part.logits:
+            add["step: logit"] += part.rows * rows
 
-def _attention(counts: Counter[str], stage: AttentionStage, seen: Sequence[int], mine: float, share: float) -> None:
-    cache, group = stage.cache, stage.group
-    heads = cache.heads * mine
-    counts["attention"] += heads * len(seen)
-    positions = sum(seen) * heads
-    chunks = sum(padded(count, LANES) for count in seen) * heads
-    counts["block"] += sum(-(-count // BLOCK) for count in seen) * heads * group
-    counts["score"] += chunks * group * cache.k_dim * cache.planes / GROUP
-    counts["weigh"] += chunks * group * cache.v_dim * cache.planes / GROUP
-    counts["probability"] += chunks * group
-    counts["key"] += chunks
-    counts["kv far"] += max(seen) * heads / len(seen) * position_bytes(stage) / GROUP * share
-    del positions
+    def _attention(self, stage: AttentionStage, seen: Sequence[int], tiles: int) -> None:
+        """Units of a block each in equal stretches: what a tile has of them, times the tiles of a thread."""
+        cache, group = stage.cache, stage.group
+        spans = [min(count, stage.window or count) for count in seen]
+        units = sum(-(-span // BLOCK) for span in spans)
+        each = -(-tiles // self.setting.threads)
+        mine = cache.heads * min(1.0, max(each / tiles, 1 / (cache.heads * units)))
+        vectors = sum(padded(span, POSITIONS) for span in spans) / LANES * mine
+        quads = sum(span // POSITIONS * LANES + min(span % POSITIONS, LANES) for span in spans) * mine
+        lines = cache.bytes_read(padded(max(spans), POSITIONS)) / cache.heads * mine / LINE
+        far = "far" if group <= AT_ONCE else "far in turns"  # each turn over the heads waits for a part
+        found = {
+            "attention: row": len(seen) * mine, "attention: head": len(seen) * mine * group,
+            "attention: unit": units * mine, "attention: part": units * mine * group,
+            "attention: join": units * mine * group * cache.v_dim / LANES,
+            "attention: scale": vectors, "attention: probability": vectors * group,
+            "attention: score": vectors * group * cache.k_dim * cache.planes / 4,
+            "attention: value": quads * group * cache.v_dim * cache.planes / LANES,
+            "attention: near": lines * self.near, f"attention: {far}": lines * self.far,
+            "attention: far head": mine * self.far,
+        }
+        for what, count in found.items():
+            self.counts[what] += count
 
-
-def _row(counts: Counter[str], op: Op, plan: Plan, rows: float, share: float) -> None:
-    cache = plan.cache
-    size = cache.heads * cache.dim if op.name == "store" else op.number("size")
-    counts["op"] += rows
-    for kind in ROW_WORK[op.name]:
-        counts[kind] += rows * size
-    if op.name == "embed":
-        counts["embed far"] += rows * size * share
+    def _op(self, op: Op, plan: Plan, rows: float) -> None:
+        numbers = dict(op.numbers)
+        size = plan.cache.heads * plan.cache.dim if op.name == "store" else numbers["size"]
+        self.counts["rows: op"] += rows
+        self.counts["rows: wide"] += rows * numbers.get("wide", 0)
+        for what in ROW_WORK[op.name]:
+            self.counts[f"rows: {what}"] += rows * size
+        if numbers.get("format"):
+            self.counts[f"rows: packed{numbers['format'].mark}"] += rows * size

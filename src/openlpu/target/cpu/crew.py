@@ -9,19 +9,23 @@ from dataclasses import dataclass
 import numpy as np
 
 from openlpu._base.errors import DoesNotFit
+from openlpu.target.cpu.layout import MAX_ROWS
 from openlpu.target.cpu.memory import Arena, padded
 from openlpu.target.cpu.native import Module
-from openlpu.target.cpu.team import ENTRY_BYTES, PLAN_AT, STAGE_BITS, TEAM_BYTES
+from openlpu.target.cpu.team import ENTRY_BYTES, PER_ROW, STAGE_BITS, TILE_BITS
+from openlpu.target.cpu.waiting import OWN_BYTES, PLAN_AT, PLAYERS_AT, TEAM_BYTES
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One stage of the table: addresses of kernel and arguments, its tiles, flags of ``team``."""
+    """One stage of the table: addresses of kernel and arguments, its tiles, flags of ``team``, what waiting
+    threads fetch meanwhile (an entry of ``ahead``, or 0)."""
 
     kernel: int
     args: int
     tiles: int
     flags: int
+    ahead: int = 0
 
 
 class Crew:
@@ -29,15 +33,17 @@ class Crew:
 
     def __init__(self, module: Module, entries: list[Entry], step: int, scratch: int, threads: int) -> None:
         assert len(entries) < 1 << STAGE_BITS, "the step has more stages than the team's word can count"
-        scratch = padded(scratch, 4096)
+        most = max((e.tiles * (MAX_ROWS if e.flags & PER_ROW else 1) for e in entries), default=0)
+        assert most < 1 << TILE_BITS, "a stage has more tiles than a segment's word can count"
+        scratch = padded(OWN_BYTES + scratch, 4096)
         self._arena = Arena(TEAM_BYTES + len(entries) * ENTRY_BYTES + 4096 + scratch * threads)
         self._team = self._arena.address + self._arena.take(TEAM_BYTES)
         table = self._arena.take(len(entries) * ENTRY_BYTES)
-        rows = [(e.kernel, e.args, e.tiles, e.flags) for e in entries]
+        rows = [(e.kernel, e.args, e.tiles, e.flags, e.ahead) for e in entries]
         self._arena.view(table, len(rows) * ENTRY_BYTES).view(np.int64)[:] = np.array(rows, np.int64).ravel()
         area = self._arena.take(scratch * threads)
-        plan = (self._arena.address + table, len(rows), step, self._arena.address + area, scratch)
-        self._arena.view(PLAN_AT, 40).view(np.int64)[:] = plan
+        plan = (self._arena.address + table, len(rows), step, self._arena.address + area, scratch, threads)
+        self._arena.view(PLAN_AT, 8 * len(plan)).view(np.int64)[:] = plan
         self._run = module.function("run_step", ctypes.c_void_p)
         self._quit = module.function("quit", ctypes.c_void_p)
         module.function("prepare", ctypes.c_void_p)(self._team)
@@ -56,6 +62,11 @@ class Crew:
     def run(self) -> None:
         """One step of the rows in the header."""
         self._run(self._team)
+
+    @property
+    def players(self) -> int:
+        """Threads that may work now; the others sit on the bench."""
+        return int(self._arena.view(PLAYERS_AT, 8).view(np.int64)[0])
 
     def close(self) -> None:
         """Send the workers home."""

@@ -17,22 +17,28 @@ ROUNDER_BITS = 0x4B400000
 
 def round_even(x: Value) -> Value:
     """Nearest integer, ties to even, as i32; |x| < 2**22."""
-    return (x + ROUNDER).as_kind("i32") - ROUNDER_BITS
+    return rounded(x) - ROUNDER_BITS
 
 
-def exp(x: Value) -> Value:
-    """e**x; 0 below -87."""
+def rounded(x: Value) -> Value:
+    """Nearest integer, ties to even, plus ``ROUNDER_BITS``; |x| < 2**22.  Of x >= 0 the low 22 bits are the integer."""
+    return (x + ROUNDER).as_kind("i32")
+
+
+def exp(x: Value, *, small: bool = False) -> Value:
+    """e**x; 0 below -87.  With ``small``, for x that are not above 0: there e**-87 instead, a probability of 0."""
     fn = x.fn
-    low = fn.select(x.compare("olt", float(tp.EXP_MIN)), float(tp.EXP_MIN), x)
-    clamped = fn.select(low.compare("ogt", float(tp.EXP_MAX)), float(tp.EXP_MAX), low)
+    clamped = fn.select(x.compare("olt", float(tp.EXP_MIN)), float(tp.EXP_MIN), x)
+    if not small:
+        clamped = fn.select(clamped.compare("ogt", float(tp.EXP_MAX)), float(tp.EXP_MAX), clamped)
     shifted = clamped * float(tp.LOG2E) + ROUNDER
     n = shifted - ROUNDER
     r = (clamped - n * float(tp.LN2_HI)) - n * float(tp.LN2_LO)
     p = r * float(tp.EXP_TAYLOR[0]) + float(tp.EXP_TAYLOR[1])
     for c in tp.EXP_TAYLOR[2:]:
         p = p * r + float(c)
-    scaled = (p.as_kind("i32") + ((shifted.as_kind("i32") - ROUNDER_BITS) << 23)).as_kind("float")
-    return fn.select(x.compare("olt", float(tp.EXP_MIN)), 0.0, scaled)
+    scaled = (p.as_kind("i32") + (shifted.as_kind("i32") << 23)).as_kind("float")  # the rounder's bits fall out
+    return scaled if small else fn.select(x.compare("olt", float(tp.EXP_MIN)), 0.0, scaled)
 
 
 def rsqrt(x: Value) -> Value:

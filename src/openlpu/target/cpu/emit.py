@@ -257,7 +257,7 @@ class Function:
 
 
 def reduce(vector: Value, combine: str) -> Value:
-    """All lanes into one by halving; ``combine`` is add, smax or or (all order-free), or fmax for finite floats."""
+    """All lanes into one by halving; ``combine`` is add, smax, or (all order-free); fmax, fmin for finite floats."""
     while (lanes := split(vector.kind)[1]) > 1:
         half = lanes // 2
         vector = pair(vector.part(0, half), vector.part(half, half), combine)
@@ -270,4 +270,4 @@ def pair(a: Value, b: Value, combine: str) -> Value:
         return a + b
     if combine == "or":
         return a | b
-    return a.fn.select(a.compare("ogt" if combine == "fmax" else "sgt", b), a, b)
+    return a.fn.select(a.compare({"fmax": "ogt", "fmin": "olt", "smax": "sgt"}[combine], b), a, b)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Sequence
 
+from openlpu.target.cpu import attention, linear
 from openlpu.target.cpu import path as paths
-from openlpu.target.cpu.attention import Areas, AttentionKernel, AttentionStage
+from openlpu.target.cpu.attention import AttentionKernel
+from openlpu.target.cpu.block import Areas, AttentionStage
+from openlpu.target.cpu.dots import dot_kernels
 from openlpu.target.cpu.emit import Function
-from openlpu.target.cpu import linear
-from openlpu.target.cpu.linear import LinearKernel, LinearStage, EXPAND_ROWS, dot_kernel, expand_kernel
+from openlpu.target.cpu.linear import LinearKernel, LinearStage
 from openlpu.target.cpu.path import Path
 from openlpu.target.cpu.plan import Plan, Spec, Stage
 from openlpu.target.cpu.rows import RowKernel
 from openlpu.target.cpu.team import Team
-from openlpu.target.cpu.weights import BYTES, NIBBLES
 
 PARAMS = [("ptr", "args"), ("ptr", "step"), ("i64", "tile"), ("i64", "rows"), ("ptr", "scratch")]
 
@@ -38,28 +38,17 @@ def names(plan: Plan) -> dict[Spec, str]:
 def module(plan: Plan, path: Path, threads: int) -> str:
     """The text of the whole module."""
     linears = [stage.spec for stage in plan.stages if isinstance(stage.spec, LinearStage)]
-    dots = [kernel.text() for kernel in _dots(path, linears)]
-    stages = [kernel(name, spec, plan, path, threads).text() for spec, name in names(plan).items()]
-    return "".join([PREFETCH, paths.DECLARES[path.name], *dots, *stages, team_text()])
-
-
-def _dots(path: Path, linears: Sequence[LinearStage]) -> Iterator[Function]:
-    """The dot products that the linear stages call."""
     used = {(m.format, s.wide > 0) for s in linears for part in s.parts for m in part.matrices()}
-    if any(format is NIBBLES for format, _ in used):
-        yield expand_kernel(path)
-        used |= {(BYTES, wide) for _, wide in used}
-    for format, wide in sorted(used, key=lambda pair: (pair[0].mark, pair[1])):
-        for rows in path.blocks:
-            if format is BYTES or rows < EXPAND_ROWS:
-                yield dot_kernel(path, format, rows, wide)
+    dots = [kernel.text() for kernel in dot_kernels(path, used)]
+    stages = [kernel(name, spec, plan, path, threads).text() for spec, name in names(plan).items()]
+    return "".join([paths.DECLARES[path.name], *dots, *stages, team_text()])
 
 
 def team_text() -> str:
     """The team's functions, with this processor's way to spin and to ask for IEEE arithmetic."""
     if platform.machine().lower() in ("x86_64", "amd64"):
-        return X86 + Team("call void @llvm.x86.sse2.pause()", IEEE).text()
-    return Team("", None).text()
+        return PREFETCH + X86 + Team("call void @llvm.x86.sse2.pause()", IEEE).text()
+    return PREFETCH + Team("", None).text()
 
 
 def kernel(name: str, spec: Spec, plan: Plan, path: Path, threads: int) -> Function:
@@ -68,7 +57,7 @@ def kernel(name: str, spec: Spec, plan: Plan, path: Path, threads: int) -> Funct
     if isinstance(spec, LinearStage):
         LinearKernel(fn, path, spec, threads).emit()
     elif isinstance(spec, AttentionStage):
-        AttentionKernel(fn, path, spec).emit()
+        AttentionKernel(fn, path, spec, threads).emit()
     else:
         RowKernel(fn, path, plan.cache).emit(spec)
     fn.line("ret void")
@@ -80,12 +69,12 @@ def tiles(stage: Stage, path: Path, threads: int) -> tuple[int, bool]:
     if isinstance(stage.spec, LinearStage):
         return stage.spec.tiles(path, threads), False
     if isinstance(stage.spec, AttentionStage):
-        return stage.spec.cache.heads, True
+        return attention.tiles(threads), False
     return 1, True
 
 
 def scratch_bytes(plan: Plan, path: Path) -> int:
     """The most any tile keeps in its thread's scratch."""
-    attention = [Areas(s.spec).size for s in plan.stages if isinstance(s.spec, AttentionStage)]
+    blocks = [Areas(s.spec).size for s in plan.stages if isinstance(s.spec, AttentionStage)]
     linears = [linear.scratch_bytes(path, s.spec) for s in plan.stages if isinstance(s.spec, LinearStage)]
-    return max([*linears, 2 * 4 * plan.cache.k_dim, 4096, *attention])
+    return max([*linears, 2 * 4 * plan.cache.k_dim, 4096, *blocks])

@@ -6,18 +6,21 @@ lifetime: a value's bytes are free for others after the last stage that reads it
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from openlpu.graph.ir import Graph, Value
+from openlpu.target.cpu.attention import shared_bytes
+from openlpu.target.cpu.block import AttentionStage
+from openlpu.target.cpu.image import Image
 from openlpu.target.cpu.linear import code_stride, padded, value_stride
-from openlpu.target.cpu.memory import Arena, pad_vector
+from openlpu.target.cpu.memory import Arena
 from openlpu.target.cpu.path import Path
 from openlpu.target.cpu.plan import Operand, Plan, Stage
 from openlpu.target.cpu.rows import ROW_BYTES, ROWS_AT
-from openlpu.target.cpu.weights import BYTES, NIBBLES, Format
 
 MAX_ROWS = 64  # token rows of one native step; longer work is cut, which cannot change a bit
 
@@ -25,15 +28,16 @@ MAX_ROWS = 64  # token rows of one native step; longer work is cut, which cannot
 class Layout:
     """Owns all memory of an executable; ``args[i]`` is the address of stage i's argument slots."""
 
-    def __init__(self, graph: Graph, plan: Plan, path: Path, slots: int) -> None:
-        self.plan, self.path = plan, path
-        self.keep: list[np.ndarray] = []  # parameters used in place; the others are copied and not held
-        self.params = self._params(graph.params)
+    def __init__(self, graph: Graph, plan: Plan, path: Path, slots: int, image: Image) -> None:
+        self.plan, self.path, self.image = plan, path, image
+        self.params = image.addresses()
         self.values = self._values(graph)
         per_layer = plan.cache.layer_bytes(slots)
         layers = {o.name for stage in plan.stages for o in stage.operands if o.kind == "cache"}
         self.cache = Arena(per_layer * len(layers))
         self.caches = {name: self.cache.address + self.cache.take(per_layer) for name in sorted(layers, key=int)}
+        attentions = [stage.spec for stage in plan.stages if isinstance(stage.spec, AttentionStage)]
+        self.parts = Arena(max(map(shared_bytes, attentions), default=0))
         words = sum(1 + len(stage.operands) for stage in plan.stages)
         self._table = Arena(64 * len(plan.stages) + 8 * words + ROWS_AT + ROW_BYTES * MAX_ROWS + 64)
         at = self._table.take(ROWS_AT + ROW_BYTES * MAX_ROWS)
@@ -50,6 +54,8 @@ class Layout:
     def _resolve(self, operand: Operand) -> int:
         if operand.kind == "cache":
             return self.caches[operand.name]
+        if operand.kind == "parts":
+            return self.parts.address
         if operand.kind in ("value", "meta"):
             name = operand.name
             if operand.kind == "value":
@@ -58,41 +64,6 @@ class Layout:
             offset = self.values.get((operand.kind, name))
             return 0 if offset is None else self.buffer.address + offset
         return self.params[operand]
-
-    def _params(self, arrays: Mapping[str, np.ndarray]) -> dict[Operand, int]:
-        """Addresses of all parameters, in the order of their first reader."""
-        wanted = list(dict.fromkeys(
-            o for stage in self.plan.stages for o in stage.operands if o.kind in ("packed", "vector", "raw")
-        ))
-        sizes = {o: self._param_bytes(o, arrays[o.name].shape) for o in wanted}
-        self.weight_bytes = sum(size for o, size in sizes.items() if o.kind == "packed")
-        self.weights = Arena(sum(padded(size, 64) for size in sizes.values()))
-        places: dict[Operand, int] = {}
-        for operand in wanted:
-            array = arrays[operand.name]
-            if operand.kind == "raw":
-                array = np.ascontiguousarray(array)
-                self.keep.append(array)
-                places[operand] = array.ctypes.data
-                continue
-            at = self.weights.take(sizes[operand])
-            out = self.weights.view(at, sizes[operand])
-            if operand.kind == "packed":
-                blocks = self.plan.packed[operand.name]
-                self._format(operand.name).pack(self.path, array, arrays[blocks] if blocks else None, out)
-            else:
-                pad_vector(array, out)
-            places[operand] = self.weights.address + at
-        return places
-
-    def _param_bytes(self, operand: Operand, shape: tuple[int, ...]) -> int:
-        if operand.kind == "packed":
-            panels = padded(shape[0], self.path.panel) // self.path.panel
-            return panels * self._format(operand.name).panel_bytes(self.path, shape[1])
-        return 4 * padded(shape[0], self.path.panel) if operand.kind == "vector" else 0
-
-    def _format(self, codes: str) -> Format:
-        return NIBBLES if self.plan.packed[codes] else BYTES
 
     def _value_bytes(self, name: str, values: Mapping[str, Value]) -> dict[tuple[str, str], int]:
         """What a value needs for MAX_ROWS rows: numbers, or codes and their scales and sums."""
@@ -123,6 +94,14 @@ class Layout:
                 free.setdefault(sizes[key], []).append(places[key])
         self.buffer = Arena(end)
         return places
+
+    def move(self, image: Image) -> None:
+        """Read the parameters from another copy of the image from now on."""
+        self.image, self.params = image, image.addresses()
+        for stage, address in zip(self.plan.stages, self.args, strict=True):
+            for slot, operand in enumerate(stage.operands, 1):
+                if operand in self.params:
+                    ctypes.c_int64.from_address(address + 8 * slot).value = self.params[operand]
 
     def value(self, name: str, size: int) -> NDArray[np.uint8]:
         """The bytes of a value."""

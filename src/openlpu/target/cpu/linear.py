@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from openlpu.target.cpu.dots import EXPAND_ROWS, dot_name
 from openlpu.target.cpu.elementwise import silu
 from openlpu.target.cpu.emit import Function, Slot, Value, reduce, vec
 from openlpu.target.cpu.path import Path
@@ -19,10 +20,6 @@ from openlpu.target.cpu.weights import BYTES, NIBBLES, STEP, Format, padded
 ERROR_AT = 8  # in the step header: the lowest stage number that met a NaN or an infinity
 F16, I16 = vec("float", 16), vec("i32", 16)
 TILE_BYTES = 512 << 10  # claiming a tile drains the loads in flight: it should be rare
-# With many rows the multiplications fill the processor's window, and no load of later weights is started in time:
-# they are asked for ahead.  With few rows the window itself runs ahead, and asking costs more than it saves.
-BUSY_ROWS, AHEAD = 8, 16 << 10
-EXPAND_ROWS = 8  # token rows from which on a panel of nibbles is expanded once for all of them
 SHARES = 4  # tiles of a small stage per thread, so that one that was interrupted holds little
 
 
@@ -75,92 +72,7 @@ class LinearStage:
         )
 
 
-class _Block:
-    """Exact sums of ``rows`` token rows times one panel, while a kernel is generated."""
-
-    def __init__(self, fn: Function, path: Path, format: Format, rows: int, planes: int) -> None:
-        self.fn, self.path, self.format, self.rows = fn, path, format, rows
-        groups = range(path.panel // 16)
-        # The dot instruction takes several cycles: with few rows, independent sums hide them.
-        sets = {1: 4, 2: 2}.get(rows, 1) if path.unsigned else 1
-        self.sums = [
-            [[[path.sums(fn) for _ in range(planes)] for _ in groups] for _ in range(rows)] for _ in range(sets)
-        ]
-
-    def step(self, panel: Value, step: Value, steps: Value, codes: list[list[Value]]) -> None:
-        """One turn: STEP k of the panel, codes[row][plane] pointing at theirs."""
-        if self.rows >= BUSY_ROWS:
-            ahead = panel.at(step * (STEP * self.path.panel)).at(AHEAD)
-            for line in range(0, STEP * self.path.panel, 64):
-                self._prefetch(ahead.at(line))
-        for quad, groups in enumerate(self.format.quads(self.path, panel, step, steps)):
-            sums = self.sums[quad % len(self.sums)]
-            for row, planes in enumerate(codes):
-                for plane, pointer in enumerate(planes):
-                    code = self.path.codes(pointer.at(quad * 4 * self.path.code_bytes))
-                    for j, group in enumerate(groups):
-                        self.path.dot(sums[row][j][plane], group, code)
-
-    def _prefetch(self, at: Value) -> None:
-        """Bring a line into the second-level cache: reading, middling locality, data."""
-        self.fn.call("void", "@llvm.prefetch", at, *(self.fn.value("i32", word) for word in (0, 2, 1)))
-
-    def finish(self, out: Value) -> None:
-        """Write [plane][row][panel] int32."""
-        first, *others = self.sums
-        for row in range(self.rows):
-            for j, planes in enumerate(first[row]):
-                for plane, sums in enumerate(planes):
-                    total = self.path.total(sums)
-                    for other in others:
-                        total = total + self.path.total(other[row][j][plane])
-                    place = (plane * self.rows + row) * self.path.panel + 16 * j
-                    out.at(4 * place).store(total, 64)
-
-
-def dot_kernel(path: Path, format: Format, rows: int, wide: bool) -> Function:
-    """``dot<rows>[n][w]``: int32 sums of one panel and ``rows`` token rows; sizes are arguments, in STEP units.
-
-    With ``wide`` the first ``wide_steps`` turns also sum the high plane.
-    """
-    params = [("ptr", "w"), ("ptr", "a"), ("i64", "stride"), ("i64", "high"), ("i64", "wide_steps"),
-              ("i64", "steps"), ("ptr", "out")]
-    fn = Function(dot_name(format, rows, wide), "internal void", params)
-    p = fn.params
-    block = _Block(fn, path, format, rows, 2 if wide else 1)
-    low = [p["a"]]
-    for _ in range(1, rows):
-        low.append(low[-1].at(p["stride"]))
-    done = fn.value("i64", 0)
-    if wide:
-        with fn.loop(p["wide_steps"]) as s:
-            at = s * (STEP * path.code_bytes)
-            codes = [[row.at(at), row.at(p["high"]).at(at)] for row in low]
-            block.step(p["w"], s, p["steps"], codes)
-        done = p["wide_steps"]
-    with fn.loop(p["steps"] - done) as i:
-        s = i + done
-        codes = [[row.at(s * (STEP * path.code_bytes))] for row in low]
-        block.step(p["w"], s, p["steps"], codes)
-    block.finish(p["out"])
-    fn.line("ret void")
-    return fn
-
-
-def dot_name(format: Format, rows: int, wide: bool) -> str:
-    """The name of a :func:`dot_kernel`."""
-    return f"dot{rows}{format.mark}{'w' if wide else ''}"
-
-
-def expand_kernel(path: Path) -> Function:
-    """``expand``: a panel of nibbles into one of bytes."""
-    fn = Function("expand", "internal void", [("ptr", "panel"), ("i64", "steps"), ("ptr", "out")])
-    NIBBLES.expand(path, fn.params["panel"], fn.params["steps"], fn.params["out"])
-    fn.line("ret void")
-    return fn
-
-
-Panels = dict[Part, tuple[Format, Value]]  # where the panel of each matrix is, and how it is written
+Panels = dict[Part, tuple[Format, Value]]  # where the panel of each matrix, or its sums, are; and in which format
 
 
 class LinearKernel:
@@ -218,9 +130,9 @@ class LinearKernel:
 
     def _block(self, part: Part, panel: Value, row: Value, block: int, at: Panels) -> None:
         area = 4 * self.planes * block * self.path.panel
-        sums = {m: self.fn.params["scratch"].at(i * area) for i, m in enumerate(at)}
+        sums = {m: (format, self.fn.params["scratch"].at(i * area)) for i, (m, (format, _)) in enumerate(at.items())}
         for matrix, (format, place) in at.items():
-            self._dot(format, place, row, block, sums[matrix])
+            self._dot(format, place, row, block, sums[matrix][1])
         with self.fn.loop(block) as i:
             for j in range(self.path.panel // 16):
                 self._epilogue(part, panel * self.path.panel + 16 * j, row + i, sums, (i, j, block))
@@ -233,10 +145,11 @@ class LinearKernel:
             "void", f"@{dot_name(format, block, bool(wide))}", at,
             self.arg(self.stage.codes).at(row * self.code_stride),
             number("i64", self.code_stride), number("i64", k * self.path.code_bytes),
+            number("i64", excess_at(self.path, self.stage.k, self.stage.wide)),
             number("i64", wide // STEP), number("i64", k // STEP), out,
         )
 
-    def _epilogue(self, part: Part, column: Value, row: Value, sums: dict[Part, Value],
+    def _epilogue(self, part: Part, column: Value, row: Value, sums: Panels,
                   place: tuple[Value, int, int]) -> None:
         """16 results of one token row: ((Σ * scale) * row scale) + bias, then the fused operator."""
         y = self._scaled(part, column, row, sums[part], place)
@@ -249,22 +162,24 @@ class LinearKernel:
             report(self.fn, reduce(y.as_kind("i32") & 0x7FFFFFFF, "smax"))
         self.arg(part.out).at(at).store(y)
 
-    def _scaled(self, part: Part, column: Value, row: Value, sums: Value, place: tuple[Value, int, int]) -> Value:
-        i, j, block = place
+    def _scaled(self, part: Part, column: Value, row: Value, sums: tuple[Format, Value],
+                place: tuple[Value, int, int]) -> Value:
+        (format, at), (i, j, block) = sums, place
         meta = self.arg(self.stage.meta).at(row * 16)
-        at = sums.at(i * (4 * self.path.panel) + 64 * j)
-        y = self._sum(at, meta.at(4))
+        at = at.at(i * (4 * self.path.panel) + 64 * j)
+        offset = format.offset(self.path)
+        y = self._sum(at, meta.at(4), offset)
         if self.stage.wide:
-            high = self._sum(at.at(4 * block * self.path.panel), meta.at(8))
+            high = self._sum(at.at(4 * block * self.path.panel), meta.at(8), offset)
             y = high * 256.0 + y
         y = (y * meta.load("float").splat(16)) * self.arg(part.scale).at(column * 4).load(F16)
         return y + self.arg(part.bias).at(column * 4).load(F16) if part.bias >= 0 else y
 
-    def _sum(self, at: Value, codes_sum: Value) -> Value:
+    def _sum(self, at: Value, codes_sum: Value, offset: int) -> Value:
         """An exact sum as fp32, free of the weights' offset."""
         total = at.load(I16, 64)
-        if self.path.offset:
-            total = total - (codes_sum.load("i32") * self.path.offset).splat(16)
+        if offset:
+            total = total - (codes_sum.load("i32") * offset).splat(16)
         return total.cast("sitofp", F16)
 
 
@@ -282,12 +197,17 @@ def value_stride(size: int) -> int:
 
 
 def code_stride(path: Path, size: int, wide: int) -> int:
-    """Bytes between token rows of a coded value: the low plane, then the wide channels' high plane.
+    """Bytes between token rows of a coded value: the low plane, the wide channels' high plane, sums of blocks.
 
     An odd number of cache lines: rows a power of two apart would compete for the same sets of the cache.
     """
-    lines = padded((padded(size, STEP) + padded(wide, STEP)) * path.code_bytes, 64) // 64
-    return 64 * (lines | 1)
+    excess = 4 * (padded(size, STEP) + padded(wide, STEP)) // STEP if path.bytewise else 0
+    return 64 * (padded(excess_at(path, size, wide) + excess, 64) // 64 | 1)
+
+
+def excess_at(path: Path, size: int, wide: int) -> int:
+    """Where in a coded row -Σcode of every 16 codes stand, int32, of the low plane and then of the high one."""
+    return padded((padded(size, STEP) + padded(wide, STEP)) * path.code_bytes, 64)
 
 
 def sums_bytes(path: Path) -> int:

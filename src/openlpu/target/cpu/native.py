@@ -30,7 +30,22 @@ class Module:
         builder = llvm.create_pass_builder(self._machine, llvm.create_pipeline_tuning_options())
         passes.run(module, builder)
         self.module = module
-        self._engine: Any = llvm.create_mcjit_compiler(module, self._machine)
+        self._load(self._machine.emit_object(module), path)
+
+    @classmethod
+    def stored(cls, code: bytes, path: Path) -> Module:
+        """A module of machine code that :attr:`code` gave once."""
+        made = cls.__new__(cls)
+        made._load(code, path)
+        return made
+
+    def _load(self, code: bytes, path: Path) -> None:
+        self.code = code
+        target = machine(path)
+        empty = llvm.parse_assembly("")
+        empty.triple = llvm.get_default_triple()
+        self._engine: Any = llvm.create_mcjit_compiler(empty, target)
+        self._engine.add_object_file(llvm.ObjectFileRef.from_data(code))
         self._engine.finalize_object()
 
     def address(self, name: str) -> int:

@@ -4,9 +4,13 @@ A *group* is 16 weight rows side by side with four consecutive k of each: 64 byt
 group, how to broadcast the four codes that meet it, and how to add the 16 dot products to exact int32 sums.  All
 other code is the same on every path, and integer sums are exact in any order, so paths cannot differ in a bit.
 
-``avx512vnni``
-    One instruction multiplies unsigned by signed bytes.  Weights are stored as code + 128; the excess
-    128 * Σ(activation codes) is subtracted at the end, modulo 2**32, so nothing saturates or is lost.
+``avx512vbmi2``
+    ``avx512vnni`` that can also expand bytes: spread 32 of them over the places that a mask names.
+``avx512vnni``, ``avxvnni``
+    One instruction multiplies unsigned by signed bytes, 64 or 32 at a time.  Weights are stored as code + 128; the
+    excess 128 * Σ(activation codes) is subtracted at the end, modulo 2**32, so nothing saturates or is lost.
+``neon``
+    One instruction (the dot-product extension) multiplies signed bytes, 16 at a time.
 ``avx2``
     Weights are sign-extended to 16 bits; pairs of products are added in int32.  (The u8 * s8 instruction of AVX2
     saturates at 16 bits and cannot be exact.)
@@ -18,12 +22,12 @@ from __future__ import annotations
 
 import os
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import llvmlite.binding as llvm
 
 from openlpu._base.errors import Unsupported
-from openlpu.target.cpu.emit import Function, Slot, Value
+from openlpu.target.cpu.emit import Function, Slot, Value, split, vec
 
 PAIRS = (range(0, 16, 2), range(1, 16, 2))
 
@@ -44,55 +48,93 @@ class Path:
     blocks: tuple[int, ...]
     code: str
     offset: int
+    lanes: int = 8  # int32 sums of one register
+    expands: bool = False  # whether :meth:`expanded` is one instruction here
 
     @property
     def code_bytes(self) -> int:
         return int(self.code[1:]) // 8
 
     @property
+    def bytewise(self) -> bool:
+        """Whether one instruction multiplies bytes and adds four products."""
+        return self.code == "i8"
+
+    @property
     def unsigned(self) -> bool:
-        """Whether a dot product multiplies unsigned by signed bytes."""
+        """Whether that instruction multiplies unsigned by signed bytes."""
         return self.offset != 0
+
+    @property
+    def dword(self) -> str:
+        """A register of int32."""
+        return vec("i32", self.lanes)
 
     def sums(self, fn: Function) -> list[Slot]:
         """Fresh int32 sums of one group."""
-        kinds = ["<16 x i32>"] if self.unsigned else ["<8 x i32>"] * 4
-        return [fn.slot(kind) for kind in kinds]
+        return [fn.slot(self.dword) for _ in range(16 // self.lanes if self.bytewise else 4)]
 
     def group(self, at: Value) -> list[Value]:
         """One group of 64 bytes, in the form :meth:`dot` takes."""
-        if self.unsigned:
-            return [at.load("<16 x i32>", 64)]
+        if self.bytewise:
+            return [at.at(4 * i).load(self.dword, 4 * self.lanes) for i in range(0, 16, self.lanes)]
         return [at.at(16 * i).load("<16 x i8>", 16).cast("sext", "<16 x i16>") for i in range(4)]
 
     def loaded(self, words: Value) -> list[Value]:
         """The group whose 64 codes, each plus 128, are the bytes of these 16-bit words."""
-        if self.unsigned:
-            return [words.cast("bitcast", "<16 x i32>")]
-        codes = (words ^ 0x8080).cast("bitcast", "<64 x i8>")
+        if self.offset != 128:
+            words = words ^ 0x8080
+        if self.bytewise:
+            return self.bytes_of(words)
+        codes = words.cast("bitcast", "<64 x i8>")
         return [codes.part(16 * i, 16).cast("sext", "<16 x i16>") for i in range(4)]
+
+    def expanded(self, at: Value, mask: Value) -> list[Value]:
+        """The group whose bytes stand at ``at``, one for every set bit of a 64-bit mask; the others are code 0."""
+        kind = vec("i8", 64)
+        bits, empty = mask.cast("bitcast", vec("i1", 64)), at.fn.value(kind, self.offset)
+        return self.bytes_of(at.fn.call(kind, "@llvm.masked.expandload.v64i8", at, bits, empty))
+
+    def bytes_of(self, words: Value) -> list[Value]:
+        """The group whose 64 bytes are those of these words."""
+        whole = words.cast("bitcast", vec("i32", 16))
+        return [whole.part(i, self.lanes) for i in range(0, 16, self.lanes)] if self.lanes < 16 else [whole]
 
     def keep(self, group: list[Value], at: Value) -> None:
         """Write a group as :meth:`group` reads it."""
+        width = 4 * self.lanes if self.bytewise else 16
         for i, part in enumerate(group):
-            at.at(16 * i).store(part if self.unsigned else part.cast("trunc", "<16 x i8>"), 16)
+            at.at(width * i).store(part if self.bytewise else part.cast("trunc", "<16 x i8>"), width)
 
     def codes(self, at: Value) -> Value:
         """Four activation codes in every row's place."""
-        if self.unsigned:
-            return at.load("i32", 1).splat(16)
+        if self.bytewise:
+            return at.load("i32", 1).splat(self.lanes)
         return at.load("i64", 1).splat(4).cast("bitcast", "<16 x i16>")
 
     def dot(self, sums: list[Slot], group: list[Value], codes: Value, *, signed_group: bool = False) -> None:
-        """sums += group · codes.  On the unsigned path the group's bytes are the unsigned ones, unless
+        """sums += group · codes.  On an unsigned path the group's bytes are the unsigned ones, unless
         ``signed_group``: then the codes are."""
         for total, part in zip(sums, group, strict=True):
-            if self.unsigned:
+            if self.bytewise:
                 first, second = (codes, part) if signed_group else (part, codes)
-                name = "@llvm.x86.avx512.vpdpbusd.512"
-                total.set(part.fn.call("<16 x i32>", name, total.get(), first, second))
+                total.set(self._dot(total.get(), first, second))
             else:
                 total.set(total.get() + self._pairs(part, codes))
+
+    def _dot(self, total: Value, first: Value, second: Value) -> Value:
+        if self.unsigned:
+            name = f"@llvm.x86.avx512.vpdpbusd.{32 * self.lanes}"
+            return total.fn.call(self.dword, name, total, first, second)
+        bytes_ = (x.cast("bitcast", vec("i8", 4 * self.lanes)) for x in (first, second))
+        return total.fn.call(self.dword, "@llvm.aarch64.neon.sdot.v4i32.v16i8", total, *bytes_)
+
+    def times(self, a: Value, b: Value) -> Value:
+        """Products of 16 numbers of 16 bits with 16 of 15 bits that are not negative, int32."""
+        if self.lanes < 16:
+            return a * b
+        words = (x.cast("bitcast", vec("i16", 32)) for x in (a, b))
+        return a.fn.call(self.dword, "@llvm.x86.avx512.pmaddw.d.512", *words)
 
     def _pairs(self, a: Value, b: Value) -> Value:
         """int32 sums of neighbouring products of 16-bit numbers."""
@@ -105,33 +147,55 @@ class Path:
     def total(self, sums: list[Slot]) -> Value:
         """The 16 sums of a group as one vector."""
         parts = [s.get() for s in sums]
-        if self.unsigned:
-            return parts[0]
-        halves = [a.shuffle(b, range(0, 16, 2)) + a.shuffle(b, range(1, 16, 2)) for a, b in (parts[:2], parts[2:])]
-        return halves[0].shuffle(halves[1], range(16))
+        if not self.bytewise:
+            parts = [a.shuffle(b, PAIRS[0]) + a.shuffle(b, PAIRS[1]) for a, b in (parts[:2], parts[2:])]
+        while len(parts) > 1:
+            count = 2 * split(parts[0].kind)[1]
+            parts = [a.shuffle(b, range(count)) for a, b in zip(parts[::2], parts[1::2], strict=True)]
+        return parts[0]
 
 
+DECLARE_512 = """declare <16 x i32> @llvm.x86.avx512.vpdpbusd.512(<16 x i32>, <16 x i32>, <16 x i32>)
+declare <16 x i32> @llvm.x86.avx512.pmaddw.d.512(<32 x i16>, <32 x i16>)
+"""
 DECLARES = {
-    "avx512vnni": "declare <16 x i32> @llvm.x86.avx512.vpdpbusd.512(<16 x i32>, <16 x i32>, <16 x i32>)\n",
+    "avx512vbmi2": DECLARE_512 + "declare <64 x i8> @llvm.masked.expandload.v64i8(ptr, <64 x i1>, <64 x i8>)\n",
+    "avx512vnni": DECLARE_512,
+    "avxvnni": "declare <8 x i32> @llvm.x86.avx512.vpdpbusd.256(<8 x i32>, <8 x i32>, <8 x i32>)\n",
+    "neon": "declare <4 x i32> @llvm.aarch64.neon.sdot.v4i32.v16i8(<4 x i32>, <16 x i8>, <16 x i8>)\n",
     "avx2": "declare <8 x i32> @llvm.x86.avx2.pmadd.wd(<16 x i16>, <16 x i16>)\n",
     "portable": "",
 }
 VNNI = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd", "avx512vnni")
-AVX2 = ("avx2",)
+X86 = (
+    (("avx2", *VNNI, "avx512vbmi2"), Path("avx512vbmi2", "x86-64", "", 32, (8, 4, 2, 1), "i8", 128, 16, True)),
+    (("avx2", *VNNI), Path("avx512vnni", "x86-64", "", 32, (8, 4, 2, 1), "i8", 128, 16)),
+    (("avx2", "avxvnni"), Path("avxvnni", "x86-64", "", 16, (4, 2, 1), "i8", 128, 8)),
+    (("avx2",), Path("avx2", "x86-64", "", 16, (2, 1), "i16", 0)),
+    ((), Path("portable", "x86-64", "", 16, (2, 1), "i16", 0)),
+)
+ARM = (
+    (("dotprod",), Path("neon", "", "+neon,+dotprod", 16, (4, 2, 1), "i8", 0, 4)),
+    ((), Path("portable", "", "", 16, (2, 1), "i16", 0)),
+)
+AVX512 = ",+bmi,+bmi2,-prefer-256-bit"
+TUNING = {"avx512vbmi2": AVX512, "avx512vnni": AVX512, "avxvnni": ",+bmi,+bmi2", "avx2": ",+bmi,+bmi2"}
+
+
+def known(machine: str) -> dict[str, tuple[tuple[str, ...], Path]]:
+    """Every path for a machine (as the system names it), best first, and the processor features it needs."""
+    table = X86 if machine in ("x86_64", "amd64") else ARM if machine in ("arm64", "aarch64") else ARM[-1:]
+    paths = {}
+    for needs, path in table:
+        features = path.features or ",".join(f"+{name}" for name in needs) + TUNING.get(path.name, "")
+        paths[path.name] = (needs, replace(path, features=features))
+    return paths
 
 
 def available() -> dict[str, Path]:
     """The paths this processor can run, best first."""
     has = {name for name, on in llvm.get_host_cpu_features().items() if on}
-    x86 = platform.machine().lower() in ("x86_64", "amd64")
-    paths = []
-    if x86 and has.issuperset((*VNNI, *AVX2)):
-        wide = ",".join(f"+{f}" for f in ("avx2", *VNNI, "bmi", "bmi2")) + ",-prefer-256-bit"
-        paths.append(Path("avx512vnni", "x86-64", wide, 32, (8, 4, 2, 1), "i8", 128))
-    if x86 and has.issuperset(AVX2):
-        paths.append(Path("avx2", "x86-64", "+avx2,+bmi,+bmi2", 16, (2, 1), "i16", 0))
-    paths.append(Path("portable", "x86-64" if x86 else "", "", 16, (2, 1), "i16", 0))
-    return {path.name: path for path in paths}
+    return {name: path for name, (needs, path) in known(platform.machine().lower()).items() if has.issuperset(needs)}
 
 
 def choose(name: str) -> Path:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from openlpu.arch.truepoint.codes import MAX_K
 from openlpu.graph.ir import Graph, Node
-from openlpu.target.cpu.attention import AttentionStage
+from openlpu.target.cpu.block import AttentionStage
 from openlpu.target.cpu.cache import CacheLayout
 from openlpu.target.cpu.linear import LinearStage, Part
 from openlpu.target.cpu.rows import Op
@@ -25,7 +25,7 @@ ROWS, LINEAR, ATTENTION = "rows", "linear", "attention"
 @dataclass(frozen=True)
 class Operand:
     """What an argument slot points at: a ``value`` or its ``meta``, a parameter ``packed``, as a padded
-    ``vector`` or ``raw``, or the ``cache`` of a layer."""
+    ``vector`` or ``raw``, the ``cache`` of a layer, or the ``parts`` that tiles of attention share."""
 
     kind: str
     name: str
@@ -87,8 +87,7 @@ class Planner:
         config = graph.config
         kv_bits = {n.attrs["kv_bits"] for n in graph.nodes if n.op == "attention"} or {8}
         assert len(kv_bits) == 1, "one cache format per model"
-        planes = 2 if kv_bits == {16} else 1
-        self.cache = CacheLayout(config.kv_heads, config.head_dim, planes, context)
+        self.cache = CacheLayout(config.kv_heads, config.head_dim, kv_bits.pop(), context)
         self.drafts: dict[tuple[int, str, str], _Draft] = {}
         self.place: dict[str, tuple[int, str]] = {"token": (-1, "")}  # value -> (level, kind) of its stage
         self.codes: dict[str, tuple[int, int]] = {}
@@ -96,6 +95,8 @@ class Planner:
         self.users = {name: len(nodes) for name, nodes in graph.consumers().items()}
         self.makers = graph.producers()
         linears = [n for n in graph.nodes if n.op == "linear"]
+        inputs = {n.inputs[0] for n in linears if "blocks" in n.params}
+        self.blocked = inputs | {self.makers[name].inputs[0] for name in inputs if self.makers[name].op == "rms"}
         self.packed = {n.params["codes"]: n.params.get("blocks", "") for n in linears}
 
     def plan(self) -> Plan:
@@ -165,7 +166,7 @@ class Planner:
                  ("meta", draft.slot("meta", out)))
         if not any(op.name == "quantize" for op in draft.ops):
             draft.where = where  # what an error names
-        draft.ops.append(Op("quantize", slots, (("size", size), ("wide", wide))))
+        draft.ops.append(Op("quantize", slots, (("size", size), ("wide", wide), ("blocks", out in self.blocked))))
         self.codes[out] = (size, wide)
         self._written(draft, out)
 
@@ -250,9 +251,14 @@ class Planner:
         self._code(draft, node.where, q, coded, size, size)
         for which, x in (("k", k), ("v", v)):
             slots = (("x", draft.slot("value", x)), ("cache", draft.slot("cache", layer)))
+            if which == "k" and "centre" in node.params:
+                slots += (("centre", draft.slot("raw", node.params["centre"])),)
             draft.ops.append(Op("store", slots, (("which", which),)))
         stage = self._draft(ATTENTION, node, (coded,), coded)
-        for kind, name in (("value", coded), ("meta", coded), ("cache", layer), ("value", node.output)):
+        for kind, name in (("value", coded), ("meta", coded), ("cache", layer), ("value", node.output),
+                           ("parts", "")):
             stage.slot(kind, name)
-        stage.spec = AttentionStage(node.attrs["heads"], self.cache, node.attrs["softmax_scale"])
+        stage.spec = AttentionStage(
+            node.attrs["heads"], self.cache, node.attrs["softmax_scale"], node.attrs.get("window", 0)
+        )
         self._written(stage, node.output)

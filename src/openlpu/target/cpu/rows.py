@@ -16,11 +16,12 @@ from openlpu.arch.truepoint import codes as tp
 from openlpu.target.cpu.cache import BLOCK, BLOCK_BITS, CacheLayout
 from openlpu.target.cpu.elementwise import reciprocal, round_even, rsqrt, silu
 from openlpu.target.cpu.emit import Function, Slot, Value, pair, reduce, split, vec
-from openlpu.target.cpu.linear import STEP, code_stride, padded, report, value_stride
+from openlpu.target.cpu.linear import STEP, code_stride, excess_at, padded, report, value_stride
 from openlpu.target.cpu.path import Path
 from openlpu.target.cpu.weights import code_at
 
 ROW_BYTES = 16  # one token row in the step's header: token, slot, position, unused
+CENTRED_AT = 1024  # in the scratch of a cache write, behind a head's codes: the head less its centre, fp32
 ROWS_AT = 64  # where the rows begin in the header
 
 Sink = Callable[[Value, int, Value | None, Value], None]  # (index, lanes, high plane or None, low plane)
@@ -123,9 +124,19 @@ class RowKernel:
         self._zero(codes, size)
         if wide:
             self._zero(codes.at(high_at), wide)
+        if op.number("blocks") and self.path.bytewise:
+            self._excess(codes, size, wide)
         meta.store(scale)
         meta.at(4).store(reduce(sums[0].get(), "add"))
         meta.at(8).store(reduce(sums[1].get(), "add"))
+
+    def _excess(self, codes: Value, size: int, wide: int) -> None:
+        """-Σcode of every 16 codes of both planes, for products with weights in blocks."""
+        out = codes.at(excess_at(self.path, size, wide))
+        steps = (padded(size, STEP) + padded(wide, STEP)) // STEP
+        with self.fn.loop(steps) as step:
+            block = codes.at(step * STEP).load(vec("i8", STEP), 1).cast("sext", vec("i32", STEP))
+            out.at(step * 4).store(self.fn.value("i32", 0) - reduce(block, "add"))
 
     def _zero(self, codes: Value, size: int) -> None:
         """Codes from ``size`` to the next whole step are 0: their weights do not count."""
@@ -153,6 +164,25 @@ class RowKernel:
                 else:
                     sink(at, lanes, None, code)
         return scale
+
+    def _nibbles(self, x: Value, size: int, sink: Sink) -> tuple[Value, Value]:
+        """TruePoint's quantize_nibbles: hands every vector of code - zero to ``sink``, returns scale and zero."""
+        fn = self.fn
+        self._amax(x, size)  # reports what is refused
+        low, high = fn.slot("float", 0.0), fn.slot("float", 0.0)
+        for i, lanes in fn.chunks(size):
+            part = x.at(i * 4).load(vec("float", lanes))
+            low.set(pair(low.get(), reduce(part, "fmin"), "fmin"))
+            high.set(pair(high.get(), reduce(part, "fmax"), "fmax"))
+        span = (high.get() - low.get()) * float(tp.INV_NIBBLE)
+        scale = pair(span, fn.value("float", float(tp.SCALE_FLOOR)), "fmax")
+        inverse = reciprocal(scale)
+        zero = round_even(low.get() * inverse)
+        for i, lanes in fn.chunks(size):
+            code = round_even(x.at(i * 4).load(vec("float", lanes)) * inverse.splat(lanes)) - zero.splat(lanes)
+            code = fn.select(code.compare("slt", 0), 0, code)
+            sink(i, lanes, None, fn.select(code.compare("sgt", tp.NIBBLE_MAX), tp.NIBBLE_MAX, code))
+        return scale, zero
 
     def _amax(self, x: Value, size: int) -> Value:
         """Largest magnitude as the integer maximum of the magnitude's bits; reports one that TruePoint refuses."""
@@ -228,17 +258,26 @@ class RowKernel:
             if high is not None:
                 bytes_.at(i).at(layout.k_dim).store(high.cast("trunc", kind), 1)
 
-        for i in range(layout.dim, layout.k_dim):
+        for i in range(layout.dim, layout.v_dim if layout.nibbles else layout.k_dim):
             for plane in range(layout.planes):
                 bytes_.at(i + plane * layout.k_dim).store(fn.value("i8", 0), 1)
         with fn.loop(layout.heads) as head:
-            scale = self._codes(x.at(head * (4 * layout.dim)), layout.dim, wide, sink)
+            of_head, which = x.at(head * (4 * layout.dim)), op.number("which")
+            if op.slot("centre") >= 0:
+                centre, centred = self.pointer(op, "centre").at(head * (4 * layout.dim)), bytes_.at(CENTRED_AT)
+                self._map(layout.dim, centred, lambda key, middle: key - middle, of_head, centre)
+                of_head = centred
             base = self.pointer(op, "cache").at(layout.offset(self.header(1), block, head))
-            if op.number("which") == "k":
+            if layout.nibbles:
+                scale, zero = self._nibbles(of_head, layout.dim, sink)
+                layout.zero_at(base, which, position).store(zero.cast("trunc", "i8"), 1)
+            else:
+                scale = self._codes(of_head, layout.dim, wide, sink)
+            if which == "k":
                 layout.write_k(base, position, bytes_, self.path)
             else:
                 layout.write_v(base, position, bytes_)
-            layout.scale_at(base, op.number("which"), position).store(scale)
+            layout.scale_at(base, which, position).store(scale)
 
 
 class _Squares:

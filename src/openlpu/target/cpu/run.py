@@ -18,13 +18,17 @@ from openlpu._base.errors import BadRequest, NumericsError
 from openlpu.graph.ir import Graph
 from openlpu.target.base import F32, Chunk
 from openlpu.target.cpu import kernels
+from openlpu.target.cpu.ahead import Ahead
 from openlpu.target.cpu.crew import Crew, Entry
+from openlpu.target.cpu.image import build
 from openlpu.target.cpu.layout import MAX_ROWS, Layout
 from openlpu.target.cpu.linear import ERROR_AT, value_stride
+from openlpu.target.cpu.mover import Mover
 from openlpu.target.cpu.native import Module
 from openlpu.target.cpu.path import Path, choose
 from openlpu.target.cpu.plan import LINEAR, Planner, Stage
 from openlpu.target.cpu.rows import ROWS_AT
+from openlpu.target.cpu.stored import Stored, code_key
 from openlpu.target.cpu.team import LOGITS_ONLY, PER_ROW
 
 NO_ERROR = 0x7FFFFFFF
@@ -49,22 +53,35 @@ class CpuExecutable:
         self.slots, self.context, self.path = slots, context, path
         self.vocab = graph.values[graph.output].size
         self.plan = Planner(graph, context).plan()
-        self.layout = Layout(graph, self.plan, path, slots)
-        self.threads = threads or _usable_threads(self.layout.weight_bytes)
-        self.module = Module(kernels.module(self.plan, path, self.threads), path)
+        stored = graph.params if isinstance(graph.params, Stored) else None
+        mapped = stored.image(path) if stored else None
+        image = mapped or build(self.plan, path, graph.params)
+        self._mover = Mover(image) if mapped else None
+        self.layout = Layout(graph, self.plan, path, slots, image)
+        self.threads = threads or usable_threads(image.weight_bytes)
+        self.module = self._compiled(stored)
         names = kernels.names(self.plan)
-        entries = []
+        self._ahead = Ahead(self.plan.stages, self.layout.args, path, self.threads)
+        self.entries: list[Entry] = []
         for i, stage in enumerate(self.plan.stages):
             tiles, per_row = kernels.tiles(stage, path, self.threads)
             flags = (PER_ROW if per_row else 0) | (LOGITS_ONLY if stage.logits_only else 0)
-            entries.append(Entry(self.module.address(names[stage.spec]), self.layout.args[i], tiles, flags))
+            kernel = self.module.address(names[stage.spec])
+            self.entries.append(Entry(kernel, self.layout.args[i], tiles, flags, self._ahead.entries[i]))
         scratch = kernels.scratch_bytes(self.plan, path)
-        self._crew = Crew(self.module, entries, self.layout.step_address, scratch, self.threads)
+        self._crew = Crew(self.module, self.entries, self.layout.step_address, scratch, self.threads)
         header = self.layout.step
         self._counts, self._rows = header[:ROWS_AT].view(np.int32), header[ROWS_AT:].view(np.int32).reshape(-1, 4)
         logits = self.layout.value(graph.output, MAX_ROWS * value_stride(self.vocab) * 4)
         self._logits = logits.view(np.float32).reshape(MAX_ROWS, -1)
-        self._finalizer = weakref.finalize(self, self._crew.close)
+        self._finalizer = weakref.finalize(self, _release, self._crew, self._mover)
+
+    def _compiled(self, stored: Stored | None) -> Module:
+        """Machine code from the folder the model was stored in, where it fits; otherwise made now."""
+        code = stored.code(code_key(self.plan, self.path, self.threads)) if stored else None
+        if code:
+            return Module.stored(code, self.path)
+        return Module(kernels.module(self.plan, self.path, self.threads), self.path)
 
     def run(self, chunks: Sequence[Chunk]) -> list[F32]:
         """One step: all chunks together.  Returns per chunk fp32 logits [1 or len(tokens), vocab]."""
@@ -72,7 +89,22 @@ class CpuExecutable:
         results = [np.empty((len(c.tokens) if c.every else 1, self.vocab), np.float32) for c in chunks]
         for rows in _batches(chunks):
             self._step(rows, results)
+        if self._mover:
+            self._move(self._mover)
         return results
+
+    @property
+    def moving(self) -> bool:
+        """Whether the weights are still read from a file map."""
+        return self._mover is not None
+
+    def _move(self, mover: Mover) -> None:
+        """After the first step, begin to copy the mapped image; once that is done, use the copy."""
+        mover.start()
+        if copy := mover.finished():
+            self.layout.move(copy)
+            self._mover = None
+
 
     def _step(self, rows: list[Row], results: list[F32]) -> None:
         """One native step of at most ``MAX_ROWS`` rows, those with logits first."""
@@ -127,7 +159,13 @@ def _batches(chunks: Sequence[Chunk]) -> Iterator[list[Row]]:
         yield batch
 
 
-def _usable_threads(weight_bytes: int) -> int:
+def _release(crew: Crew, mover: Mover | None) -> None:
+    crew.close()
+    if mover:
+        mover.stop()
+
+
+def usable_threads(weight_bytes: int) -> int:
     """All cores this process may use; one for a model too small to share."""
     if weight_bytes < SMALL_STEP:
         return 1

@@ -15,6 +15,7 @@ A matrix is cut into *panels* of ``path.panel`` rows, each one sequential stream
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -28,6 +29,8 @@ STEP = 16  # k per turn of the inner loop; K is padded to it
 SLICE = 4096  # rows packed at a time: no second copy of a large matrix
 WORDS = vec("i16", 32)
 
+I8 = NDArray[np.int8]
+U8 = NDArray[np.uint8]
 Groups = list[list[Value]]  # [16 rows] of what Path.dot takes
 
 
@@ -39,14 +42,21 @@ def padded(size: int, unit: int) -> int:
 class Format(Protocol):
     """How the codes of a matrix lie in memory."""
 
-    mark: str  # in the names of kernels
+    @property
+    def mark(self) -> str:
+        """Its part in the names of kernels."""
+        ...
 
     def panel_bytes(self, path: Path, k: int) -> int:
         """Bytes of one panel of rows of ``k`` codes; a multiple of a cache line."""
         ...
 
-    def pack(self, path: Path, codes: NDArray[np.int8], blocks: NDArray[np.uint8] | None, out: NDArray[np.uint8]) -> None:
+    def pack(self, path: Path, codes: I8, blocks: U8 | None, out: U8) -> None:
         """Fill ``out`` with all panels of codes [N, K]; missing rows and channels become code 0."""
+        ...
+
+    def offset(self, path: Path) -> int:
+        """What a dot product with one of these panels has too much: so many times Σcode of the activations."""
         ...
 
     def quads(self, path: Path, panel: Value, step: Value, steps: Value) -> Iterator[Groups]:
@@ -54,13 +64,14 @@ class Format(Protocol):
         ...
 
 
+@dataclass(frozen=True)
 class _Bytes:
-    mark = ""
+    mark: str = ""
 
     def panel_bytes(self, path: Path, k: int) -> int:
         return path.panel * padded(k, STEP)
 
-    def pack(self, path: Path, codes: NDArray[np.int8], blocks: NDArray[np.uint8] | None, out: NDArray[np.uint8]) -> None:
+    def pack(self, path: Path, codes: I8, blocks: U8 | None, out: U8) -> None:
         quads = padded(codes.shape[1], STEP) // 4
         target = out.view(np.uint32).reshape(-1, quads, path.panel)
         fill = np.uint32(path.offset * 0x01010101)
@@ -68,20 +79,24 @@ class _Bytes:
             words = np.ascontiguousarray(part).view(np.uint32).reshape(-1, path.panel, quads)
             np.bitwise_xor(words.transpose(0, 2, 1), fill, out=target[at : at + len(words)])
 
+    def offset(self, path: Path) -> int:
+        return path.offset
+
     def quads(self, path: Path, panel: Value, step: Value, steps: Value) -> Iterator[Groups]:
         at = panel.at(step * (STEP * path.panel))
         for quad in range(STEP // 4):
             yield [path.group(at.at(quad * path.panel * 4 + 64 * j)) for j in range(path.panel // 16)]
 
 
+@dataclass(frozen=True)
 class _Nibbles:
-    mark = "n"
+    mark: str = "n"
 
     def panel_bytes(self, path: Path, k: int) -> int:
         steps = padded(k, STEP) // STEP
         return steps * path.panel * STEP // 2 + padded(steps * path.panel, 64)
 
-    def pack(self, path: Path, codes: NDArray[np.int8], blocks: NDArray[np.uint8] | None, out: NDArray[np.uint8]) -> None:
+    def pack(self, path: Path, codes: I8, blocks: U8 | None, out: U8) -> None:
         assert blocks is not None, "nibbles are expanded with block bytes"
         steps = blocks.shape[1]
         target = out.reshape(-1, self.panel_bytes(path, codes.shape[1]))
@@ -93,22 +108,44 @@ class _Nibbles:
             np.bitwise_or(q[0], q[1] << 4, out=nibbles[at : at + q.shape[1]])
             scales[at : at + q.shape[1]] = bytes_.reshape(-1, path.panel, steps).transpose(0, 2, 1)
 
+    def offset(self, path: Path) -> int:
+        return 0
+
     def quads(self, path: Path, panel: Value, step: Value, steps: Value) -> Iterator[Groups]:
-        fn = panel.fn
-        scales = panel.at(steps * (path.panel * STEP // 2)).at(step * path.panel)
-        at, groups = panel.at(step * (path.panel * STEP // 2)), range(path.panel // 16)
-        twice = [lane for row in range(16) for lane in (row, 16, row, 16)]  # a row's byte in both of its words
         rows = []
-        for j in groups:
-            block = scales.at(16 * j).load(vec("i8", 16), 16)
-            word = block.shuffle(fn.value(block.kind, 0), twice).cast("bitcast", WORDS)
+        for block in self._blocks(path, panel, step, steps):
+            twice = [lane for row in range(16) for lane in (row, 16, row, 16)]  # a row's byte in both of its words
+            word = block.shuffle(panel.fn.value(block.kind, 0), twice).cast("bitcast", WORDS)
             size, zero = word >> 4, word & 15
-            rows.append((size, fn.value(WORDS, 0x8080) - (size * zero) * 0x0101))
+            rows.append((size, panel.fn.value(WORDS, 0x8080) - (size * zero) * 0x0101))
+        for words in self._words(path, panel, step):
+            yield [path.loaded(x * size + zero) for x, (size, zero) in zip(words, rows, strict=True)]
+
+    def plain(self, path: Path, panel: Value, step: Value) -> Iterator[Groups]:
+        """The four quads as q, unsigned."""
+        for words in self._words(path, panel, step):
+            yield [path.bytes_of(word) for word in words]
+
+    def scales(self, path: Path, panel: Value, step: Value, steps: Value) -> list[tuple[Value, Value]]:
+        """Step and step * zero of every row of a step, int32, per 16 rows."""
+        pairs = []
+        for block in self._blocks(path, panel, step, steps):
+            byte = block.cast("zext", vec("i32", 16))
+            size, zero = ((x).cast("bitcast", WORDS) for x in (byte >> 4, byte & 15))
+            pairs.append((size.cast("bitcast", byte.kind), (size * zero).cast("bitcast", byte.kind)))
+        return pairs
+
+    def _blocks(self, path: Path, panel: Value, step: Value, steps: Value) -> list[Value]:
+        at = panel.at(steps * (path.panel * STEP // 2)).at(step * path.panel)
+        return [at.at(16 * j).load(vec("i8", 16), 16) for j in range(path.panel // 16)]
+
+    def _words(self, path: Path, panel: Value, step: Value) -> Iterator[list[Value]]:
+        """q of the four quads, two bytes a word, per 16 rows."""
+        at, groups = panel.at(step * (path.panel * STEP // 2)), range(path.panel // 16)
         for pair in range(2):
             words = [at.at(128 * j + 64 * pair).load(WORDS, 64) for j in groups]
             for shift in (0, 4):
-                q = [(word >> shift if shift else word) & 0x0F0F for word in words]
-                yield [path.loaded(x * size + zero) for x, (size, zero) in zip(q, rows, strict=True)]
+                yield [(word >> shift if shift else word) & 0x0F0F for word in words]
 
     def expand(self, path: Path, panel: Value, steps: Value, out: Value) -> None:
         """Write the panel as BYTES has it."""
@@ -134,8 +171,25 @@ def _slices(matrix: NDArray, panel: int, unit: int = STEP) -> Iterator[tuple[int
         yield start // panel, part
 
 
+def unpack(data: U8, shape: tuple[int, int], panel: int, offset: int, *, nibbles: bool) -> tuple[I8, U8 | None]:
+    """Codes [N, K], and block bytes of nibbles, of what :meth:`Format.pack` wrote for a path's panel and offset."""
+    n, k = shape
+    steps = padded(k, STEP) // STEP
+    if not nibbles:
+        words = data.view(np.uint32).reshape(-1, steps * 4, panel).transpose(0, 2, 1)
+        codes = np.ascontiguousarray(np.bitwise_xor(words, np.uint32(offset * 0x01010101))).view(np.int8)
+        return np.ascontiguousarray(codes.reshape(-1, steps * STEP)[:n, :k]), None
+    rows = data.reshape(-1, steps * panel * STEP // 2 + padded(steps * panel, 64))
+    half = rows[:, : steps * panel * STEP // 2].reshape(-1, steps, panel // 16, 2, 16, 4)
+    q = np.stack([half & 15, half >> 4]).transpose(1, 3, 5, 2, 4, 0, 6)  # [panel][16 rows][row][step][pair][quad][4]
+    q = q.reshape(-1, steps * STEP)[:n, :k]
+    blocks = rows[:, half[0].size : half[0].size + steps * panel].reshape(-1, steps, panel).transpose(0, 2, 1)
+    blocks = np.ascontiguousarray(blocks.reshape(-1, steps)[:n])
+    return tp.expand(q, blocks), blocks
+
+
 def code_at(path: Path, format: Format, table: Value, k: int, row: Value, lane: Value, lanes: int) -> Value:
-    """Codes ``lane`` … ``lane + lanes - 1`` (within a quad) of one row, int32: how an embedding reads a shared table."""
+    """Codes ``lane`` … ``lane + lanes - 1`` (within a quad) of one row, int32: an embedding reads a shared table."""
     panel = table.at(row.udiv(path.panel) * format.panel_bytes(path, k))
     row, kind = row.urem(path.panel), vec("i32", lanes)
     if format is BYTES:

@@ -78,15 +78,15 @@ class RefExecutable:
         a = node.attrs
         at = (chunk.slot, a["layer"])
         span = slice(chunk.start, chunk.start + len(q))
-        wide = a["head_dim"] if a["kv_bits"] == 16 else 0
+        k = k - p["centre"] if "centre" in p else k
         for x, codes, scale in ((k, self.k, self.k_scale), (v, self.v, self.v_scale)):
-            coded = tp.quantize(x.reshape(len(x), a["kv_heads"], -1), wide)
+            coded = tp.quantize_cache(x.reshape(len(x), a["kv_heads"], -1), a["kv_bits"])
             codes[at][span], scale[at][span] = coded.codes, coded.scale[..., 0]
         seen = slice(0, chunk.start + len(q))
         cache = tp.Cache(self.k[at][seen], self.k_scale[at][seen], self.v[at][seen], self.v_scale[at][seen])
         query = tp.quantize(q, q.shape[1])
         query = replace(query, codes=query.codes.reshape(len(q), a["heads"], -1))
-        return tp.attend(query, cache, np.float32(a["softmax_scale"])).reshape(q.shape)
+        return tp.attend(query, cache, np.float32(a["softmax_scale"]), a.get("window", 0)).reshape(q.shape)
 
     def _silu_mul(self, node: Node, p: dict, chunk: Chunk, gate: F32, up: F32) -> F32:
         return tp.silu(gate) * up

@@ -1,0 +1,82 @@
+"""Float graph and scheme in, integer graph out: every step of numerics in order.
+
+8-bit weights need no text.  4-bit weights are rounded by what the model itself reads when it writes: ``write`` runs
+the 8-bit model, so the texts are the same on every processor, and no other text is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openlpu._base.progress import Progress, silent
+from openlpu.graph.ir import Graph
+from openlpu.numerics import blocks, feedback, widths
+from openlpu.numerics.calibrate import Trace, prepare
+from openlpu.numerics.feedback import Factor
+from openlpu.numerics.lower import folded, lower, rounded
+from openlpu.numerics.moments import Windows, moments
+from openlpu.numerics.scheme import SMALLEST, Scheme
+
+Write = Callable[[Graph, int, int, Progress], Sequence[Sequence[int]]]
+"""Texts that an integer graph writes: so many, of at most so many tokens, sampled at temperature 1."""
+
+TEXTS, LENGTH = 64, 256  # what the moments are taken from
+PROBES, PROBE = 4, 64  # the first tokens of some of them, on which the widths are chosen
+
+
+@dataclass(frozen=True)
+class Runners:
+    """What numerics needs of the targets, which it cannot import: ``trace`` shows every value, ``write`` samples."""
+
+    trace: Trace
+    write: Write
+
+
+def integer(graph: Graph, scheme: Scheme, run: Runners, progress: Progress = silent) -> Graph:
+    """The integer graph of a float graph under a scheme.
+
+    Raises :class:`~openlpu._base.errors.BadRequest` for a budget of bits that the model cannot reach.
+    """
+    ready = prepare(graph, scheme, run.trace)
+    if scheme.weight_bits >= 8:
+        return lower(ready, scheme)
+    eight = lower(ready, replace(scheme, weight_bits=8))
+    texts = run.write(eight, TEXTS, LENGTH, progress)
+    coder = _Coder(ready, eight, moments(eight, run.trace, texts, progress), progress)
+    if scheme.weight_bits == SMALLEST:
+        return lower(ready, scheme, coder)
+    plain = replace(scheme, kv_bits=16, outlier_share=1.0, wide_head=True)
+    wide, narrow = lower(ready, replace(plain, weight_bits=8)), lower(ready, plain, coder)
+    probes = [text[:PROBE] for text in texts[:PROBES]]
+    kept = widths.choose(wide, narrow, scheme.weight_bits, run.trace, probes, progress)
+    made = narrow.producers()
+    keys = {n.params["weight"] for n in ready.nodes if "weight" in n.params and made[n.output].params["codes"] in kept}
+    return lower(ready, scheme, lambda g, key, gain: (rounded if key in keys else coder)(g, key, gain))
+
+
+class _Coder:
+    """4-bit codes of a weight, with feedback where a linear reads it; each is made once."""
+
+    def __init__(self, graph: Graph, eight: Graph, found: Mapping[str, Windows], progress: Progress) -> None:
+        self.moments, self.progress = found, progress
+        made = eight.producers()
+        self.reads = {n.params["weight"]: made[n.output].inputs[0] for n in graph.nodes if n.op == "linear"}
+        self.coded: dict[str, Mapping[str, np.ndarray]] = {}
+        self.last: tuple[str, list[Factor]] = ("", [])  # q, k and v, or gate and up, read one value
+
+    def __call__(self, graph: Graph, weight: str, gain: str | None) -> Mapping[str, np.ndarray]:
+        if weight not in self.coded:
+            self.progress("round", len(self.coded), len(self.reads))
+            self.coded[weight] = self._code(folded(graph, weight, gain), self.reads.get(weight))
+        return self.coded[weight]
+
+    def _code(self, weight: NDArray[np.float32], value: str | None) -> Mapping[str, np.ndarray]:
+        if value is None:  # an embedding that no head shares: its rows are read one at a time
+            return blocks.fit(weight)
+        if self.last[0] != value:
+            self.last = (value, [Factor(window) for window in self.moments[value]])
+        return feedback.fit(weight, self.last[1])

@@ -1,0 +1,84 @@
+"""Parameters in, the bytes the kernels read out: packed or padded, in the order the stages want them.
+
+An image has two parts.  *Streamed* is read whole for every token: packed matrices and their vectors, which belong on
+huge pages.  *Looked up* is what a token reads a row of (embedding tables, rotary tables): left where it lies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openlpu.target.cpu.memory import Arena, pad_vector
+from openlpu.target.cpu.path import Path
+from openlpu.target.cpu.plan import Operand, Plan
+from openlpu.target.cpu.weights import BYTES, NIBBLES, Format, padded
+
+PACKED, VECTOR, RAW = "packed", "vector", "raw"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an operand's bytes stand in the streamed part."""
+
+    operand: Operand
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Image:
+    """The streamed bytes and the places in them, and the arrays that are looked up, by parameter."""
+
+    streamed: NDArray[np.uint8]
+    places: tuple[Place, ...]
+    looked_up: Mapping[str, np.ndarray]
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the packed matrices."""
+        return sum(place.size for place in self.places if place.operand.kind == PACKED)
+
+    def addresses(self) -> dict[Operand, int]:
+        """Where everything is now."""
+        base = self.streamed.ctypes.data
+        found = {place.operand: base + place.offset for place in self.places}
+        return found | {Operand(RAW, name): array.ctypes.data for name, array in self.looked_up.items()}
+
+
+def format_of(plan: Plan, codes: str) -> Format:
+    """How a matrix lies in memory."""
+    return NIBBLES if plan.packed[codes] else BYTES
+
+
+def wanted(plan: Plan, *kinds: str) -> Iterator[Operand]:
+    """The parameters of the given kinds, in the order of their first reader."""
+    yield from dict.fromkeys(o for stage in plan.stages for o in stage.operands if o.kind in kinds)
+
+
+def build(plan: Plan, path: Path, params: Mapping[str, np.ndarray]) -> Image:
+    """Pack all parameters into fresh memory."""
+    places, end = [], 0
+    for operand in wanted(plan, PACKED, VECTOR):
+        size = _bytes(plan, path, operand, params[operand.name].shape)
+        places.append(Place(operand, end, size))
+        end += padded(size, 64)
+    arena = Arena(end)
+    for place in places:
+        name, out = place.operand.name, arena.view(place.offset, place.size)
+        if place.operand.kind == PACKED:
+            blocks = plan.packed[name]
+            format_of(plan, name).pack(path, params[name], params[blocks] if blocks else None, out)
+        else:
+            pad_vector(params[name], out)
+    looked_up = {o.name: np.ascontiguousarray(params[o.name]) for o in wanted(plan, RAW)}
+    return Image(arena.bytes[:end], tuple(places), looked_up)
+
+
+def _bytes(plan: Plan, path: Path, operand: Operand, shape: tuple[int, ...]) -> int:
+    if operand.kind == VECTOR:
+        return 4 * padded(shape[0], path.panel)
+    return padded(shape[0], path.panel) // path.panel * format_of(plan, operand.name).panel_bytes(path, shape[1])

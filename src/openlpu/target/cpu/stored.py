@@ -1,0 +1,132 @@
+"""A loaded executable in, a folder out whose files are mapped instead of computed; and back.
+
+``weights.bin`` is the streamed part of the image (:mod:`~openlpu.target.cpu.image`), ``tables.bin`` the part that is
+looked up, ``code-*.o`` machine code, ``graph.json`` the integer graph, ``stored.json`` where every parameter
+stands.  The parameters can be read back one by one, so that every target runs such a folder, on any processor; one
+that has the vector path it was packed for starts from the files as they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+import numpy as np
+from numpy.typing import NDArray
+
+from openlpu._base.progress import Progress, silent
+from openlpu.graph import file as graph_file
+from openlpu.graph.ir import Graph
+from openlpu.target.cpu import kernels
+from openlpu.target.cpu.image import VECTOR, Image, Place, build
+from openlpu.target.cpu.native import Module
+from openlpu.target.cpu.path import Path as VectorPath
+from openlpu.target.cpu.path import choose
+from openlpu.target.cpu.plan import Operand, Plan, Planner
+from openlpu.target.cpu.weights import unpack
+
+STREAMED, LOOKED_UP, STORED, GRAPH = "weights.bin", "tables.bin", "stored.json", "graph.json"
+Json = dict[str, Any]
+
+
+class Stored(Mapping[str, np.ndarray]):
+    """The parameters of a stored executable; what is packed is unpacked when it is asked for."""
+
+    def __init__(self, folder: Path, words: Json) -> None:
+        self.folder, self._words = folder, words
+        self._tables = np.memmap(folder / LOOKED_UP, np.uint8, "r")
+        places = (Place(Operand(p["kind"], p["name"]), p["offset"], p["size"]) for p in words["places"])
+        self._places = {place.operand.name: place for place in places}
+        self._params: dict[str, Json] = words["params"]
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        entry = self._params[name]
+        shape, dtype = tuple(entry["shape"]), np.dtype(entry["dtype"])
+        if "table" in entry:
+            size = int(np.prod(shape)) * dtype.itemsize
+            return self._tables[entry["table"] : entry["table"] + size].view(dtype).reshape(shape)
+        place = self._places[entry.get("of", name)]
+        data = self._streamed()[place.offset : place.offset + place.size]
+        if place.operand.kind == VECTOR:
+            return data.view(dtype)[: shape[0]]
+        matrix = self._params[place.operand.name]
+        size = (matrix["shape"][0], matrix["shape"][1])
+        panel, offset = self._words["panel"], self._words["offset"]
+        codes, blocks = unpack(data, size, panel, offset, nibbles="blocks" in matrix)
+        return codes if blocks is None or "of" not in entry else blocks
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._params)
+
+    def __len__(self) -> int:
+        return len(self._params)
+
+    def _streamed(self) -> NDArray[np.uint8]:
+        return np.memmap(self.folder / STREAMED, np.uint8, "r")
+
+    def image(self, path: VectorPath) -> Image | None:
+        """The image as it lies in the files, if it was packed for this path."""
+        if path.name != self._words["path"]:
+            return None
+        looked_up = {name: self[name] for name, entry in self._params.items() if "table" in entry}
+        return Image(self._streamed(), tuple(self._places.values()), looked_up)
+
+    def code(self, key: str) -> bytes | None:
+        """Machine code that was stored under this key."""
+        file = self.folder / f"code-{key}.o"
+        return file.read_bytes() if file.is_file() else None
+
+
+def code_key(plan: Plan, path: VectorPath, threads: int) -> str:
+    """What machine code depends on: the stages, the path, the threads, and what generates it."""
+    digest = hashlib.sha256(f"llvmlite {llvmlite.__version__}".encode())
+    for source in sorted(Path(__file__).parent.glob("*.py")):  # a version number would not notice an edit
+        digest.update(source.read_bytes())
+    specs = dict.fromkeys(str(stage.spec) for stage in plan.stages)
+    digest.update("\n".join([str(path), str(threads), str(plan.cache), *specs]).encode())
+    return digest.hexdigest()[:16]
+
+
+def save(folder: Path, graph: Graph, image: Image, path: VectorPath, plan: Plan, code: Mapping[str, bytes]) -> None:
+    """Write the files of an executable into an existing folder."""
+    words = graph_file.words(graph)
+    (folder / GRAPH).write_text(json.dumps(words, sort_keys=True) + "\n", "utf-8")
+    image.streamed.tofile(folder / STREAMED)
+    params = {name: {"shape": graph.params[name].shape, "dtype": graph.params[name].dtype.str} for name in graph.params}
+    for codes, blocks in plan.packed.items():
+        if blocks:
+            params[codes]["blocks"], params[blocks]["of"] = blocks, codes
+    streamed = {place.operand.name for place in image.places}
+    with (folder / LOOKED_UP).open("wb") as file:
+        for name, entry in params.items():
+            if name in image.looked_up or not (name in streamed or "of" in entry):
+                entry["table"] = file.tell()
+                data = graph.params[name].tobytes()
+                file.write(data + bytes(-len(data) % 64))
+    places = [{**asdict(p.operand), "offset": p.offset, "size": p.size} for p in image.places]
+    stored = {"path": path.name, "panel": path.panel, "offset": path.offset, "places": places, "params": params}
+    (folder / STORED).write_text(json.dumps(stored, sort_keys=True) + "\n", "utf-8")
+    for key, object_code in code.items():
+        (folder / f"code-{key}.o").write_bytes(object_code)
+
+
+def write(folder: Path, graph: Graph, context: int, threads: Sequence[int], progress: Progress = silent) -> None:
+    """Pack a graph for this processor's best path, compile its code for these numbers of threads, write both."""
+    path, plan = choose("auto"), Planner(graph, context).plan()
+    code = {}
+    for at, count in enumerate(threads):
+        progress("generate code", at, len(threads))
+        code[code_key(plan, path, count)] = Module(kernels.module(plan, path, count), path).code
+    progress("pack weights", 0, 1)
+    save(folder, graph, build(plan, path, graph.params), path, plan, code)
+
+
+def read(folder: Path) -> Graph:
+    """The integer graph of a stored executable; its parameters are a :class:`Stored`."""
+    stored = Stored(folder, json.loads((folder / STORED).read_bytes()))
+    return graph_file.unpack(json.loads((folder / GRAPH).read_bytes()), stored)
