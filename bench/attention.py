@@ -24,7 +24,7 @@ from openlpu.target.cpu.block import Areas, AttentionStage
 from openlpu.target.cpu.cache import CacheLayout
 from openlpu.target.cpu.crew import Crew, Entry
 from openlpu.target.cpu.emit import Function
-from openlpu.target.cpu.kernels import PARAMS, PREFETCH, team_text
+from openlpu.target.cpu.kernels import PARAMS, team_text
 from openlpu.target.cpu.linear import code_stride, value_stride
 from openlpu.target.cpu.memory import Arena
 from openlpu.target.cpu.native import Module
@@ -45,7 +45,7 @@ class DecodeAttention:
         fn = Function("attention", "void", PARAMS)
         AttentionKernel(fn, vectors, stage, threads).emit()
         fn.line("ret void")
-        self._module = Module(PREFETCH + path.DECLARES[vectors.name] + fn.text() + team_text(), vectors)
+        self._module = Module(path.DECLARES[vectors.name] + fn.text() + team_text(vectors), vectors)
         size = config.heads * config.head_dim
         layer = layout.layer_bytes(1)
         self._caches, self._rest = Arena(layer * config.layers), Arena(attention.shared_bytes(stage) + (1 << 20))

@@ -53,7 +53,8 @@ class Tally:
     """A crew of ``threads`` whose stages only count."""
 
     def __init__(self, threads: int) -> None:
-        self.module = Module(_tally().text() + team_text(), paths.choose("portable"))
+        path = paths.choose("portable")
+        self.module = Module(_tally().text() + team_text(path), path)
         self.header = np.zeros(32, np.int32)
         self.header[:2] = 1
         self.cells = [np.zeros(tiles, np.int64) for tiles in STAGES]
@@ -149,7 +150,8 @@ def strikes():
     """A team of four, and its policy as functions of explicit times."""
     wrapper = "define void @poke(ptr %team, i64 %now) {\ncall void @strike(ptr %team, i64 %now)\nret void\n}\n" \
         "define void @look(ptr %team) {\ncall void @recall(ptr %team)\nret void\n}\n"
-    module = Module(team_text() + wrapper, paths.choose("portable"))
+    path = paths.choose("portable")
+    module = Module(team_text(path) + wrapper, path)
     memory = np.zeros(TEAM_BYTES + 64, np.uint8)
     start = -memory.ctypes.data % 64
     words = memory[start : start + TEAM_BYTES].view(np.int64)

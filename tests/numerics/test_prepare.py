@@ -135,3 +135,24 @@ def test_weights_that_are_not_finite_are_refused(bad: float) -> None:
     w[2, 1] = bad
     with pytest.raises(NumericsError, match="not finite"):
         quantize_rows(w)
+
+
+def test_centres_do_not_change_the_function(graph: Graph):
+    """Float evaluation ignores a centre; without one the integer model differs by no more than codes do."""
+    scheme = Scheme(kv_bits=4)
+    ready = prepare(graph, scheme, trace)
+    centres = [n.params["centre"] for n in ready.nodes if n.op == "attention"]
+    assert len(centres) == graph.config.layers and all(np.isfinite(ready.params[key]).all() for key in centres)
+    assert np.abs(evaluate(ready, IDS) - evaluate(graph, IDS)).max() < 1e-3
+    assert all("centre" not in n.params for n in prepare(graph, Scheme(), trace).nodes)
+
+
+def test_centres_take_most_of_what_4_bit_keys_cost(shared: Path):
+    """stories260K, whose slowly turning channels have large offsets: less than half the error of the logits."""
+    graph, scheme = build(load(shared / "models" / "stories260K")), Scheme(kv_bits=4)
+    ids = [1, *integers("centre", 300, 3, 511).tolist()]
+    exact, errors = evaluate(graph, ids), []
+    for made in (scheme, Scheme()):  # calibrated for a 4-bit cache, or without centres
+        logits = trace(lower(prepare(graph, made, trace), scheme), ids, ignore)
+        errors.append(np.square(logits - exact).mean())
+    assert errors[0] < errors[1] / 2

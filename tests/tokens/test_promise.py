@@ -17,7 +17,7 @@ from openlpu.checkpoint.config import ModelConfig, Rope
 from openlpu.graph.shapes import shape
 from openlpu.numerics.draw import draw
 from openlpu.numerics.scheme import Scheme
-from openlpu.target.cpu import calibrate, cost, machine
+from openlpu.target.cpu import calibrate, cost, machine, native
 from openlpu.target.cpu.image import build
 from openlpu.target.cpu.path import available, choose
 from openlpu.target.cpu.plan import Plan, Planner
@@ -47,7 +47,7 @@ def known(path: str = "portable", threads: int = 1, spread: float = 1.1) -> mach
     spreads = (machine.Spread(1e-4, (1.0, 1.01, 1.02, 1.03, 1.05, spread)),
                machine.Spread(5e-3, (1.0, 1.01, 1.02, 1.03, 1.04, 1.05)))
     return machine.Machine(machine.processor(), path, threads, SETTING.reach, prices, spreads,
-                           machine.kernels_hash())
+                           native.kernels_hash())
 
 
 @pytest.fixture

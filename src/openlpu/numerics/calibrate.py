@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from math import fsum
 from typing import Any
 
 import numpy as np
@@ -53,19 +54,28 @@ def _centred(graph: Graph, scheme: Scheme, trace: Trace) -> Graph:
     """Attention with a ``centre`` [KVH * D] that is taken off every key before it is coded.
 
     The same vector off all keys moves all scores of a query by the same amount, which the softmax does not see.
-    It is each channel's median over the calibration tokens behind the first, whose keys are often unlike the others.
+    It is the mean, over the positions of the context, of the rotated median key: channels that turn slowly keep
+    their offset, those that turn often have none.  The first token's keys, often unlike the others, are left out.
     """
-    keys = {node.inputs[1]: node for node in graph.nodes if node.op == "attention"}
+    makers, plain = graph.producers(), lower(graph, replace(scheme, kv_bits=8))
+    attention = {makers[n.inputs[1]].inputs[0]: n for n in graph.nodes if n.op == "attention"}
+    turn = [_means(plain.params[f"rope.{word}"]) for word in ("cos", "sin")]
     added: dict[str, np.ndarray] = {}
 
     def look(node: Node, value: object) -> None:
-        if node.output in keys and isinstance(value, np.ndarray):
+        if node.output in attention and isinstance(value, np.ndarray):
             rest = np.sort(value[1:] if len(value) > 1 else value, axis=0)
-            added[f"{keys[node.output].where}.centre"] = rest[len(rest) // 2].astype(np.float32)
+            heads = rest[len(rest) // 2].reshape(attention[node.output].attrs["kv_heads"], -1)
+            added[f"{attention[node.output].where}.centre"] = tp.rotate(heads, *turn).reshape(-1)
 
-    trace(lower(graph, replace(scheme, kv_bits=8)), tokens(graph), look)
+    trace(plain, tokens(graph), look)
     nodes = tuple(replace(n, params={"centre": f"{n.where}.centre"}) if n.op == "attention" else n for n in graph.nodes)
     return replace(graph, nodes=nodes, params=Rewritten(graph.params, {}, added))
+
+
+def _means(table: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Mean over positions of a table [T, D / 2]; ``fsum`` rounds once, so the order does not matter."""
+    return np.array([fsum(column) / len(column) for column in table.T.tolist()], np.float32)
 
 
 def tokens(graph: Graph) -> list[int]:

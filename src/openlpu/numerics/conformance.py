@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -198,10 +199,11 @@ def _attention(heads: int, groups: int, dim: int, bits: int, count: int, window:
             y = d.b.add("rope", f"{at}.{word}", (y,), size, params=tables, heads=count_of)
         read.append(y)
     scale = float(np.float32(1) / np.sqrt(np.float32(dim)))
+    hidden: dict[str, Any] = {"window": window} if window else {}
     centre = {"centre": d.param(f"{at}.centre", draw.normal(f"{name}.centre", groups * dim))} if bits == 4 else {}
     y = d.b.add(
         "attention", at, tuple(read), heads * dim, params=centre,
         layer=0, heads=heads, kv_heads=groups, head_dim=dim, kv_bits=bits, softmax_scale=scale,
-        **({"window": window} if window else {}),
+        **hidden,
     )
     return d.finish(y, count)

@@ -14,7 +14,7 @@ Everything is elementwise, or a matrix product of integers below 2**53: the same
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +24,11 @@ from openlpu.numerics import blocks
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
+Solve = Callable[[int, F32, F32, F32, F32], F32]
+"""Codes [16, n] of a window's block: its number, weights and shift [16, n], U [16, 16] and D [16] of its channels."""
 
 DAMPING = 0.01  # of a channel's own moment, added to it: texts are finite
-STRETCH = np.float32(1.06 / 127)  # row scale over amax: a little coarser than codes to ±127, better at the ends
+STRETCHES = tuple(np.float32(s / 127) for s in (1.0, 1.08))  # row scales tried, over amax
 PANEL = 128  # columns factored between two updates of the rest; a multiple of the block
 ROWS = 512  # rows rounded together: their candidates stay in the cache
 
@@ -78,26 +80,46 @@ class Factor:
 def fit(weight: F32, moments: Sequence[Factor]) -> dict[str, np.ndarray]:
     """Codes, row scale and block bytes of ``weight`` [N, K]; ``moments`` are its windows' factors in order."""
     n, k = weight.shape
-    scale = np.maximum(np.abs(weight).max(axis=1) * STRETCH, blocks.FLOOR)
-    out = {"codes": np.empty((n, k), np.int8), "scale": scale, "blocks": np.empty((n, tp.count(k)), np.uint8)}
-    at = 0
-    for factor in moments:
-        size = min(len(factor.cost), k - at)
-        for start in range(0, n, ROWS):
-            rows = slice(start, start + ROWS)
-            codes, pairs = _window(weight[rows, at : at + size] / scale[rows, None], factor)
-            out["codes"][rows, at : at + size] = blocks.from_blocks(codes, size)
-            out["blocks"][rows, at // tp.BLOCK : at // tp.BLOCK + len(pairs)] = pairs.T
-        at += size
+    out = {
+        "codes": np.empty((n, k), np.int8), "scale": np.empty(n, np.float32),
+        "blocks": np.empty((n, tp.count(k)), np.uint8),
+    }
+    for start in range(0, n, ROWS):
+        rows = slice(start, start + ROWS)
+        tried = [_rows(weight[rows], moments, stretch) for stretch in STRETCHES]
+        best = np.argmin([cost for _, cost in tried], axis=0)
+        for word, array in out.items():
+            array[rows] = np.stack([made[word] for made, _ in tried])[best, np.arange(len(best))]
     return out
 
 
-def _window(t: F32, factor: Factor) -> tuple[F32, NDArray[np.uint8]]:
-    """Codes [16, rows, blocks] and block bytes [blocks, rows] of one window in units of a code."""
+def _rows(weight: F32, moments: Sequence[Factor], stretch: np.float32) -> tuple[dict[str, np.ndarray], F64]:
+    """What :func:`fit` gives for a few rows and one choice of their scales, and each row's cost."""
+    n, k = weight.shape
+    scale = np.maximum(np.abs(weight).max(axis=1) * stretch, blocks.FLOOR)
+    codes, pairs, cost = np.empty((n, k), np.int8), np.empty((n, tp.count(k)), np.uint8), np.zeros(n)
+    at = 0
+    for factor in moments:
+        size = min(len(factor.cost), k - at)
+        first, loudest = at // tp.BLOCK, factor.unit.reshape(-1, tp.BLOCK).max(axis=1)
+
+        def solve(block: int, *found: F32, first: int = first, loudest: F64 = loudest) -> F32:
+            made, pairs[:, first + block], more = _block(*found)
+            cost[:] += more * (loudest[block] * scale) ** 2
+            return made
+
+        part = slice(at, at + size)
+        codes[:, part] = blocks.from_blocks(window(weight[:, part] / scale[:, None], factor, solve), size)
+        at += size
+    return {"codes": codes, "scale": scale, "blocks": pairs}, cost
+
+
+def window(t: F32, factor: Factor, solve: Solve) -> F32:
+    """Codes [16, rows, blocks] of one window ``t`` [rows, k] in units of a code, block after block."""
     columns = blocks.to_blocks(t)
     n, count = columns.shape[1:]
     error = np.zeros((n, count * tp.BLOCK))  # in the channels' units and fixed point, of the blocks done
-    codes, pairs = np.empty_like(columns), np.empty((count, n), np.uint8)
+    codes = np.empty_like(columns)
     fixed, most = 2.0**ERROR_BITS, MOST_ERROR * 2.0**ERROR_BITS
     loudest = factor.unit.max() or 1.0
     for b in range(count):
@@ -105,11 +127,10 @@ def _window(t: F32, factor: Factor) -> tuple[F32, NDArray[np.uint8]]:
         unit = factor.unit[part] / loudest
         feedback = (error[:, : part.start] @ factor.upper[: part.start, part]) / (fixed * 2.0**FEEDBACK_BITS)
         shift = np.divide(feedback, unit, out=np.zeros_like(feedback), where=unit > 0)
-        found = _block(columns[:, :, b], shift.T.astype(np.float32), *_inside(factor, part))
-        codes[:, :, b], pairs[b] = found
-        off = (columns[:, :, b] - found[0]).T * unit
+        codes[:, :, b] = solve(b, columns[:, :, b], shift.T.astype(np.float32), *_inside(factor, part))
+        off = (columns[:, :, b] - codes[:, :, b]).T * unit
         error[:, part] = np.clip(np.rint(off * fixed), -most, most)
-    return codes, pairs
+    return codes
 
 
 def _inside(factor: Factor, part: slice) -> tuple[F32, F32]:
@@ -121,8 +142,8 @@ def _inside(factor: Factor, part: slice) -> tuple[F32, F32]:
     return upper.astype(np.float32), (factor.cost[part] * (unit / largest) ** 2).astype(np.float32)
 
 
-def _block(t: F32, shift: F32, upper: F32, cost: F32) -> tuple[F32, NDArray[np.uint8]]:
-    """Codes [16, n] and bytes [n] of one block ``t`` [16, n] whose channels are to move by ``shift`` first."""
+def _block(t: F32, shift: F32, upper: F32, cost: F32) -> tuple[F32, NDArray[np.uint8], F64]:
+    """Codes [16, n], bytes [n] and cost [n] of a block ``t`` [16, n] whose channels are to move by ``shift`` first."""
     tried = list(blocks.pairs(t + shift))
     step, zero = np.stack([pair[0] for pair in tried]), np.stack([pair[1] for pair in tried])
     most = np.floor(np.float32(127) / step)
@@ -141,4 +162,5 @@ def _block(t: F32, shift: F32, upper: F32, cost: F32) -> tuple[F32, NDArray[np.u
         total += target * target * cost[j]
     best = total.argmin(axis=0)
     each = np.arange(t.shape[1])
-    return codes[:, best, each], tp.pair(step[best, each].astype(np.int64), zero[best, each].astype(np.int64))
+    pairs = tp.pair(step[best, each].astype(np.int64), zero[best, each].astype(np.int64))
+    return codes[:, best, each], pairs, total[best, each].astype(np.float64)

@@ -1,6 +1,6 @@
 """Float graph and scheme in, integer graph out: every step of numerics in order.
 
-8-bit weights need no text.  4-bit weights are rounded by what the model itself reads when it writes: ``write`` runs
+8-bit weights need no text.  4-bit weights are rounded, and pruned ones chosen, by what the model itself reads when it writes: ``write`` runs
 the 8-bit model, so the texts are the same on every processor, and no other text is needed.
 """
 
@@ -14,17 +14,17 @@ from numpy.typing import NDArray
 
 from openlpu._base.progress import Progress, silent
 from openlpu.graph.ir import Graph
-from openlpu.numerics import blocks, feedback, widths
+from openlpu.numerics import blocks, feedback, prune, widths
 from openlpu.numerics.calibrate import Trace, prepare
 from openlpu.numerics.feedback import Factor
-from openlpu.numerics.lower import folded, lower, rounded
-from openlpu.numerics.moments import Windows, moments
+from openlpu.numerics.lower import folded, lower, pruned, rounded
+from openlpu.numerics.moments import TOKENS, Windows, moments
 from openlpu.numerics.scheme import SMALLEST, Scheme
 
 Write = Callable[[Graph, int, int, Progress], Sequence[Sequence[int]]]
 """Texts that an integer graph writes: so many, of at most so many tokens, sampled at temperature 1."""
 
-TEXTS, LENGTH = 64, 256  # what the moments are taken from
+TEXTS, LENGTH = 64, TOKENS  # what the moments are taken from
 PROBES, PROBE = 4, 64  # the first tokens of some of them, on which the widths are chosen
 
 
@@ -42,12 +42,12 @@ def integer(graph: Graph, scheme: Scheme, run: Runners, progress: Progress = sil
     Raises :class:`~openlpu._base.errors.BadRequest` for a budget of bits that the model cannot reach.
     """
     ready = prepare(graph, scheme, run.trace)
-    if scheme.weight_bits >= 8:
+    if scheme.weight_bits >= 8 and not scheme.prune:
         return lower(ready, scheme)
-    eight = lower(ready, replace(scheme, weight_bits=8))
+    eight = lower(ready, replace(scheme, weight_bits=8, prune=""))
     texts = run.write(eight, TEXTS, LENGTH, progress)
-    coder = _Coder(ready, eight, moments(eight, run.trace, texts, progress), progress)
-    if scheme.weight_bits == SMALLEST:
+    coder = _Coder(ready, eight, moments(eight, run.trace, texts, progress), progress, scheme)
+    if scheme.weight_bits == SMALLEST or scheme.prune:
         return lower(ready, scheme, coder)
     plain = replace(scheme, kv_bits=16, outlier_share=1.0, wide_head=True)
     wide, narrow = lower(ready, replace(plain, weight_bits=8)), lower(ready, plain, coder)
@@ -59,10 +59,13 @@ def integer(graph: Graph, scheme: Scheme, run: Runners, progress: Progress = sil
 
 
 class _Coder:
-    """4-bit codes of a weight, with feedback where a linear reads it; each is made once."""
+    """4-bit or pruned codes of a weight, with feedback where a linear reads it; each is made once."""
 
-    def __init__(self, graph: Graph, eight: Graph, found: Mapping[str, Windows], progress: Progress) -> None:
-        self.moments, self.progress = found, progress
+    def __init__(
+        self, graph: Graph, eight: Graph, found: Mapping[str, Windows], progress: Progress, scheme: Scheme
+    ) -> None:
+        self.moments, self.progress, self.scheme = found, progress, scheme
+        self.pruned = pruned(graph) if scheme.prune else frozenset()
         made = eight.producers()
         self.reads = {n.params["weight"]: made[n.output].inputs[0] for n in graph.nodes if n.op == "linear"}
         self.coded: dict[str, Mapping[str, np.ndarray]] = {}
@@ -71,7 +74,10 @@ class _Coder:
     def __call__(self, graph: Graph, weight: str, gain: str | None) -> Mapping[str, np.ndarray]:
         if weight not in self.coded:
             self.progress("round", len(self.coded), len(self.reads))
-            self.coded[weight] = self._code(folded(graph, weight, gain), self.reads.get(weight))
+            if self.scheme.prune and weight not in self.pruned:
+                self.coded[weight] = rounded(graph, weight, gain)
+            else:
+                self.coded[weight] = self._code(folded(graph, weight, gain), self.reads.get(weight))
         return self.coded[weight]
 
     def _code(self, weight: NDArray[np.float32], value: str | None) -> Mapping[str, np.ndarray]:
@@ -79,4 +85,6 @@ class _Coder:
             return blocks.fit(weight)
         if self.last[0] != value:
             self.last = (value, [Factor(window) for window in self.moments[value]])
+        if self.scheme.prune:
+            return prune.fit(weight, self.last[1], **self.scheme.sparse(weight.shape[1]))
         return feedback.fit(weight, self.last[1])

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from openlpu._base.errors import NumericsError
 from openlpu.arch.truepoint import rope as rope_tables
-from openlpu.graph.ir import Builder, Graph, Node
+from openlpu.graph.ir import Builder, Graph, Node, layer_of
 from openlpu.graph.rotary import attention_factor, frequencies
-from openlpu.numerics import blocks
+from openlpu.numerics import blocks, prune
 from openlpu.numerics.scheme import Scheme
 
 F32 = NDArray[np.float32]
@@ -35,8 +35,29 @@ Coder = Callable[[Graph, str, str | None], Mapping[str, np.ndarray]]
 
 def lower(graph: Graph, scheme: Scheme, code: Coder | None = None) -> Graph:
     """The integer graph of a float graph under a scheme; ``code`` makes the weights' codes (None: by rounding)."""
-    plain = rounded if scheme.weight_bits >= 8 else rounded_in_blocks
-    return _Lowering(graph, scheme, code or plain).run()
+    return _Lowering(graph, scheme, code or _plain(graph, scheme)).run()
+
+
+def _plain(graph: Graph, scheme: Scheme) -> Coder:
+    """Every weight to its nearest code; of those that are pruned the smallest are dropped."""
+    if scheme.weight_bits < 8:
+        return rounded_in_blocks
+    if not scheme.prune:
+        return rounded
+    keys = pruned(graph)
+
+    def code(graph: Graph, weight: str, gain: str | None) -> Mapping[str, np.ndarray]:
+        if weight not in keys:
+            return rounded(graph, weight, gain)
+        w = folded(graph, weight, gain)
+        return prune.smallest(w, **scheme.sparse(w.shape[1]))
+
+    return code
+
+
+def pruned(graph: Graph) -> frozenset[str]:
+    """The weights of a float graph that a pruning scheme prunes: those of the layers."""
+    return frozenset(n.params["weight"] for n in graph.nodes if n.op == "linear" and layer_of(n) >= 0)
 
 
 def rounded(graph: Graph, weight: str, gain: str | None) -> Mapping[str, np.ndarray]:
@@ -157,7 +178,8 @@ class _Lowering:
             bias = self.graph.params[node.params["bias"]].astype(np.float32)
             params["bias"] = self.out.param(f"{node.where}.bias", bias)
         size = self.graph.values[node.output].size
-        return self.out.add("linear", node.where, (x,), size, name=node.output, params=params)
+        attrs = self.scheme.sparse(self.out.values[x].size) if layer_of(node) >= 0 else {}
+        return self.out.add("linear", node.where, (x,), size, name=node.output, params=params, **attrs)
 
     def _coded_once(self, node: Node, x: str) -> str:
         """Codes of a value that no norm precedes (attention's output, the gated product)."""

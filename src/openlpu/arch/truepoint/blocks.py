@@ -8,6 +8,8 @@ block bytes instead.
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,27 +27,37 @@ def count(k: int) -> int:
 
 def pair(step: NDArray[np.integer], zero: NDArray[np.integer]) -> U8:
     """Block bytes of steps 0..15 and zeros 0..15."""
-    return (step.astype(np.uint8) << 4) | zero.astype(np.uint8)
+    return (step.astype(np.uint8) << np.uint8(4)) | zero.astype(np.uint8)
 
 
 def expand(q: U8, blocks: U8) -> I8:
     """int8 codes [N, K] of q [N, K] in 0..15 and block bytes [N, ceil(K / 16)]."""
-    step, zero = _per_weight(blocks, q.shape[1])
-    codes = step * (q.astype(np.int16) - zero)
-    assert (np.abs(codes) <= 127).all(), "a block's codes leave the range of int8"
+    byte = _per_weight(blocks, q.shape[1]).view(np.int16)
+    codes = (byte >> 4) * (q.astype(np.int16) - (byte & 15))
+    assert codes.max(initial=0) <= 127 and codes.min(initial=0) >= -127, "a block's codes leave the range of int8"
     return codes.astype(np.int8)
 
 
 def split(codes: I8, blocks: U8) -> U8:
     """q [N, K] of codes that were made with these block bytes; the inverse of :func:`expand`."""
-    step, zero = _per_weight(blocks, codes.shape[1])
-    q = codes // np.maximum(step, 1) + zero
-    assert ((q >= 0) & (q < 16)).all(), "codes and block bytes do not belong together"
-    return q.astype(np.uint8)
+    q = _quotients().take((_per_weight(blocks, codes.shape[1]) << 8) | codes.view(np.uint8))
+    assert q.max(initial=0) < 16, "codes and block bytes do not belong together"
+    return q
 
 
-def _per_weight(blocks: U8, k: int) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
-    """Step and zero of each of a row's ``k`` weights."""
+def _per_weight(blocks: U8, k: int) -> NDArray[np.uint16]:
+    """The block byte of each of a row's ``k`` weights."""
     assert blocks.shape[1] == count(k), f"{blocks.shape[1]} blocks for rows of {k} weights"
-    wide = np.repeat(blocks, BLOCK, axis=1)[:, :k].astype(np.int16)
-    return wide >> 4, wide & 15
+    return np.repeat(blocks.astype(np.uint16), BLOCK, axis=1)[:, :k]
+
+
+@cache
+def _quotients() -> U8:
+    """At 256 * block byte + code as a byte: q, the zero itself for code 0, or 255 for a code the block cannot have."""
+    table = np.full((256, 256), 255, np.uint8)
+    q = np.arange(16)
+    for byte in range(256):
+        codes = (byte >> 4) * (q - (byte & 15))
+        table[byte, codes[np.abs(codes) <= 127].astype(np.int8).view(np.uint8)] = q[np.abs(codes) <= 127]
+        table[byte, 0] = byte & 15
+    return table.ravel()

@@ -29,7 +29,7 @@ class ReadLoop:
     def __init__(self, threads: int, size: int = 1 << 30) -> None:
         self.size = size - size % TILE
         path = choose("auto")
-        self._module = Module(_read_kernel().text() + team_text(), path)
+        self._module = Module(_read_kernel().text() + team_text(path), path)
         self._memory, self._header = Arena(self.size), Arena(4096)
         self._memory.bytes[:] = 1  # every page must exist
         step = self._header.take(ROWS_AT + ROW_BYTES)

@@ -119,11 +119,12 @@ class BlockKernel:
     def __init__(self, fn: Function, path: Path, stage: AttentionStage) -> None:
         self.fn, self.path, self.stage = fn, path, stage
         self.cache, self.area, self.scratch = stage.cache, Areas(stage), fn.params["scratch"]
-        # 32 vector registers hold the sums of two heads and 64 positions or channels; fewer registers, of one of each.
-        self.heads_at_once = 2 if path.unsigned else 1
-        self.vectors_at_once = CHUNKS // self.cache.planes if path.unsigned else 1
+        # Sums fill half the registers: with 32 long ones, those of two heads and 64 positions or channels.
+        self.at_once = max(1, path.registers // (2 * path.sum_registers * (self.cache.planes + 1)))
+        self.heads_at_once = min(2, self.at_once)
+        self.vectors_at_once = self.at_once // self.heads_at_once
         self.codes_a_byte = 2 if self.cache.nibbles else 1
-        self.lanes = GROUP if path.unsigned else 16  # of the arithmetic between the sums: it hides its own latency
+        self.lanes = GROUP if path.lanes == 16 else 16  # of the arithmetic between the sums: it hides its own latency
 
     def sequence(self, codes: Value, high: int, scale: Value) -> Sequence:
         """What all blocks of a row and head need; leaves sums of each head's query codes in scratch."""
@@ -236,8 +237,9 @@ class BlockKernel:
             at = self.scratch.at(self.area.excess).at(head * 8)
             high, low = at.load("i32"), at.at(4).load("i32")
             excess = [low, high + low, high] if self.cache.planes == 2 else [low, high]
-            for (total,), more in zip(sums, excess, strict=True):
-                total.set((self.fn.value("i32", 0) - more).splat(16))
+            for totals, more in zip(sums, excess, strict=True):
+                for total in totals:
+                    total.set((self.fn.value("i32", 0) - more).splat(self.path.lanes))
         return sums
 
     def _groups(self, at: Value) -> list[list[Value]]:
@@ -317,10 +319,12 @@ class BlockKernel:
     def _store_weighted(self, g: Value, group: Value, w: list[Value]) -> None:
         """Four vectors of probabilities, in their low 16 bits, as the codes of 16 quads: one lane of each vector."""
         at = self.scratch.at(self.area.probabilities).at(g * (2 * BLOCK)).at(group * (GROUP * self.path.code_bytes))
-        if self.path.unsigned:
+        if self.path.bytewise:
             even, odd = (w[0] & 0xFFFF) | (w[2] << 16), (w[1] & 0xFFFF) | (w[3] << 16)
-            at.store(((even >> 8) & 0xFF00FF) | (odd & ~0xFF00FF), 64)
             at.at(BLOCK).store((even & 0xFF00FF) | ((odd << 8) & ~0xFF00FF), 64)
+            if not self.path.unsigned:  # a signed low byte is 256 less from 128 on: the high one makes up for it
+                even, odd = even + 0x800080, odd + 0x800080
+            at.store(((even >> 8) & 0xFF00FF) | (odd & ~0xFF00FF), 64)
         else:
             first, second = (w[0] & 0xFFFF) | (w[1] << 16), (w[2] & 0xFFFF) | (w[3] << 16)
             at.store(first.shuffle(second, [lane + 16 * half for lane in range(16) for half in range(2)]), 64)
@@ -329,15 +333,17 @@ class BlockKernel:
         """Σp·v of the block for a few vectors of channels and a few heads at a time."""
         rest = end.urem(GROUP)
         quads = end.udiv(GROUP) * 16 + self.fn.select(rest.compare("slt", 16), rest, 16)
-        for d, vectors in self._several(self.cache.v_dim // 16, max(self.vectors_at_once, self.codes_a_byte)):
-            for head, count in self._heads():
+        at_once = max(self.vectors_at_once, self.codes_a_byte)
+        heads = self.heads_at_once if at_once == self.vectors_at_once else 1
+        for d, vectors in self._several(self.cache.v_dim // 16, at_once):
+            for head, count in self._several(self.stage.group, heads):
                 self._weigh(base.at(self.cache.v_start), (first * 16, quads), (d, vectors, head, count), part)
 
     def _weigh(self, values: Value, quads: tuple[Value, Value], which: tuple[Value, int, Value, int],
                part: Value) -> None:
         fn, cache, path = self.fn, self.cache, self.path
         d, vectors, head, count = which
-        planes = 2 if path.unsigned else 1
+        planes = 2 if path.bytewise else 1
         sums = [[[[path.sums(fn) for _ in range(planes)] for _ in range(cache.planes)] for _ in range(vectors)]
                 for _ in range(count)]
         p = self.scratch.at(self.area.probabilities).at(head * (2 * BLOCK))

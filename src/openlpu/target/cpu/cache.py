@@ -144,8 +144,5 @@ class CacheLayout:
 
 def nibble_groups(path: Path, at: Value) -> list[list[Value]]:
     """64 bytes as two groups of nibbles, the lower ones first, in the form :meth:`Path.dot` takes."""
-    if path.unsigned:
-        both = at.load("<16 x i32>", 64)
-        return [[both & 0x0F0F0F0F], [(both >> 4) & 0x0F0F0F0F]]
-    parts = [at.at(16 * i).load("<16 x i8>", 16) for i in range(4)]
-    return [[(part >> shift & 15).cast("zext", "<16 x i16>") for part in parts] for shift in (0, 4)]
+    both = at.load("<16 x i32>", 64)
+    return [path.bytes_of(both & 0x0F0F0F0F), path.bytes_of((both >> 4) & 0x0F0F0F0F)]

@@ -26,7 +26,8 @@ from openlpu.target.base import Chunk
 from openlpu.target.cpu import cost, kernels
 from openlpu.target.cpu.bandwidth import ReadLoop
 from openlpu.target.cpu.crew import Crew
-from openlpu.target.cpu.machine import PERCENTS, Machine, Spread, kernels_hash, processor
+from openlpu.target.cpu.machine import PERCENTS, Machine, Spread, processor
+from openlpu.target.cpu.native import kernels_hash
 from openlpu.target.cpu.plan import Plan
 from openlpu.target.cpu.run import load
 

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from openlpu.arch.truepoint.attention import BLOCK
 from openlpu.target.cpu import kernels
 from openlpu.target.cpu.block import AttentionStage
-from openlpu.target.cpu.dots import EXPAND_ROWS
 from openlpu.target.cpu.layout import MAX_ROWS
 from openlpu.target.cpu.linear import LinearStage, Part
 from openlpu.target.cpu.path import Path
@@ -192,7 +191,7 @@ class _Counting:
             wide = panels * path.panel * padded(stage.wide, STEP) / GROUP  # these meet a second plane of codes
             lines = panels * matrix.format.panel_bytes(path, stage.k) / LINE
             meets = mark
-            if mark and rows >= EXPAND_ROWS:  # once, to what an unmarked matrix has in memory
+            if matrix.format.expands(path) and rows >= path.expand_rows:  # once, to what an unmarked matrix has in memory
                 add[f"linear: expand{mark}"] += groups
                 meets = ""
             for i, block in enumerate(met):

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from openlpu.target.cpu.emit import Function, Value, vec
+from openlpu.target.cpu.nibbles import block_products
 from openlpu.target.cpu.path import Path
-from openlpu.target.cpu.weights import BYTES, NIBBLES, STEP, Format
+from openlpu.target.cpu.weights import BYTES, NIBBLES, STEP, Format, expand
 
 I16 = vec("i32", 16)
-EXPAND_ROWS = 8  # token rows from which on a panel of nibbles is expanded once for all of them
 # With many rows the multiplications fill the processor's window, and no load of later weights is started in time:
 # they are asked for ahead.  With few rows the window itself runs ahead, and asking costs more than it saves.
 BUSY_ROWS, AHEAD = 8, 16 << 10
@@ -29,10 +29,19 @@ class _Dot:
         self.fn = Function(dot_name(format, rows, wide), "internal void", params)
         self.path, self.format, self.rows, self.wide = path, format, rows, wide
         self.panel, self.steps = self.fn.params["w"], self.fn.params["steps"]
+        self.products = block_products(path)
         groups = range(path.panel // 16)
+        # Sums of both planes at once fill the registers when there are many rows: then one plane after the other.
+        # (A group that is sign-extended is better not read twice.)
+        held = rows * len(groups) * path.sum_registers
+        self.together = not path.bytewise or 8 * held * (2 if self.scaled else 1) <= 3 * path.registers
+        # The bytes' offset, where the epilogue does not take it off for all activations together.
+        self.offset = 0 if self.scaled else path.offset - format.offset(path)
+        self.met = [[self.fn.slot("i32") for _ in range(1 + wide)] for _ in range(rows)] if self.offset else []
         self.scaled_sums = [[[self.fn.slot(I16) for _ in range(1 + wide)] for _ in groups] for _ in range(rows)]
         # The dot instruction takes several cycles: with few rows, independent sums hide them.
-        sets = {1: 4, 2: 2}.get(rows, 1) if path.bytewise and not self.scaled else 1
+        fit = path.registers // (2 * held * (2 if wide and self.together else 1))
+        sets = max(1, min(4 // rows, fit)) if path.bytewise else 1
         self.sums = [] if self.scaled else [
             [[[path.sums(self.fn) for _ in range(1 + wide)] for _ in groups] for _ in range(rows)] for _ in range(sets)
         ]
@@ -40,82 +49,99 @@ class _Dot:
     @property
     def scaled(self) -> bool:
         """Whether nibbles are summed as they are, and each block's sum is scaled."""
-        return self.format is NIBBLES and self.path.bytewise
+        return self.format is NIBBLES
 
     def emit(self) -> Function:
         fn, p = self.fn, self.fn.params
         turn = self._scaled_turn if self.scaled else self._turn
         done = fn.value("i64", 0)
         if self.wide:
-            with fn.loop(p["wide_steps"]) as step:
-                turn(step, 2)
-            done = p["wide_steps"]
+            done = self.format.before(self.path, self.panel, p["wide_steps"], self.steps)
+            with fn.loop(done) as step:
+                turn(step, (0, 1) if self.together else (1,))
+            if not self.together:
+                self._finish(p["out"], 1)
+                done = fn.value("i64", 0)
         with fn.loop(p["steps"] - done) as i:
-            turn(i + done, 1)
-        self._finish(p["out"])
+            turn(i + done, (0,))
+        for plane in range(2 if self.wide and self.together else 1):
+            self._finish(p["out"], plane)
         fn.line("ret void")
         return fn
 
-    def _codes(self, step: Value, planes: int) -> list[list[Value]]:
+    def _codes(self, step: Value) -> list[list[Value]]:
         """Where the codes of this step stand, [row][plane]."""
-        at, rows = step * (STEP * self.path.code_bytes), [self.fn.params["a"]]
+        place = self.format.place(self.path, self.panel, step, self.steps)
+        at, rows = place * (STEP * self.path.code_bytes), [self.fn.params["a"]]
         for _ in range(1, self.rows):
             rows.append(rows[-1].at(self.fn.params["stride"]))
         high = self.fn.params["high"]
-        return [[row.at(at), row.at(high).at(at)][:planes] for row in rows]
+        return [[row.at(at), row.at(high).at(at)] for row in rows]
 
-    def _turn(self, step: Value, planes: int) -> None:
-        """STEP k of the panel."""
+    def _turn(self, step: Value, planes: tuple[int, ...]) -> None:
+        """One step of the panel."""
         if self.rows >= BUSY_ROWS:
             ahead = self.panel.at(step * (STEP * self.path.panel)).at(AHEAD)
             for line in range(0, STEP * self.path.panel, 64):
                 self._prefetch(ahead.at(line))
-        codes = self._codes(step, planes)
+        codes = self._codes(step)
+        for row, sums in enumerate(self.met):
+            for plane in planes:
+                sums[plane].set(sums[plane].get() + self._excess(codes[row], plane, step))
+        fetch = [{plane: self.path.quads(pointers[plane]) for plane in planes} for pointers in codes]
         for quad, groups in enumerate(self.format.quads(self.path, self.panel, step, self.steps)):
             sums = self.sums[quad % len(self.sums)]
-            for row, pointers in enumerate(codes):
-                for plane, pointer in enumerate(pointers):
-                    code = self.path.codes(pointer.at(quad * 4 * self.path.code_bytes))
+            for row, of_plane in enumerate(fetch):
+                for plane in planes:
+                    code = of_plane[plane](quad)
                     for j, group in enumerate(groups):
                         self.path.dot(sums[row][j][plane], group, code)
 
-    def _scaled_turn(self, step: Value, planes: int) -> None:
-        """STEP k of nibbles, a block: its plain sum, then the block's step and zero."""
-        codes = self._codes(step, planes)
-        blocks = [[[self.path.sums(self.fn) for _ in range(self.path.panel // 16)] for _ in row] for row in codes]
+    def _scaled_turn(self, step: Value, planes: tuple[int, ...]) -> None:
+        """One step of nibbles, a block: its plain sum, then the block's step and zero."""
+        codes, products = self._codes(step), self.products
+        blocks = [{p: [products.sums(self.fn) for _ in range(self.path.panel // 16)] for p in planes} for _ in codes]
+        fetch = [{plane: products.quads(pointers[plane]) for plane in planes} for pointers in codes]
         for quad, groups in enumerate(NIBBLES.plain(self.path, self.panel, step)):
-            for row, pointers in enumerate(codes):
-                for plane, pointer in enumerate(pointers):
-                    code = self.path.codes(pointer.at(quad * 4))
-                    for sums, group in zip(blocks[row][plane], groups, strict=True):
-                        self.path.dot(sums, group, code)
+            for row, of_plane in enumerate(fetch):
+                for plane in planes:
+                    code = of_plane[plane](quad)
+                    for sums, words in zip(blocks[row][plane], groups, strict=True):
+                        products.dot(sums, products.group(words), code)
         scales = NIBBLES.scales(self.path, self.panel, step, self.steps)
         for row, sums in enumerate(self.scaled_sums):
-            at = codes[row][0].at(step * (4 - STEP)).at(self.fn.params["excess"])
-            for plane in range(planes):
-                excess = (at.at(self.steps * 4) if plane else at).load("i32").splat(16)
+            for plane in planes:
+                excess = self._excess(codes[row], plane, step).splat(16)
                 for j, (size, offset) in enumerate(scales):
-                    add = self.path.times(self.path.total(blocks[row][plane][j]), size)
+                    add = products.scaled(blocks[row][plane][j], size)
                     sums[j][plane].set((sums[j][plane].get() + add) + self.path.times(excess, offset))
+
+    def _excess(self, pointers: list[Value], plane: int, step: Value) -> Value:
+        """-Σcode of a row's codes of this step."""
+        place = self.format.place(self.path, self.panel, step, self.steps)
+        at = pointers[0].at(place * (4 - STEP * self.path.code_bytes)).at(self.fn.params["excess"])
+        steps = self.fn.params["high"].udiv(STEP * self.path.code_bytes)  # of the low plane
+        return (at.at(steps * 4) if plane else at).load("i32")
 
     def _prefetch(self, at: Value) -> None:
         """Bring a line into the second-level cache: reading, middling locality, data."""
         self.fn.call("void", "@llvm.prefetch", at, *(self.fn.value("i32", word) for word in (0, 2, 1)))
 
-    def _finish(self, out: Value) -> None:
-        """Write [plane][row][panel] int32."""
+    def _finish(self, out: Value, plane: int) -> None:
+        """Write the sums of one plane into [plane][row][panel] int32."""
         for row in range(self.rows):
-            for j, planes in enumerate(self.scaled_sums[row]):
-                for plane, scaled in enumerate(planes):
-                    total = scaled.get()
-                    for sums in self.sums:
-                        total = total + self.path.total(sums[row][j][plane])
-                    place = (plane * self.rows + row) * self.path.panel + 16 * j
-                    out.at(4 * place).store(total, 64)
+            for j, scaled in enumerate(self.scaled_sums[row]):
+                total = scaled[plane].get()
+                for sums in self.sums:
+                    total = total + self.path.total(sums[row][j][plane])
+                if self.offset:
+                    total = total + (self.met[row][plane].get() * self.offset).splat(16)
+                place = (plane * self.rows + row) * self.path.panel + 16 * j
+                out.at(4 * place).store(total, 64)
 
 
 def dot_name(format: Format, rows: int, wide: bool) -> str:
-    """``dot<rows>[n][w]``."""
+    """``dot<rows>[mark][w]``."""
     return f"dot{rows}{format.mark}{'w' if wide else ''}"
 
 
@@ -123,15 +149,18 @@ def dot_kernels(path: Path, used: set[tuple[Format, bool]]) -> Iterator[Function
     """What linear stages call, given the formats they read and whether some channels have two planes.
 
     ``dot…(w, a, stride, high, excess, wide_steps, steps, out)``: ``out`` becomes [plane][row][panel] int32;
-    ``wide_steps`` and ``steps`` count STEPs of k, the other numbers are bytes.  ``expand(panel, steps, out)``.
+    ``steps`` are the panel's, ``wide_steps`` the matrix's that have two planes, the other numbers are bytes.
+    ``expand…(panel, steps, out)``.
     """
-    if any(format is NIBBLES for format, _ in used):
-        fn = Function("expand", "internal void", [("ptr", "panel"), ("i64", "steps"), ("ptr", "out")])
-        NIBBLES.expand(path, fn.params["panel"], fn.params["steps"], fn.params["out"])
-        fn.line("ret void")
-        yield fn
-        used = used | {(BYTES, wide) for _, wide in used}
-    for format, wide in sorted(used, key=lambda pair: (pair[0].mark, pair[1])):
+    kernels = {(format.mark, wide): format for format, wide in used}  # the same for any number of tiles
+    for mark, format in sorted({mark: format for (mark, _), format in kernels.items()}.items()):
+        if format.expands(path):
+            fn = Function(f"expand{mark}", "internal void", [("ptr", "panel"), ("i64", "steps"), ("ptr", "out")])
+            expand(format, path, fn.params["panel"], fn.params["steps"], fn.params["out"])
+            fn.line("ret void")
+            yield fn
+            kernels |= {(BYTES.mark, wide): BYTES for _, wide in kernels}
+    for (_, wide), format in sorted(kernels.items()):
         for rows in path.blocks:
-            if format is BYTES or rows < EXPAND_ROWS:
+            if rows < path.expand_rows or not format.expands(path):
                 yield _Dot(path, format, rows, wide).emit()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from openlpu.target.cpu.memory import Arena, pad_vector
 from openlpu.target.cpu.path import Path
 from openlpu.target.cpu.plan import Operand, Plan
-from openlpu.target.cpu.weights import BYTES, NIBBLES, Format, padded
+from openlpu.target.cpu.weights import padded
 
 PACKED, VECTOR, RAW = "packed", "vector", "raw"
 
@@ -49,11 +49,6 @@ class Image:
         return found | {Operand(RAW, name): array.ctypes.data for name, array in self.looked_up.items()}
 
 
-def format_of(plan: Plan, codes: str) -> Format:
-    """How a matrix lies in memory."""
-    return NIBBLES if plan.packed[codes] else BYTES
-
-
 def wanted(plan: Plan, *kinds: str) -> Iterator[Operand]:
     """The parameters of the given kinds, in the order of their first reader."""
     yield from dict.fromkeys(o for stage in plan.stages for o in stage.operands if o.kind in kinds)
@@ -71,7 +66,7 @@ def build(plan: Plan, path: Path, params: Mapping[str, np.ndarray]) -> Image:
         name, out = place.operand.name, arena.view(place.offset, place.size)
         if place.operand.kind == PACKED:
             blocks = plan.packed[name]
-            format_of(plan, name).pack(path, params[name], params[blocks] if blocks else None, out)
+            plan.formats[name].pack(path, params[name], params[blocks] if blocks else None, out)
         else:
             pad_vector(params[name], out)
     looked_up = {o.name: np.ascontiguousarray(params[o.name]) for o in wanted(plan, RAW)}
@@ -81,4 +76,4 @@ def build(plan: Plan, path: Path, params: Mapping[str, np.ndarray]) -> Image:
 def _bytes(plan: Plan, path: Path, operand: Operand, shape: tuple[int, ...]) -> int:
     if operand.kind == VECTOR:
         return 4 * padded(shape[0], path.panel)
-    return padded(shape[0], path.panel) // path.panel * format_of(plan, operand.name).panel_bytes(path, shape[1])
+    return padded(shape[0], path.panel) // path.panel * plan.formats[operand.name].panel_bytes(path, shape[1])

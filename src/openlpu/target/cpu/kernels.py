@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import platform
-
 from openlpu.target.cpu import attention, linear
 from openlpu.target.cpu import path as paths
 from openlpu.target.cpu.attention import AttentionKernel
@@ -22,9 +20,35 @@ PREFETCH = "declare void @llvm.prefetch(ptr, i32, i32, i32)\n"
 X86 = """declare void @llvm.x86.sse2.pause()
 declare void @llvm.x86.sse.ldmxcsr(ptr)
 declare void @llvm.x86.sse.stmxcsr(ptr)
+define internal i64 @get_control() {
+  %at = alloca i32
+  call void @llvm.x86.sse.stmxcsr(ptr %at)
+  %word = load i32, ptr %at
+  %wide = zext i32 %word to i64
+  ret i64 %wide
+}
+define internal void @set_control(i64 %wide) {
+  %at = alloca i32
+  %word = trunc i64 %wide to i32
+  store i32 %word, ptr %at
+  call void @llvm.x86.sse.ldmxcsr(ptr %at)
+  ret void
+}
+"""
+ARM = """declare void @llvm.aarch64.isb(i32)
+declare i64 @llvm.aarch64.get.fpcr()
+declare void @llvm.aarch64.set.fpcr(i64)
+define internal i64 @get_control() {
+  %word = call i64 @llvm.aarch64.get.fpcr()
+  ret i64 %word
+}
+define internal void @set_control(i64 %word) {
+  call void @llvm.aarch64.set.fpcr(i64 %word)
+  ret void
+}
 """
 # Round to nearest even, subnormals kept, no traps.
-IEEE = ("@llvm.x86.sse.stmxcsr", "@llvm.x86.sse.ldmxcsr", 0x1F80)
+X86_IEEE, ARM_IEEE = 0x1F80, 0
 
 
 def names(plan: Plan) -> dict[Spec, str]:
@@ -41,13 +65,15 @@ def module(plan: Plan, path: Path, threads: int) -> str:
     used = {(m.format, s.wide > 0) for s in linears for part in s.parts for m in part.matrices()}
     dots = [kernel.text() for kernel in dot_kernels(path, used)]
     stages = [kernel(name, spec, plan, path, threads).text() for spec, name in names(plan).items()]
-    return "".join([paths.DECLARES[path.name], *dots, *stages, team_text()])
+    return "".join([paths.DECLARES[path.name], *dots, *stages, team_text(path)])
 
 
-def team_text() -> str:
-    """The team's functions, with this processor's way to spin and to ask for IEEE arithmetic."""
-    if platform.machine().lower() in ("x86_64", "amd64"):
-        return PREFETCH + X86 + Team("call void @llvm.x86.sse2.pause()", IEEE).text()
+def team_text(path: Path) -> str:
+    """The team's functions, with the processor's way to spin and to ask for IEEE arithmetic."""
+    if path.machine in paths.X86_64:
+        return PREFETCH + X86 + Team("call void @llvm.x86.sse2.pause()", X86_IEEE).text()
+    if path.machine in paths.ARM_64:
+        return PREFETCH + ARM + Team("call void @llvm.aarch64.isb(i32 15)", ARM_IEEE).text()
     return PREFETCH + Team("", None).text()
 
 

@@ -2,8 +2,8 @@
 
 Weights lie in panels (:mod:`~openlpu.target.cpu.weights`): one sequential stream in which every 64 codes meet four
 broadcast codes of a token row.  A *tile* is some panels and all token rows of the step: its bytes come from memory
-once and from the cache for the other blocks of rows.  With many rows a panel of nibbles is expanded once, into
-scratch.  The epilogue turns the exact sums into fp32
+once and from the cache for the other blocks of rows.  With many rows a panel of nibbles or pairs is expanded once,
+into scratch.  The epilogue turns the exact sums into fp32
 and applies scales, bias, and what follows in the graph: a residual addition or the gated product.
 """
 
@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from openlpu.target.cpu.dots import EXPAND_ROWS, dot_name
+from openlpu.target.cpu.dots import dot_name
 from openlpu.target.cpu.elementwise import silu
 from openlpu.target.cpu.emit import Function, Slot, Value, reduce, vec
 from openlpu.target.cpu.path import Path
-from openlpu.target.cpu.weights import BYTES, NIBBLES, STEP, Format, padded
+from openlpu.target.cpu.weights import BYTES, STEP, Format, padded
 
 ERROR_AT = 8  # in the step header: the lowest stage number that met a NaN or an infinity
 F16, I16 = vec("float", 16), vec("i32", 16)
@@ -43,6 +43,10 @@ class Part:
     def matrices(self) -> tuple[Part, ...]:
         """Itself and the gate, if it has one."""
         return (self, self.gate) if self.gate else (self,)
+
+    def expands(self, path: Path) -> bool:
+        """Whether many token rows first expand a panel."""
+        return any(matrix.format.expands(path) for matrix in self.matrices())
 
 
 @dataclass(frozen=True)
@@ -105,22 +109,23 @@ class LinearKernel:
         """All rows of the step in blocks: as many of the largest as fit, then of the next."""
         fn, rows, row = self.fn, self.fn.params["rows"], self.fn.slot("i64")
         at = {m: self.arg(m.codes).at(panel * m.format.panel_bytes(self.path, self.stage.k)) for m in part.matrices()}
-        if NIBBLES in {m.format for m in at}:
-            with fn.when(rows.compare("sge", EXPAND_ROWS)):
+        expands = part.expands(self.path)
+        if expands:
+            with fn.when(rows.compare("sge", self.path.expand_rows)):
                 bytes_ = {m: self._expanded(i, m, at[m]) for i, m in enumerate(at)}
                 for block in self.path.blocks:
                     self._blocks(part, panel, row, block, bytes_)
         for block in self.path.blocks:
-            if block < EXPAND_ROWS or NIBBLES not in {m.format for m in at}:
+            if block < self.path.expand_rows or not expands:
                 self._blocks(part, panel, row, block, {m: (m.format, p) for m, p in at.items()})
 
     def _expanded(self, place: int, matrix: Part, at: Value) -> tuple[Format, Value]:
-        """A panel as bytes, in scratch behind the sums unless it is one already."""
-        if matrix.format is BYTES:
-            return BYTES, at
+        """A panel that expands as bytes, in scratch behind the sums."""
+        if not matrix.format.expands(self.path):
+            return matrix.format, at
         out = self.fn.params["scratch"].at(sums_bytes(self.path) + place * BYTES.panel_bytes(self.path, self.stage.k))
         steps = self.fn.value("i64", padded(self.stage.k, STEP) // STEP)
-        self.fn.call("void", "@expand", at, steps, out)
+        self.fn.call("void", f"@expand{matrix.format.mark}", at, steps, out)
         return BYTES, out
 
     def _blocks(self, part: Part, panel: Value, row: Slot, block: int, at: Panels) -> None:
@@ -146,7 +151,7 @@ class LinearKernel:
             self.arg(self.stage.codes).at(row * self.code_stride),
             number("i64", self.code_stride), number("i64", k * self.path.code_bytes),
             number("i64", excess_at(self.path, self.stage.k, self.stage.wide)),
-            number("i64", wide // STEP), number("i64", k // STEP), out,
+            number("i64", wide // STEP), number("i64", format.steps(self.stage.k)), out,
         )
 
     def _epilogue(self, part: Part, column: Value, row: Value, sums: Panels,
@@ -201,7 +206,7 @@ def code_stride(path: Path, size: int, wide: int) -> int:
 
     An odd number of cache lines: rows a power of two apart would compete for the same sets of the cache.
     """
-    excess = 4 * (padded(size, STEP) + padded(wide, STEP)) // STEP if path.bytewise else 0
+    excess = 4 * (padded(size, STEP) + padded(wide, STEP)) // STEP
     return 64 * (padded(excess_at(path, size, wide) + excess, 64) // 64 | 1)
 
 
@@ -216,6 +221,6 @@ def sums_bytes(path: Path) -> int:
 
 
 def scratch_bytes(path: Path, stage: LinearStage) -> int:
-    """Scratch of a linear tile: sums, and panels of nibbles expanded."""
-    expanded = max(len(p.matrices()) if NIBBLES in {m.format for m in p.matrices()} else 0 for p in stage.parts)
+    """Scratch of a linear tile: sums, and panels expanded."""
+    expanded = max(len(part.matrices()) if part.expands(path) else 0 for part in stage.parts)
     return sums_bytes(path) + expanded * BYTES.panel_bytes(path, stage.k)

@@ -6,7 +6,6 @@ of their costs, says nothing about these: it is refused with the way to a new on
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -19,10 +18,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import llvmlite
-
 from openlpu._base.errors import OpenLpuError
 from openlpu.target.cpu import cost
+from openlpu.target.cpu.native import kernels_hash
 from openlpu.target.cpu.path import Path as VectorPath
 from openlpu.target.cpu.path import available
 from openlpu.target.cpu.plan import Plan
@@ -133,14 +131,6 @@ def folder() -> Path:
         return Path.home() / "Library" / "Caches" / "openlpu"
     named = os.path.expandvars("$XDG_CACHE_HOME")  # unset, it stays as it is; a relative path does not count
     return (Path(named) if os.path.isabs(named) else Path.home() / ".cache") / "openlpu"
-
-
-def kernels_hash() -> str:
-    """Hash of everything that prices are prices of: this folder, and the compiler behind it."""
-    digest = hashlib.sha256(f"llvmlite {llvmlite.VERSION}".encode())
-    for source in sorted(Path(__file__).parent.glob("*.py")):  # a version number would not notice an edit
-        digest.update(source.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def processor() -> str:

@@ -3,19 +3,37 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
+from pathlib import Path as File
 from typing import Any
 
+import llvmlite
 import llvmlite.binding as llvm
 
 from openlpu.target.cpu.path import Path
 
 
-def machine(path: Path) -> llvm.TargetMachine:
-    """A code generator restricted to the path's features."""
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-    target = llvm.Target.from_default_triple()
-    return target.create_target_machine(cpu=path.cpu, features=path.features, opt=2, jit=True)
+def machine(path: Path, triple: str = "") -> llvm.TargetMachine:
+    """A code generator restricted to the path's features: for this system, or for the one a triple names."""
+    if triple:
+        llvm.initialize_all_targets()
+        llvm.initialize_all_asmprinters()
+    else:
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
+    target = llvm.Target.from_triple(triple or llvm.get_default_triple())
+    return target.create_target_machine(cpu=path.cpu, features=path.features, opt=2, reloc="pic" if triple else "default",
+                                        jit=not triple)
+
+
+def optimised(text: str, generator: llvm.TargetMachine) -> llvm.ModuleRef:
+    """A module of this IR text as the generator takes it: stack slots turned into registers."""
+    module = llvm.parse_assembly(text)
+    module.triple = generator.triple
+    passes = llvm.create_new_module_pass_manager()
+    passes.add_sroa_pass()
+    passes.run(module, llvm.create_pass_builder(generator, llvm.create_pipeline_tuning_options()))
+    return module
 
 
 class Module:
@@ -23,14 +41,8 @@ class Module:
 
     def __init__(self, text: str, path: Path) -> None:
         self._machine = machine(path)
-        module = llvm.parse_assembly(text)
-        module.triple = llvm.get_default_triple()
-        passes = llvm.create_new_module_pass_manager()
-        passes.add_sroa_pass()
-        builder = llvm.create_pass_builder(self._machine, llvm.create_pipeline_tuning_options())
-        passes.run(module, builder)
-        self.module = module
-        self._load(self._machine.emit_object(module), path)
+        self.module = optimised(text, self._machine)
+        self._load(self._machine.emit_object(self.module), path)
 
     @classmethod
     def stored(cls, code: bytes, path: Path) -> Module:
@@ -62,3 +74,11 @@ class Module:
     def close(self) -> None:
         """Free the code; nothing may run in it any more."""
         self._engine.close()
+
+
+def kernels_hash() -> str:
+    """Hash of what generates machine code: this folder, and the compiler behind it."""
+    digest = hashlib.sha256(f"llvmlite {llvmlite.__version__}".encode())
+    for source in sorted(File(__file__).parent.glob("*.py")):  # a version number would not notice an edit
+        digest.update(source.read_bytes())
+    return digest.hexdigest()[:16]

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from openlpu.arch.truepoint import sparse as tp
 from openlpu.arch.truepoint.codes import MAX_K
 from openlpu.graph.ir import Graph, Node
 from openlpu.target.cpu.block import AttentionStage
 from openlpu.target.cpu.cache import CacheLayout
 from openlpu.target.cpu.linear import LinearStage, Part
 from openlpu.target.cpu.rows import Op
+from openlpu.target.cpu.sparse import PAIRS, Tiles
 from openlpu.target.cpu.weights import BYTES, NIBBLES, Format
 
 ROWS, LINEAR, ATTENTION = "rows", "linear", "attention"
@@ -50,13 +52,27 @@ class Stage:
 @dataclass(frozen=True)
 class Plan:
     """All stages in order; ``codes`` gives every coded value's (size, wide channels), ``alias`` the value whose
-    codes a value shares, ``packed`` the parameter of block bytes (or none) of every matrix's codes."""
+    codes a value shares, ``packed`` the parameter of block bytes (or none) of every matrix's codes, ``formats`` how
+    they lie in memory."""
 
     stages: tuple[Stage, ...]
     cache: CacheLayout
     codes: dict[str, tuple[int, int]]
     alias: dict[str, str]
     packed: dict[str, str]
+    formats: dict[str, Format]
+
+
+def formats(graph: Graph) -> dict[str, Format]:
+    """How the codes of every matrix that a linear reads lie in memory."""
+    return {n.params["codes"]: _format(n) for n in graph.nodes if n.op == "linear"}
+
+
+def _format(linear: Node) -> Format:
+    if "blocks" in linear.params:
+        return NIBBLES
+    sparse = linear.attrs.get("sparse")
+    return BYTES if sparse is None else PAIRS if sparse == tp.PAIRS else Tiles(linear.attrs["tiles"])
 
 
 @dataclass
@@ -95,9 +111,10 @@ class Planner:
         self.users = {name: len(nodes) for name, nodes in graph.consumers().items()}
         self.makers = graph.producers()
         linears = [n for n in graph.nodes if n.op == "linear"]
-        inputs = {n.inputs[0] for n in linears if "blocks" in n.params}
+        inputs = {n.inputs[0] for n in linears if "blocks" in n.params or n.attrs.get("sparse") == tp.BLOCKS}
         self.blocked = inputs | {self.makers[name].inputs[0] for name in inputs if self.makers[name].op == "rms"}
         self.packed = {n.params["codes"]: n.params.get("blocks", "") for n in linears}
+        self.formats = formats(graph)
 
     def plan(self) -> Plan:
         """The finished plan."""
@@ -107,7 +124,7 @@ class Planner:
         stores = [i for i, d in enumerate(order) if any(op.name == "store" for op in d.ops)]
         last = stores[-1] if stores else -1
         stages = [self._finish(draft, i > last) for i, draft in enumerate(order)]
-        return Plan(tuple(stages), self.cache, self.codes, self.alias, self.packed)
+        return Plan(tuple(stages), self.cache, self.codes, self.alias, self.packed, self.formats)
 
     def _finish(self, draft: _Draft, logits_only: bool) -> Stage:
         spec = draft.spec
@@ -151,7 +168,7 @@ class Planner:
         slots = {word: draft.slot("raw", node.params[word]) for word in ("scale", "gain") if word in node.params}
         slots["codes"] = draft.slot("packed" if packed else "raw", node.params["codes"])
         slots["out"] = draft.slot("value", node.output)
-        format = self._format(node.params["codes"]) if packed else None
+        format = self.formats[node.params["codes"]] if packed else None
         numbers = (("size", self.graph.values[node.output].size), ("format", format))
         draft.ops.append(Op("embed", tuple(slots.items()), numbers))
         self._written(draft, node.output)
@@ -190,13 +207,10 @@ class Planner:
         part = Part(
             self.graph.values[node.output].size, draft.slot("packed", node.params["codes"]),
             draft.slot("vector", node.params["scale"]), draft.slot("value", node.output), bias,
-            format=self._format(node.params["codes"]), logits=node.output == self.graph.output,
+            format=self.formats[node.params["codes"]], logits=node.output == self.graph.output,
         )
         draft.parts.append(part)
         self._written(draft, node.output)
-
-    def _format(self, codes: str) -> Format:
-        return NIBBLES if self.packed[codes] else BYTES
 
     def _fusable(self, name: str) -> bool:
         """Whether a value is a linear's result that nobody else reads."""

@@ -30,7 +30,7 @@ class DotLoop:
     def __init__(self, threads: int, path: str = "auto") -> None:
         self.path = choose(path)
         self.tiles = TILES * threads
-        text = DECLARES[self.path.name] + _dot_loop(self.path).text() + team_text()
+        text = DECLARES[self.path.name] + _dot_loop(self.path).text() + team_text(self.path)
         self._module, self._header = Module(text, self.path), Arena(4096)
         step = self._header.take(ROWS_AT + ROW_BYTES)
         self._header.view(step, 8).view(np.int32)[:] = 1  # one row, with logits

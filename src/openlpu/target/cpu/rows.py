@@ -124,7 +124,7 @@ class RowKernel:
         self._zero(codes, size)
         if wide:
             self._zero(codes.at(high_at), wide)
-        if op.number("blocks") and self.path.bytewise:
+        if op.number("blocks"):
             self._excess(codes, size, wide)
         meta.store(scale)
         meta.at(4).store(reduce(sums[0].get(), "add"))
@@ -135,7 +135,8 @@ class RowKernel:
         out = codes.at(excess_at(self.path, size, wide))
         steps = (padded(size, STEP) + padded(wide, STEP)) // STEP
         with self.fn.loop(steps) as step:
-            block = codes.at(step * STEP).load(vec("i8", STEP), 1).cast("sext", vec("i32", STEP))
+            block = codes.at(step * (STEP * self.path.code_bytes)).load(vec(self.path.code, STEP), 1)
+            block = block.cast("sext", vec("i32", STEP))
             out.at(step * 4).store(self.fn.value("i32", 0) - reduce(block, "add"))
 
     def _zero(self, codes: Value, size: int) -> None:

@@ -11,11 +11,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import llvmlite
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,11 +23,11 @@ from openlpu.graph import file as graph_file
 from openlpu.graph.ir import Graph
 from openlpu.target.cpu import kernels
 from openlpu.target.cpu.image import VECTOR, Image, Place, build
-from openlpu.target.cpu.native import Module
+from openlpu.target.cpu.native import Module, kernels_hash
 from openlpu.target.cpu.path import Path as VectorPath
 from openlpu.target.cpu.path import choose
-from openlpu.target.cpu.plan import Operand, Plan, Planner
-from openlpu.target.cpu.weights import unpack
+from openlpu.target.cpu.plan import Operand, Plan, Planner, formats
+from openlpu.target.cpu.weights import Format
 
 STREAMED, LOOKED_UP, STORED, GRAPH = "weights.bin", "tables.bin", "stored.json", "graph.json"
 Json = dict[str, Any]
@@ -37,8 +36,9 @@ Json = dict[str, Any]
 class Stored(Mapping[str, np.ndarray]):
     """The parameters of a stored executable; what is packed is unpacked when it is asked for."""
 
-    def __init__(self, folder: Path, words: Json) -> None:
-        self.folder, self._words = folder, words
+    def __init__(self, folder: Path, words: Json, formats: Mapping[str, Format]) -> None:
+        self.folder, self._formats = folder, formats
+        self._path = VectorPath(**words["path"])
         self._tables = np.memmap(folder / LOOKED_UP, np.uint8, "r")
         places = (Place(Operand(p["kind"], p["name"]), p["offset"], p["size"]) for p in words["places"])
         self._places = {place.operand.name: place for place in places}
@@ -54,10 +54,8 @@ class Stored(Mapping[str, np.ndarray]):
         data = self._streamed()[place.offset : place.offset + place.size]
         if place.operand.kind == VECTOR:
             return data.view(dtype)[: shape[0]]
-        matrix = self._params[place.operand.name]
-        size = (matrix["shape"][0], matrix["shape"][1])
-        panel, offset = self._words["panel"], self._words["offset"]
-        codes, blocks = unpack(data, size, panel, offset, nibbles="blocks" in matrix)
+        n, k = self._params[place.operand.name]["shape"]
+        codes, blocks = self._formats[place.operand.name].unpack(self._path, data, n, k)
         return codes if blocks is None or "of" not in entry else blocks
 
     def __iter__(self) -> Iterator[str]:
@@ -71,7 +69,7 @@ class Stored(Mapping[str, np.ndarray]):
 
     def image(self, path: VectorPath) -> Image | None:
         """The image as it lies in the files, if it was packed for this path."""
-        if path.name != self._words["path"]:
+        if path.name != self._path.name:
             return None
         looked_up = {name: self[name] for name, entry in self._params.items() if "table" in entry}
         return Image(self._streamed(), tuple(self._places.values()), looked_up)
@@ -84,12 +82,9 @@ class Stored(Mapping[str, np.ndarray]):
 
 def code_key(plan: Plan, path: VectorPath, threads: int) -> str:
     """What machine code depends on: the stages, the path, the threads, and what generates it."""
-    digest = hashlib.sha256(f"llvmlite {llvmlite.__version__}".encode())
-    for source in sorted(Path(__file__).parent.glob("*.py")):  # a version number would not notice an edit
-        digest.update(source.read_bytes())
     specs = dict.fromkeys(str(stage.spec) for stage in plan.stages)
-    digest.update("\n".join([str(path), str(threads), str(plan.cache), *specs]).encode())
-    return digest.hexdigest()[:16]
+    text = "\n".join([kernels_hash(), str(path), str(threads), str(plan.cache), *specs])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def save(folder: Path, graph: Graph, image: Image, path: VectorPath, plan: Plan, code: Mapping[str, bytes]) -> None:
@@ -109,7 +104,7 @@ def save(folder: Path, graph: Graph, image: Image, path: VectorPath, plan: Plan,
                 data = graph.params[name].tobytes()
                 file.write(data + bytes(-len(data) % 64))
     places = [{**asdict(p.operand), "offset": p.offset, "size": p.size} for p in image.places]
-    stored = {"path": path.name, "panel": path.panel, "offset": path.offset, "places": places, "params": params}
+    stored = {"path": asdict(path), "places": places, "params": params}
     (folder / STORED).write_text(json.dumps(stored, sort_keys=True) + "\n", "utf-8")
     for key, object_code in code.items():
         (folder / f"code-{key}.o").write_bytes(object_code)
@@ -128,5 +123,5 @@ def write(folder: Path, graph: Graph, context: int, threads: Sequence[int], prog
 
 def read(folder: Path) -> Graph:
     """The integer graph of a stored executable; its parameters are a :class:`Stored`."""
-    stored = Stored(folder, json.loads((folder / STORED).read_bytes()))
-    return graph_file.unpack(json.loads((folder / GRAPH).read_bytes()), stored)
+    graph = graph_file.unpack(json.loads((folder / GRAPH).read_bytes()), {})
+    return replace(graph, params=Stored(folder, json.loads((folder / STORED).read_bytes()), formats(graph)))

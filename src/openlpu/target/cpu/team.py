@@ -15,7 +15,7 @@ a worker sleeps.
 from __future__ import annotations
 
 from openlpu.target.cpu import waiting
-from openlpu.target.cpu.emit import Function, Slot, Value
+from openlpu.target.cpu.emit import Function, Value
 from openlpu.target.cpu.waiting import (
     CONDITION_AT,
     DONE_AT,
@@ -48,13 +48,13 @@ SPINS_IDLE, YIELDS_IDLE = 20000, 20
 class Team:
     """Generates the functions of a team: ``prepare``, ``run_step``, ``worker``, ``quit``.
 
-    ``pause`` is the processor's spin hint as one IR line, empty where there is none.  ``control`` names the
-    intrinsics that read and write the floating-point control word and gives its value for IEEE arithmetic: a
-    caller that flushes subnormals to zero must not change a bit, and gets its own setting back.
+    ``pause`` is the processor's spin hint as one IR line, empty where there is none.  ``ieee`` is the floating-point
+    control word for IEEE arithmetic, where ``get_control`` and ``set_control`` read and write it: a caller that
+    flushes subnormals to zero must not change a bit, and gets its own setting back.
     """
 
-    def __init__(self, pause: str, control: tuple[str, str, int] | None) -> None:
-        self.pause, self.control = pause, control
+    def __init__(self, pause: str, ieee: int | None) -> None:
+        self.pause, self.ieee = pause, ieee
 
     def text(self) -> str:
         """The team's functions and those of waiting."""
@@ -62,14 +62,12 @@ class Team:
                      self._help(), self._run_step(), self._worker(), self._quit()]
         return waiting.text(self.pause) + "".join(fn.text() for fn in functions)
 
-    def _ieee(self, fn: Function) -> Slot | None:
+    def _ieee(self, fn: Function) -> Value | None:
         """Set IEEE arithmetic for this thread; returns what was set before."""
-        if not self.control:
+        if self.ieee is None:
             return None
-        read, write, word = self.control
-        before, ours = fn.slot("i32"), fn.slot("i32", word)
-        fn.call("void", read, before.pointer)
-        fn.call("void", write, ours.pointer)
+        before = fn.call("i64", "@get_control")
+        fn.call("void", "@set_control", fn.value("i64", self.ieee))
         return before
 
     def _prepare(self) -> Function:
@@ -246,8 +244,8 @@ class Team:
         with fn.when(load_atomic(team.at(SLEEPERS_AT)).compare("sgt", 0)):
             fn.call("void", "@wake", team)
         fn.call("void", "@help", team, zero)
-        if before and self.control:
-            fn.call("void", self.control[1], before.pointer)
+        if before:
+            fn.call("void", "@set_control", before)
         fn.line("ret void")
         return fn
 

@@ -10,6 +10,8 @@ A matrix is cut into *panels* of ``path.panel`` rows, each one sequential stream
     even quad in the low nibbles; behind all steps the block bytes ``[step][row]``.  Reading expands a step to the
     codes that BYTES has in memory, in registers: both bytes of a 16-bit word are multiplied at once, since
     q * step <= 225 leaves a byte free of carries.
+
+Formats of pruned matrices are in :mod:`~openlpu.target.cpu.sparse`.
 """
 
 from __future__ import annotations
@@ -55,8 +57,28 @@ class Format(Protocol):
         """Fill ``out`` with all panels of codes [N, K]; missing rows and channels become code 0."""
         ...
 
+    def unpack(self, path: Path, data: U8, n: int, k: int) -> tuple[I8, U8 | None]:
+        """Codes [N, K], and block bytes of nibbles, of what :meth:`pack` wrote."""
+        ...
+
     def offset(self, path: Path) -> int:
         """What a dot product with one of these panels has too much: so many times Σcode of the activations."""
+        ...
+
+    def expands(self, path: Path) -> bool:
+        """Whether a panel that many token rows meet is first written out as BYTES has it."""
+        ...
+
+    def steps(self, k: int) -> int:
+        """Steps of a panel of rows of ``k`` codes."""
+        ...
+
+    def place(self, path: Path, panel: Value, step: Value, steps: Value) -> Value:
+        """Which 16 k of the matrix the panel's step is."""
+        ...
+
+    def before(self, path: Path, panel: Value, place: Value, steps: Value) -> Value:
+        """How many of the panel's steps come before a place."""
         ...
 
     def quads(self, path: Path, panel: Value, step: Value, steps: Value) -> Iterator[Groups]:
@@ -64,8 +86,21 @@ class Format(Protocol):
         ...
 
 
+class Whole:
+    """What formats that leave no step out have in common."""
+
+    def steps(self, k: int) -> int:
+        return padded(k, STEP) // STEP
+
+    def place(self, path: Path, panel: Value, step: Value, steps: Value) -> Value:
+        return step
+
+    def before(self, path: Path, panel: Value, place: Value, steps: Value) -> Value:
+        return place
+
+
 @dataclass(frozen=True)
-class _Bytes:
+class _Bytes(Whole):
     mark: str = ""
 
     def panel_bytes(self, path: Path, k: int) -> int:
@@ -75,12 +110,20 @@ class _Bytes:
         quads = padded(codes.shape[1], STEP) // 4
         target = out.view(np.uint32).reshape(-1, quads, path.panel)
         fill = np.uint32(path.offset * 0x01010101)
-        for at, part in _slices(codes, path.panel):
+        for at, part in slices(codes, path.panel):
             words = np.ascontiguousarray(part).view(np.uint32).reshape(-1, path.panel, quads)
             np.bitwise_xor(words.transpose(0, 2, 1), fill, out=target[at : at + len(words)])
 
+    def unpack(self, path: Path, data: U8, n: int, k: int) -> tuple[I8, U8 | None]:
+        words = data.view(np.uint32).reshape(-1, self.steps(k) * 4, path.panel).transpose(0, 2, 1)
+        codes = np.ascontiguousarray(np.bitwise_xor(words, np.uint32(path.offset * 0x01010101))).view(np.int8)
+        return np.ascontiguousarray(codes.reshape(-1, self.steps(k) * STEP)[:n, :k]), None
+
     def offset(self, path: Path) -> int:
         return path.offset
+
+    def expands(self, path: Path) -> bool:
+        return False
 
     def quads(self, path: Path, panel: Value, step: Value, steps: Value) -> Iterator[Groups]:
         at = panel.at(step * (STEP * path.panel))
@@ -89,7 +132,7 @@ class _Bytes:
 
 
 @dataclass(frozen=True)
-class _Nibbles:
+class _Nibbles(Whole):
     mark: str = "n"
 
     def panel_bytes(self, path: Path, k: int) -> int:
@@ -102,14 +145,27 @@ class _Nibbles:
         target = out.reshape(-1, self.panel_bytes(path, codes.shape[1]))
         nibbles = target[:, : steps * path.panel * STEP // 2].reshape(-1, steps, path.panel // 16, 2, 16, 4)
         scales = target[:, nibbles[0].size : nibbles[0].size + steps * path.panel].reshape(-1, steps, path.panel)
-        for (at, part), (_, bytes_) in zip(_slices(codes, path.panel), _slices(blocks, path.panel, 1), strict=True):
+        for (at, part), (_, bytes_) in zip(slices(codes, path.panel), slices(blocks, path.panel, 1), strict=True):
             q = tp.split(part, bytes_).reshape(-1, path.panel // 16, 16, steps, 2, 2, 4)
             q = q.transpose(5, 0, 3, 1, 4, 2, 6)  # [even, odd quad][panel][step][16 rows][quad pair][row][4]
             np.bitwise_or(q[0], q[1] << 4, out=nibbles[at : at + q.shape[1]])
             scales[at : at + q.shape[1]] = bytes_.reshape(-1, path.panel, steps).transpose(0, 2, 1)
 
+    def unpack(self, path: Path, data: U8, n: int, k: int) -> tuple[I8, U8 | None]:
+        steps, panel = self.steps(k), path.panel
+        rows = data.reshape(-1, self.panel_bytes(path, k))
+        half = rows[:, : steps * panel * STEP // 2].reshape(-1, steps, panel // 16, 2, 16, 4)
+        q = np.stack([half & 15, half >> 4])  # [even, odd quad][panel][step][16 rows][quad pair][row][4]
+        q = q.transpose(1, 3, 5, 2, 4, 0, 6).reshape(-1, steps * STEP)[:n, :k]
+        blocks = rows[:, half[0].size : half[0].size + steps * panel].reshape(-1, steps, panel).transpose(0, 2, 1)
+        blocks = np.ascontiguousarray(blocks.reshape(-1, steps)[:n])
+        return tp.expand(q, blocks), blocks
+
     def offset(self, path: Path) -> int:
         return 0
+
+    def expands(self, path: Path) -> bool:
+        return path.name != "avx2"  # nibbles are faster than bytes there, for any number of rows
 
     def quads(self, path: Path, panel: Value, step: Value, steps: Value) -> Iterator[Groups]:
         rows = []
@@ -121,10 +177,10 @@ class _Nibbles:
         for words in self._words(path, panel, step):
             yield [path.loaded(x * size + zero) for x, (size, zero) in zip(words, rows, strict=True)]
 
-    def plain(self, path: Path, panel: Value, step: Value) -> Iterator[Groups]:
-        """The four quads as q, unsigned."""
+    def plain(self, path: Path, panel: Value, step: Value) -> Iterator[list[Value]]:
+        """The four quads as bytes q, two a word, per 16 rows."""
         for words in self._words(path, panel, step):
-            yield [path.bytes_of(word) for word in words]
+            yield words
 
     def scales(self, path: Path, panel: Value, step: Value, steps: Value) -> list[tuple[Value, Value]]:
         """Step and step * zero of every row of a step, int32, per 16 rows."""
@@ -147,19 +203,20 @@ class _Nibbles:
             for shift in (0, 4):
                 yield [(word >> shift if shift else word) & 0x0F0F for word in words]
 
-    def expand(self, path: Path, panel: Value, steps: Value, out: Value) -> None:
-        """Write the panel as BYTES has it."""
-        with panel.fn.loop(steps) as step:
-            at = out.at(step * (STEP * path.panel))
-            for quad, groups in enumerate(self.quads(path, panel, step, steps)):
-                for j, group in enumerate(groups):
-                    path.keep(group, at.at(quad * path.panel * 4 + 64 * j))
-
 
 BYTES, NIBBLES = _Bytes(), _Nibbles()
 
 
-def _slices(matrix: NDArray, panel: int, unit: int = STEP) -> Iterator[tuple[int, NDArray]]:
+def expand(format: Format, path: Path, panel: Value, steps: Value, out: Value) -> None:
+    """Write a panel as BYTES has it."""
+    with panel.fn.loop(steps) as step:
+        at = out.at(step * (STEP * path.panel))
+        for quad, groups in enumerate(format.quads(path, panel, step, steps)):
+            for j, group in enumerate(groups):
+                path.keep(group, at.at(quad * path.panel * 4 + 64 * j))
+
+
+def slices(matrix: NDArray, panel: int, unit: int = STEP) -> Iterator[tuple[int, NDArray]]:
     """(first panel, rows padded to whole panels and ``unit`` columns), some thousand rows at a time."""
     rows, k = matrix.shape
     for start in range(0, rows, SLICE):
@@ -169,23 +226,6 @@ def _slices(matrix: NDArray, panel: int, unit: int = STEP) -> Iterator[tuple[int
             whole[: part.shape[0], :k] = part
             part = whole
         yield start // panel, part
-
-
-def unpack(data: U8, shape: tuple[int, int], panel: int, offset: int, *, nibbles: bool) -> tuple[I8, U8 | None]:
-    """Codes [N, K], and block bytes of nibbles, of what :meth:`Format.pack` wrote for a path's panel and offset."""
-    n, k = shape
-    steps = padded(k, STEP) // STEP
-    if not nibbles:
-        words = data.view(np.uint32).reshape(-1, steps * 4, panel).transpose(0, 2, 1)
-        codes = np.ascontiguousarray(np.bitwise_xor(words, np.uint32(offset * 0x01010101))).view(np.int8)
-        return np.ascontiguousarray(codes.reshape(-1, steps * STEP)[:n, :k]), None
-    rows = data.reshape(-1, steps * panel * STEP // 2 + padded(steps * panel, 64))
-    half = rows[:, : steps * panel * STEP // 2].reshape(-1, steps, panel // 16, 2, 16, 4)
-    q = np.stack([half & 15, half >> 4]).transpose(1, 3, 5, 2, 4, 0, 6)  # [panel][16 rows][row][step][pair][quad][4]
-    q = q.reshape(-1, steps * STEP)[:n, :k]
-    blocks = rows[:, half[0].size : half[0].size + steps * panel].reshape(-1, steps, panel).transpose(0, 2, 1)
-    blocks = np.ascontiguousarray(blocks.reshape(-1, steps)[:n])
-    return tp.expand(q, blocks), blocks
 
 
 def code_at(path: Path, format: Format, table: Value, k: int, row: Value, lane: Value, lanes: int) -> Value:
