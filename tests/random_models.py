@@ -36,6 +36,13 @@ CASES = {
     "windows in some layers": (replace(BASE, layers=3, window=5, full_layers=(1,)), LLAMA, Scheme()),
     "blocks": (replace(BASE, hidden=72, intermediate=200, tied=False), QWEN2, Scheme(weight_bits=4.5)),
     "tied blocks": (replace(BASE, hidden=50, head_dim=10, intermediate=77), LLAMA, Scheme(weight_bits=4.5)),
+    "pairs": (replace(BASE, hidden=50, head_dim=10, intermediate=77), QWEN2, Scheme(prune="2:4", outlier_share=0.3)),
+    "tiles": (
+        replace(BASE, hidden=72, intermediate=200, tied=False), QWEN2, Scheme(prune="blocks:0.5", outlier_share=0.3),
+    ),
+    "odd tiles": (
+        replace(BASE, hidden=50, head_dim=10, intermediate=77), LLAMA, Scheme(prune="blocks:0.3", outlier_share=1.0),
+    ),
     "large heads": (replace(BASE, hidden=128, heads=9, kv_heads=1, head_dim=128), QWEN3, Scheme()),
 }
 

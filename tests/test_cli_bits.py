@@ -1,7 +1,8 @@
-"""``--bits`` on the command line: what it reaches, and what it refuses."""
+"""``--bits`` and ``--prune`` on the command line: what they reach, and what they refuse."""
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
@@ -70,6 +71,47 @@ def test_a_compiled_model_keeps_its_format(
 
 
 def test_no_options_leave_the_format_to_the_model() -> None:
-    import argparse
+    assert cli_options.scheme(argparse.Namespace(bits=None, prune=None)) is None
 
-    assert cli_options.scheme(argparse.Namespace(bits=None)) is None
+
+@pytest.mark.parametrize("how", ["2:4", "blocks:0.5"])
+def test_every_target_has_the_same_bits_when_pruned(
+    capsys: pytest.CaptureFixture[str], model: str, tmp_path: Path, how: str
+) -> None:
+    folder = str(tmp_path / "made")
+    run = ["a", "--max-tokens", "3"]
+    plain = output(capsys, "run", model, *run)
+    output(capsys, "compile", model, "--target", "cpu", "-o", folder, "--prune", how)
+    made = [output(capsys, "run", folder, *run)["logits_sha256"]]
+    made += [output(capsys, "run", model, *run, "--prune", how, "--target", target)["logits_sha256"]
+             for target in ("ref", "cpu", "chip")]
+    assert len(set(made)) == 1 and made[0] != plain["logits_sha256"]
+
+
+def test_accuracy_compares_ways_to_prune(capsys: pytest.CaptureFixture[str], model: str, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("the cat sat on the mat " * 20, "utf-8")
+    asked = ["--prune", "blocks:0.5", "--prune", "2:4", "--prune", "blocks"]
+    made = output(capsys, "accuracy", model, str(text), "--windows", "1", *asked)["formats"]
+    ends = ("-blocks:0.5", "-2:4", "-blocks:0.25", "-outliers0.03125")
+    assert all(one["format"].endswith(end) for one, end in zip(made, ends, strict=False))
+    assert max(made[0]["bits"], made[1]["bits"]) < made[3]["bits"]
+
+
+def test_bench_sets_a_pruned_model_beside_itself(capsys: pytest.CaptureFixture[str], model: str) -> None:
+    result = output(capsys, "bench", model, "--prune", "blocks:0.5", "--threads", "1", "--pairs", "1")
+    (other,) = result["against"]
+    assert result["prune"] == "blocks:0.5" and other["peer"] == "openlpu" and other["model"] == "unpruned"
+    assert all(one["ratio"]["median"] > 0 for one in other["measured"].values())
+
+
+@pytest.mark.parametrize("how", ["4:8", "blocks:1", "blocks:x", "half"])
+def test_other_ways_to_prune_are_refused(capsys: pytest.CaptureFixture[str], how: str) -> None:
+    with pytest.raises(SystemExit):
+        main(["run", "demo", "a", "--prune", how])
+    assert "is not 2:4, blocks, or blocks:SHARE" in capsys.readouterr().err
+
+
+def test_pruned_weights_have_eight_bits(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "demo", "a", "--prune", "2:4", "--bits", "4.5"]) == 2
+    assert "pruned weights have 8 bits" in capsys.readouterr().err

@@ -29,7 +29,9 @@ def small(tmp_path):
     return compiled, folder
 
 
-@pytest.mark.parametrize("name", ["tied", "untied", "odd sizes", "every bias", "blocks", "tied blocks"])
+@pytest.mark.parametrize(
+    "name", ["tied", "untied", "odd sizes", "every bias", "blocks", "tied blocks", "pairs", "tiles", "odd tiles"]
+)
 @pytest.mark.parametrize("path", paths.available())
 def test_parameters_come_back(tmp_path, name, path):
     graph = random_graph(*CASES[name])

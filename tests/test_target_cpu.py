@@ -26,6 +26,11 @@ from openlpu.target.cpu.plan import Planner
 from openlpu.target.ref import run as ref
 
 PATHS = tuple(paths.available())
+# Processors with AVX-512 have the 256-bit instruction of avxvnni too, in its other encoding.
+VECTORS = paths.available()
+if "avx512vnni" in VECTORS:
+    features = "+avx2,+bmi,+bmi2,+avx512vl,+avx512vnni"
+    VECTORS["avxvnni"] = replace(paths.known("x86_64")["avxvnni"][1], features=features)
 
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda name: name.replace(" ", "-"))
@@ -35,10 +40,11 @@ def case(request):
     return graph, ids, ref.load(graph).run([Chunk(0, 0, ids, every=True)])
 
 
-@pytest.mark.parametrize("path", PATHS)
-def test_random_graphs(case, path):
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("path", VECTORS)
+def test_random_graphs(case, path, threads):
     graph, ids, want = case
-    target = cpu.load(graph, threads=1, path=path)
+    target = cpu.CpuExecutable(graph, 1, graph.config.context, threads, VECTORS[path])
     assert same(target.run([Chunk(0, 0, ids, every=True)]), want)
     steps = [target.run([Chunk(0, i, ids[i : i + 1])])[0] for i in range(len(ids))]
     assert same([np.concatenate(steps)], want)

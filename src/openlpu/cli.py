@@ -133,7 +133,8 @@ def accuracy(args: argparse.Namespace) -> int:
         ids = [checkpoint.tokenizer.encode(document, special=False) for document in documents if document]
         size = min(WINDOW, checkpoint.config.context)
         windows = report.windows(ids, checkpoint.config.bos, size)[: args.windows]
-        formats = [*(Scheme(weight_bits=bits) for bits in args.bits), *report.FORMATS]
+        asked = [*(Scheme(weight_bits=bits) for bits in args.bits), *(Scheme(prune=how) for how in args.prune)]
+        formats = [*asked, *report.FORMATS]
         found = report.measure(build(checkpoint), windows, runners(), formats, progress=progress, run=native)
     if args.json:
         print(json.dumps({
@@ -282,6 +283,8 @@ def _parser() -> argparse.ArgumentParser:
                      "to score (default 1000): a document's first, or consecutive ones of a single document")
     one.add_argument("--bits", type=cli_options.bits, action="append", default=[], metavar="B",
                      help="also a format of B bits per weight, 4.5 to 8; may be repeated")
+    one.add_argument("--prune", type=cli_options.prune, action="append", default=[], metavar="HOW",
+                     help="also with weights dropped: 2:4, blocks or blocks:SHARE; may be repeated")
     one.add_argument("--json", action="store_true", help=JSON)
     cli_bench.add_commands(commands, _bars, _positive, MODEL)
     cli_promise.add_commands(commands, _bars, _positive)

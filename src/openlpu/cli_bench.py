@@ -6,15 +6,17 @@ import argparse
 import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from openlpu import cli_options, cli_promise
+from openlpu import __version__, cli_options, cli_promise
 from openlpu._base import units
 from openlpu._base.progress import Progress
 
 if TYPE_CHECKING:
     from openlpu.graph.ir import Graph
+    from openlpu.numerics.scheme import Scheme
 
 Bars = Callable[[], AbstractContextManager[Progress]]
 JSON = "print one JSON object"
@@ -50,25 +52,28 @@ def bench(args: argparse.Namespace, bars: Bars) -> int:
 
     own = Path(args.model) if not args.shape and args.model.endswith(".gguf") else None
     peers = [peer(args.against, args.peer_model or own)] if args.against else []
+    scheme = cli_options.scheme(args)
     with bars() as progress:
-        graph = _graph(args, progress)
+        graph = _graph(args, scheme, progress)
+        if scheme and scheme.prune:
+            unpruned = _graph(args, replace(scheme, prune=""), progress)
+            peers.append(benchmark.Other(unpruned, __version__, "unpruned"))
         todo = benchmark.works(graph.config.context, args.at_context)
         promise = cli_promise.before_bench(graph, args.threads, todo, quiet=args.json)
         speeds = benchmark.bench(graph, threads=args.threads, at_context=args.at_context,
                                  pairs=args.pairs, peers=peers, progress=progress)
-    result = {"model": args.shape or args.model, "bits": args.bits or 8, "pairs": args.pairs} | speeds.to_json()
-    result["promise"] = promise
+    asked = {"model": args.shape or args.model, "bits": args.bits or 8, "prune": args.prune, "pairs": args.pairs}
+    result = asked | speeds.to_json() | {"promise": promise}
     print(json.dumps(result) if args.json else "\n".join(_summary(result)))
     return 0
 
 
-def _graph(args: argparse.Namespace, progress: Progress) -> Graph:
+def _graph(args: argparse.Namespace, scheme: Scheme | None, progress: Progress) -> Graph:
     from openlpu import compile as pipeline
     from openlpu.graph.shapes import shape
     from openlpu.numerics.draw import draw
     from openlpu.tokens.bench import ANSWER
 
-    scheme = cli_options.scheme(args)
     if args.shape:
         return draw(shape(args.shape, max(CONTEXT, args.at_context + 2 * ANSWER)), scheme)
     return pipeline.compile(args.model, scheme=scheme, progress=progress).graph
@@ -76,8 +81,9 @@ def _graph(args: argparse.Namespace, progress: Progress) -> Graph:
 
 def _summary(result: dict[str, Any]) -> Iterator[str]:
     machine, measured, threads = result["machine"], result["measured"], result["threads"]
-    yield (f"{result['model']} at {result['bits']:g} bits on {threads} thread{'s' * (threads > 1)}, vector path "
-           f"{result['path']}, {units.size(result['weight_bytes'])} of weights a token")
+    pruned = f", pruned {result['prune']}," if result["prune"] else ""
+    yield (f"{result['model']} at {result['bits']:g} bits{pruned} on {threads} thread{'s' * (threads > 1)}, "
+           f"vector path {result['path']}, {units.size(result['weight_bytes'])} of weights a token")
     yield (f"the machine in the same run: reads {units.size(machine['read_bytes_per_s'])}/s, multiplies "
            f"{machine['products_per_s'] / 1e9:,.0f} billion codes/s\n")
     yield f"{'':18}{'tokens/s':>9}  {'median':>12}  {'p99':>12}  {'bound':>12}  share"

@@ -47,6 +47,7 @@ def bare(graph: Graph, scheme: Scheme) -> Graph:
 
 WIDE = Scheme(kv_bits=16, outlier_share=1.0)
 FOUR = Scheme(weight_bits=4.5)
+PRUNED = ("2:4", "blocks:0.125", "blocks:0.25", "blocks:0.5")
 ROWS: dict[str, tuple[bool, Step, Scheme]] = {
     "default": (False, plain, Scheme()),
     "16-bit KV cache": (False, plain, Scheme(kv_bits=16)),
@@ -64,6 +65,8 @@ ROWS: dict[str, tuple[bool, Step, Scheme]] = {
     "5 bits": (False, whole, Scheme(weight_bits=5)),
     "5 bits, model rewritten": (True, whole, Scheme(weight_bits=5)),
     "6 bits": (False, whole, Scheme(weight_bits=6)),
+    **{f"pruned {how}": (False, whole, Scheme(prune=how)) for how in PRUNED},
+    **{f"pruned {how}, the smallest dropped": (False, plain, Scheme(prune=how)) for how in PRUNED},
 }
 
 

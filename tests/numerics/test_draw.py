@@ -9,7 +9,7 @@ import pytest
 from random_models import BASE
 
 from openlpu._base.errors import BadRequest
-from openlpu.arch.truepoint import blocks
+from openlpu.arch.truepoint import blocks, sparse
 from openlpu.graph import decoder
 from openlpu.graph.models import ARCHITECTURES
 from openlpu.graph.shapes import SHAPES, shape
@@ -66,6 +66,24 @@ def test_matrices_have_as_many_bits_as_the_scheme_allows(bits):
                 packed = graph.params[node.params["blocks"]]
                 assert np.array_equal(blocks.expand(blocks.split(codes, packed), packed), codes)
     assert bits - 1.2 < spent / total <= bits
+
+
+@pytest.mark.parametrize("how", ["2:4", "blocks:0.3"])
+def test_pruned_matrices_have_the_structure_they_claim(how):
+    config = replace(BASE, layers=3, hidden=72, intermediate=200, tied=False)
+    graph, plain = draw(config, Scheme(prune=how)), draw(config)
+    assert graph.values == plain.values
+    seen = set()
+    for node in graph.nodes:
+        if node.op == "linear":
+            codes = graph.params[node.params["codes"]]
+            assert ("sparse" in node.attrs) == (node.where != "head")
+            if node.attrs.get("sparse") == "2:4":
+                assert sparse.is_pairs(codes)
+            elif "sparse" in node.attrs:
+                assert (sparse.tiles(codes).sum(axis=1) == node.attrs["tiles"]).all()
+            seen.add(codes.tobytes())
+    assert len(seen) == 3 * 7 + 1, "no two matrices are alike"
 
 
 def test_a_shape_is_known_and_limited_to_a_context():

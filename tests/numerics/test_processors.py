@@ -25,8 +25,9 @@ for case in conformance.cases():
     for value in case.outputs.values():
         total.update(value.tobytes())
 numerics.TEXTS, numerics.LENGTH, numerics.PROBE = 4, 24, 8
-for bits in (8, 6, 4.5):
-    graph = numerics.integer(build(load(Path(sys.argv[1]))), Scheme(weight_bits=bits), runners())
+schemes = [*(Scheme(weight_bits=bits) for bits in (8, 6, 4.5)), Scheme(prune="2:4"), Scheme(prune="blocks:0.5")]
+for scheme in schemes:
+    graph = numerics.integer(build(load(Path(sys.argv[1]))), scheme, runners())
     for name in sorted(graph.params):
         total.update(name.encode() + graph.params[name].tobytes())
     total.update(trace(graph, list(range(20)), lambda node, value: None).tobytes())

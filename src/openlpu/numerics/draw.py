@@ -2,7 +2,8 @@
 
 The operators are those of a real model of this shape, because they come out of the same decoder and the same
 lowering; only the codes are drawn instead of rounded, so no fp32 weight ever exists.  Every matrix is a window of one
-random stream of bytes: a model of any depth is drawn in the time, and the memory, of its largest matrix.
+random stream of bytes: a model of any depth is drawn in the time, and the memory, of its largest matrix.  Pruned ones
+are windows, whole strips apart, of one larger matrix per width.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openlpu.arch.truepoint import blocks
+from openlpu.arch.truepoint.sparse import PAIRS, QUAD, STRIP, TILE
 from openlpu.checkpoint.config import ModelConfig
 from openlpu.graph import decoder
 from openlpu.graph.ir import Graph
 from openlpu.graph.models import ARCHITECTURES
-from openlpu.numerics.lower import lower
+from openlpu.numerics import prune
+from openlpu.numerics.lower import lower, pruned
 from openlpu.numerics.scheme import Scheme
 
 STEP = 1009  # bytes between the windows of consecutive matrices; odd, so their rows never line up
@@ -33,15 +36,15 @@ I8 = NDArray[np.int8]
 def draw(config: ModelConfig, scheme: Scheme | None = None, *, seed: int = 0) -> Graph:
     """An integer graph of this shape under a scheme (None: the default); the same seed draws the same codes."""
     variant, scheme = ARCHITECTURES.get(config.architecture)(config), scheme or Scheme()
-    drawing = _Drawing(decoder.shapes(config, variant), scheme.weight_bits, seed)
+    drawing = _Drawing(decoder.shapes(config, variant), scheme, seed)
     return lower(decoder.build(config, drawing.params, variant), scheme, drawing.code)
 
 
 class _Drawing:
     """``params`` has the vectors of a float graph (gains of 1, small biases) and the shapes of its matrices."""
 
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]], bits: float, seed: int) -> None:
-        self.bits = bits
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], scheme: Scheme, seed: int) -> None:
+        self.bits, self.scheme = scheme.weight_bits, scheme
         words = np.random.Philox(seed)
         self.rng = np.random.Generator(words)
         self.params = {name: self._param(name, shape) for name, shape in shapes.items()}
@@ -49,6 +52,10 @@ class _Drawing:
         self.stream = words.random_raw((max(matrices) + STEP * len(matrices)) // 8 + 1).view(np.int8)
         np.maximum(self.stream, np.int8(-127), out=self.stream)
         self.drawn, self.credit = 0, 0.0
+        self.wholes: dict[int, I8] = {}  # by columns: pruned codes
+        self.rows = {k: max(a.shape[0] for a in self.params.values() if a.shape[1:] == (k,)) for k in
+                     {array.shape[1] for array in self.params.values() if array.ndim == 2}}
+        self.count = len(matrices)
 
     @cached_property
     def nibbles(self) -> I8:
@@ -68,6 +75,8 @@ class _Drawing:
         The drawn gains are 1, so there is none to fold in.  A matrix has 8 bits when the average allows.
         """
         rows, columns = graph.params[weight].shape
+        if weight in self._keys(graph):
+            return self._pruned(rows, columns)
         wide = self.credit + (self.bits - 8) * rows * columns >= 0
         self.credit += (self.bits - (8 if wide else NARROW)) * rows * columns
         start, self.drawn = STEP * self.drawn, self.drawn + 1
@@ -78,3 +87,28 @@ class _Drawing:
             return found
         byte = blocks.pair(np.array(blocks.MAX_STEP), np.array(ZERO))
         return found | {"blocks": np.broadcast_to(byte, (rows, blocks.count(columns)))}
+
+    def _keys(self, graph: Graph) -> frozenset[str]:
+        return pruned(graph) if self.scheme.prune else frozenset()
+
+    def _pruned(self, rows: int, columns: int) -> Mapping[str, np.ndarray]:
+        """A window with the zeros of the scheme."""
+        if columns not in self.wholes:
+            self.wholes[columns] = self._whole(self.rows[columns] + STRIP * self.count, columns)
+        start, self.drawn = STRIP * self.drawn, self.drawn + 1
+        codes = self.wholes[columns][start : start + rows]
+        spread = CODE_DEVIATION * np.sqrt(columns * np.count_nonzero(codes) / codes.size)
+        return {"codes": codes, "scale": (self.rng.uniform(0.7, 1.3, rows) / spread).astype(np.float32)}
+
+    def _whole(self, rows: int, columns: int) -> I8:
+        codes, attrs = np.resize(self.stream, (rows, columns)), self.scheme.sparse(columns)
+        if attrs["sparse"] == PAIRS:
+            quads = -(-columns // QUAD)
+            choice = np.resize(self.stream[STEP:].view(np.uint8), (rows, quads)) % len(prune.CHOICES)
+            codes *= prune.CHOICES[choice, :, 0].reshape(rows, -1)[:, :columns]
+            return codes
+        size = self.rng.random((-(-rows // STRIP), blocks.count(columns)))
+        keep = prune.largest(size, attrs["tiles"])
+        for strip, kept in enumerate(keep):
+            codes[strip * STRIP : (strip + 1) * STRIP] *= np.repeat(kept, TILE)[:columns]
+        return codes

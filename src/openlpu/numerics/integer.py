@@ -1,7 +1,7 @@
 """Float graph and scheme in, integer graph out: every step of numerics in order.
 
-8-bit weights need no text.  4-bit weights are rounded, and pruned ones chosen, by what the model itself reads when it writes: ``write`` runs
-the 8-bit model, so the texts are the same on every processor, and no other text is needed.
+8-bit weights need no text.  4-bit weights are rounded, and pruned ones chosen, by what the model itself reads when it
+writes: ``write`` runs the 8-bit model, so the texts are the same on every processor, and no other text is needed.
 """
 
 from __future__ import annotations

@@ -35,11 +35,11 @@ def smallest(weight: F32, sparse: str, tiles: int = 0) -> dict[str, np.ndarray]:
     n, k = weight.shape
     if sparse == PAIRS:
         quads = padded(np.abs(weight), 1, QUAD).reshape(n, -1, QUAD)
-        keep = _largest(quads, KEPT).reshape(n, -1)
+        keep = largest(quads, KEPT).reshape(n, -1)
     else:
         columns = blocks.to_blocks(weight)
         size = _by_strip(blocks.ordered_sum(columns * columns).T)
-        keep = np.repeat(np.repeat(_largest(size, tiles), STRIP, axis=0)[:n], TILE, axis=1)
+        keep = np.repeat(np.repeat(largest(size, tiles), STRIP, axis=0)[:n], TILE, axis=1)
     return {"codes": (np.rint(weight / scale[:, None]) * keep[:, :k]).astype(np.int8), "scale": scale}
 
 
@@ -51,7 +51,7 @@ def fit(weight: F32, moments: Sequence[Factor], sparse: str, tiles: int = 0) -> 
         return {"codes": _codes(t, moments, lambda *_: _pairs), "scale": scale}
     choice = _Choice(scale, blocks.tp.count(t.shape[1]))
     _codes(t, moments, choice.solver)
-    choice.keep = _largest(choice.cost, tiles)
+    choice.keep = largest(choice.cost, tiles)
     return {"codes": _codes(t, moments, choice.solver), "scale": scale}
 
 
@@ -71,10 +71,11 @@ def _codes(t: F32, moments: Sequence[Factor], solver: Solver) -> NDArray[np.int8
 
 def _pairs(block: int, t: F32, shift: F32, upper: F32, cost: F32) -> F32:
     """Codes of which two of each quad are kept, the pair of least cost."""
-    codes, error = np.zeros((2, *t.shape), np.float32)
+    codes, error = np.zeros_like(t), np.zeros_like(t)
     for start in range(0, TILE, QUAD):
         quad = slice(start, start + QUAD)
-        tried, off = np.zeros((2, QUAD, len(CHOICES), t.shape[1]), np.float32)
+        tried = np.zeros((QUAD, len(CHOICES), t.shape[1]), np.float32)
+        off = np.zeros_like(tried)
         total = np.zeros(tried.shape[1:], np.float32)
         for j in range(QUAD):
             at = start + j
@@ -113,7 +114,7 @@ class _Choice:
             keep = np.repeat(self.keep[strips, first + block], STRIP)[: t.shape[1]]
             channels = slice(block * TILE, (block + 1) * TILE)
             weight = factor.cost[channels] * factor.unit[channels] ** 2
-            codes, error = np.zeros((2, *t.shape), np.float32)
+            codes, error = np.zeros_like(t), np.zeros_like(t)
             total = np.zeros(t.shape[1])
             for j in range(TILE):
                 dropped = t[j] + shift[j] + _fed(t[:j], upper[:j, j])
@@ -134,7 +135,7 @@ def _by_strip(x: NDArray) -> NDArray:
     return blocks.ordered_sum(whole.transpose(2, 1, 0))
 
 
-def _largest(x: NDArray, count: int) -> Mask:
+def largest(x: NDArray, count: int) -> Mask:
     """Where the ``count`` largest of the last axis are; of equals the first."""
     order = np.argsort(-x, axis=-1, kind="stable")[..., :count]
     mask = np.zeros(x.shape, np.bool_)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from openlpu._base.errors import BadRequest
 from openlpu.arch.truepoint import sparse
@@ -35,7 +36,7 @@ class Scheme:
             raise BadRequest("pruned weights have 8 bits", where="prune", fix="leave out one of bits and prune")
         self.sparse(1)
 
-    def sparse(self, k: int) -> dict[str, str | int]:
+    def sparse(self, k: int) -> dict[str, Any]:
         """The attributes of a linear of ``k`` channels whose weights are pruned."""
         kind, _, share = self.prune.partition(":")
         if self.prune in ("", sparse.PAIRS):

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from openlpu._base.errors import BadRequest
 from openlpu._base.progress import Progress
 from openlpu.arch import truepoint as tp
+from openlpu.arch.truepoint.sparse import PAIRS, STRIP, TILE
 from openlpu.graph.ir import Graph, Node, layer_of
 from openlpu.numerics.calibrate import Trace
 from openlpu.numerics.scheme import SMALLEST
@@ -33,8 +34,18 @@ def bits(graph: Graph) -> float:
     A matrix that two operators read counts once.  Gains, biases and tables of cosines are not weights.
     """
     nodes = {node.params["codes"]: node for node in graph.nodes if "codes" in node.params}
-    taken = sum(_bits(graph, node.params) for node in nodes.values())
+    taken = sum(_pruned_bits(graph, node) if "sparse" in node.attrs else _bits(graph, node.params)
+                for node in nodes.values())
     return taken / sum(graph.params[codes].size for codes in nodes)
+
+
+def _pruned_bits(graph: Graph, node: Node) -> int:
+    """Codes of a pruned matrix that stay, where they stand, and row scales."""
+    n, k = graph.params[node.params["codes"]].shape
+    if node.attrs["sparse"] == PAIRS:
+        return 5 * n * k + SCALE_BITS * n
+    strips = -(-n // STRIP)
+    return node.attrs["tiles"] * (min(k, TILE) * 8 * n + 16 * strips) + SCALE_BITS * n
 
 
 def _bits(graph: Graph, params: Mapping[str, str]) -> int:

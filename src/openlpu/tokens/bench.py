@@ -174,6 +174,34 @@ def bench(
         turns.close()
 
 
+class Other:
+    """The native target on another graph of the same model, as a peer: what a number format gains."""
+
+    name = "openlpu"
+
+    def __init__(self, graph: Graph, version: str, what: str) -> None:
+        self.graph, self.about = graph, {"version": version, "model": what}
+        self._executable: CpuExecutable | None = None
+        self._work = Work("", 0, 0, False)
+
+    def start(self, work: Work, threads: int, blocks: int) -> None:
+        """Load the graph, once; note what to do."""
+        self._executable = self._executable or load(self.graph, threads=threads)
+        self._executable.layout.cache.bytes[:] = FILL
+        self._work = work
+
+    def block(self) -> float:
+        """Tokens per second of one block."""
+        assert self._executable, "a peer is started before its blocks"
+        times = _block(self._executable, self._work, _tokens(self.graph, self._work.tokens))
+        return (self._work.tokens if self._work.together else 1) * len(times) / sum(times)
+
+    def close(self) -> None:
+        """Release threads and memory."""
+        if self._executable:
+            self._executable.close()
+
+
 class _Turns:
     """The loops, ours and the peers, one after another on the same cores."""
 
@@ -186,7 +214,7 @@ class _Turns:
 
     def run(self, work: Work, pairs: int) -> Measured:
         """All blocks of one kind of work."""
-        tokens = self._tokens(work.tokens)
+        tokens = _tokens(self.graph, work.tokens)
         self.executable.layout.cache.bytes[:] = FILL
         for peer in self.peers:
             peer.start(work, self.executable.threads, pairs)
@@ -195,8 +223,7 @@ class _Turns:
             self.progress(work.name, pair, pairs)
             self.reads += [self.reading.measure() * 1e9 for _ in range(PASSES)]
             self.products += [self.multiplying.measure() for _ in range(PASSES)]
-            ours.append(_together(self.executable, tokens) if work.together
-                        else _answers(self.executable, work.context, tokens))
+            ours.append(_block(self.executable, work, tokens))
             for peer, rates in zip(self.peers, self.theirs, strict=True):
                 rates[work.name] = (*rates.get(work.name, ()), peer.block())
         self.progress(work.name, pairs, pairs)
@@ -211,8 +238,14 @@ class _Turns:
         for each in (*self.peers, self.reading, self.multiplying, self.executable):
             each.close()
 
-    def _tokens(self, count: int) -> tuple[int, ...]:
-        return tuple(draw(0, 0, i) % self.graph.config.vocab for i in range(count))
+
+def _tokens(graph: Graph, count: int) -> tuple[int, ...]:
+    return tuple(draw(0, 0, i) % graph.config.vocab for i in range(count))
+
+
+def _block(executable: Executable, work: Work, tokens: tuple[int, ...]) -> tuple[float, ...]:
+    """The times of a block's runs."""
+    return _together(executable, tokens) if work.together else _answers(executable, work.context, tokens)
 
 
 def _together(executable: Executable, tokens: tuple[int, ...]) -> tuple[float, ...]:

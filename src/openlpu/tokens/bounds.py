@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from openlpu.arch.truepoint.sparse import TILE
 from openlpu.graph.ir import Graph
 from openlpu.target.cpu.cost import Step, walked
 from openlpu.target.cpu.run import CpuExecutable
@@ -58,12 +59,15 @@ def weight_bytes(executable: CpuExecutable) -> int:
     return walked(executable.plan, executable.path, Step((0,)))
 
 
-def _linear(graph: Graph, executable: CpuExecutable, count: int) -> int:
+def _linear(graph: Graph, executable: CpuExecutable, count: int) -> float:
     """Products of the matrices for ``count`` tokens; only the last of them has logits."""
-    total = 0
+    total = 0.0
     for node in graph.nodes:
         if node.op == "linear":
             source = executable.plan.alias.get(node.inputs[0], node.inputs[0])
             size, wide = executable.plan.codes[source]
-            total += graph.values[node.output].size * (size + wide) * (1 if node.output == graph.output else count)
+            tiles = -(-size // TILE)
+            kept = node.attrs.get("tiles", tiles) / tiles  # what is dropped whole is not multiplied
+            rows = graph.values[node.output].size * (1 if node.output == graph.output else count)
+            total += rows * (size + wide) * kept
     return total

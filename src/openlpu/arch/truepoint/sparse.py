@@ -29,7 +29,7 @@ def is_pairs(codes: Codes) -> bool:
 def tiles(codes: Codes) -> NDArray[np.bool_]:
     """Which tiles of codes [N, K] have a code that is not 0: [ceil(N / 32), ceil(K / 16)]."""
     whole = padded(codes != 0, STRIP, TILE)
-    return whole.reshape(len(whole) // STRIP, STRIP, -1, TILE).any(axis=(1, 3))
+    return np.asarray(whole.reshape(len(whole) // STRIP, STRIP, -1, TILE).any(axis=(1, 3)))
 
 
 def padded(matrix: NDArray, rows: int, columns: int) -> NDArray:

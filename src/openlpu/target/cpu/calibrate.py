@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from openlpu._base import units
 from openlpu._base.progress import Progress, silent
+from openlpu.arch.truepoint.sparse import PAIRS
 from openlpu.checkpoint.config import ModelConfig, Rope
 from openlpu.numerics.draw import draw
 from openlpu.numerics.scheme import Scheme
@@ -45,11 +46,13 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True)
 class Specimen:
-    """A model's shape, the bits of its weights, and the (rows, positions seen by the last) of its steps."""
+    """A model's shape, the bits of its weights, the (rows, positions seen by the last) of its steps, and how its
+    weights are pruned."""
 
     config: ModelConfig
     bits: float
     steps: tuple[tuple[int, int], ...]
+    prune: str = ""
 
 
 def _shape(hidden: int, layers: int, heads: tuple[int, int, int], intermediate: int, vocab: int) -> ModelConfig:
@@ -72,6 +75,8 @@ SPECIMENS = {
     "broad": Specimen(_shape(2048, 4, (16, 8, 64), 6144, 8192), 8, FAR),
     "nibbles": Specimen(_shape(384, 8, (6, 2, 64), 1024, 1024), 4.5, ((1, 16), *BLOCKS)),
     "deep nibbles": Specimen(_shape(576, 60, (8, 2, 64), 1536, 2048), 4.5, FAR),
+    "pairs": Specimen(_shape(384, 8, (6, 2, 64), 1024, 1024), 8, ((1, 16), *BLOCKS), PAIRS),
+    "deep pairs": Specimen(_shape(576, 60, (8, 2, 64), 1536, 2048), 8, FAR, PAIRS),
 }
 # How steady times are: wall seconds of tokens that take some ten microseconds, some hundred, some thousand.
 STEADY = {"tiny": 0.3, "layers": 0.6, "deep": 2.4}
@@ -83,7 +88,7 @@ class Bench:
     """One loaded specimen, whose stages can be run kind by kind."""
 
     def __init__(self, specimen: Specimen, threads: int, path: str) -> None:
-        graph = draw(specimen.config, Scheme(weight_bits=specimen.bits))
+        graph = draw(specimen.config, Scheme(weight_bits=specimen.bits, prune=specimen.prune))
         self.executable = load(graph, threads=threads, path=path)
         self.executable.layout.cache.bytes[:] = FILL
         plan = self.executable.plan

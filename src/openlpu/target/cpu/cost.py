@@ -25,6 +25,7 @@ from openlpu.target.cpu.linear import LinearStage, Part
 from openlpu.target.cpu.path import Path
 from openlpu.target.cpu.plan import Plan, Stage
 from openlpu.target.cpu.rows import Op
+from openlpu.target.cpu.sparse import Tiles
 from openlpu.target.cpu.weights import STEP, padded
 
 GROUP = 64  # codes that one dot instruction meets
@@ -186,12 +187,12 @@ class _Counting:
         panels = padded(part.rows, path.panel) // path.panel * mine
         met = blocks(rows, path)
         for matrix in part.matrices():
-            mark = matrix.format.mark
-            groups = panels * path.panel * padded(stage.k, STEP) / GROUP
-            wide = panels * path.panel * padded(stage.wide, STEP) / GROUP  # these meet a second plane of codes
+            mark = "" if isinstance(matrix.format, Tiles) else matrix.format.mark  # a tile is like any other step
+            groups = panels * path.panel * matrix.format.steps(stage.k) * STEP / GROUP
+            wide = groups * padded(stage.wide, STEP) / padded(stage.k, STEP)  # these meet a second plane of codes
             lines = panels * matrix.format.panel_bytes(path, stage.k) / LINE
             meets = mark
-            if matrix.format.expands(path) and rows >= path.expand_rows:  # once, to what an unmarked matrix has in memory
+            if matrix.format.expands(path) and rows >= path.expand_rows:  # once, to what an unmarked one is in memory
                 add[f"linear: expand{mark}"] += groups
                 meets = ""
             for i, block in enumerate(met):

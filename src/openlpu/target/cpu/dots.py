@@ -1,8 +1,8 @@
 """A format of weights in, dot products out: exact int32 sums of one panel and a few token rows.
 
-``dot<rows>`` multiplies codes.  ``dot<rows>n`` never makes codes of its nibbles where the processor multiplies unsigned
-by signed bytes: in a block, Σ step * (q - zero) * a = step * Σ q * a + step * zero * (-Σ a), and the activations'
-quantisation has left -Σ a of every block.  Both sums fit 16 bits, so a multiply-add of 16-bit pairs joins them.
+``dot<rows>`` multiplies codes.  ``dot<rows>n`` never makes codes of its nibbles: in a block, Σ step * (q - zero) * a
+= step * Σ q * a + step * zero * (-Σ a), and the activations' quantisation has left -Σ a of every block.  Both sums fit
+16 bits, so a multiply-add of 16-bit pairs joins them where there is one.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ class _Dot:
         self.panel, self.steps = self.fn.params["w"], self.fn.params["steps"]
         self.products = block_products(path)
         groups = range(path.panel // 16)
-        # Sums of both planes at once fill the registers when there are many rows: then one plane after the other.
-        # (A group that is sign-extended is better not read twice.)
-        held = rows * len(groups) * path.sum_registers
-        self.together = not path.bytewise or 8 * held * (2 if self.scaled else 1) <= 3 * path.registers
+        # Sums of both planes would be more than three quarters of the registers when there are many rows: then one
+        # plane follows the other, unless a group must be sign-extended every time it is read.
+        held = rows * len(groups) * path.sum_registers  # by one plane
+        self.together = not path.bytewise or 2 * held * (2 if self.scaled else 1) <= path.registers * 3 // 4
         # The bytes' offset, where the epilogue does not take it off for all activations together.
         self.offset = 0 if self.scaled else path.offset - format.offset(path)
         self.met = [[self.fn.slot("i32") for _ in range(1 + wide)] for _ in range(rows)] if self.offset else []
         self.scaled_sums = [[[self.fn.slot(I16) for _ in range(1 + wide)] for _ in groups] for _ in range(rows)]
-        # The dot instruction takes several cycles: with few rows, independent sums hide them.
-        fit = path.registers // (2 * held * (2 if wide and self.together else 1))
+        # The dot instruction takes several cycles: with few rows, independent sums hide them, in half the registers.
+        fit = path.registers // 2 // (held * (2 if wide and self.together else 1))
         sets = max(1, min(4 // rows, fit)) if path.bytewise else 1
         self.sums = [] if self.scaled else [
             [[[path.sums(self.fn) for _ in range(1 + wide)] for _ in groups] for _ in range(rows)] for _ in range(sets)
@@ -102,7 +102,7 @@ class _Dot:
         codes, products = self._codes(step), self.products
         blocks = [{p: [products.sums(self.fn) for _ in range(self.path.panel // 16)] for p in planes} for _ in codes]
         fetch = [{plane: products.quads(pointers[plane]) for plane in planes} for pointers in codes]
-        for quad, groups in enumerate(NIBBLES.plain(self.path, self.panel, step)):
+        for quad, groups in enumerate(NIBBLES.words(self.path, self.panel, step)):
             for row, of_plane in enumerate(fetch):
                 for plane in planes:
                     code = of_plane[plane](quad)

@@ -7,12 +7,13 @@ huge pages.  *Looked up* is what a token reads a row of (embedding tables, rotar
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from openlpu.target.cpu.memory import Arena, pad_vector
+from openlpu.target.cpu.memory import Arena, pad_vector, usable_cores
 from openlpu.target.cpu.path import Path
 from openlpu.target.cpu.plan import Operand, Plan
 from openlpu.target.cpu.weights import padded
@@ -62,13 +63,18 @@ def build(plan: Plan, path: Path, params: Mapping[str, np.ndarray]) -> Image:
         places.append(Place(operand, end, size))
         end += padded(size, 64)
     arena = Arena(end)
-    for place in places:
+
+    def fill(place: Place) -> None:
         name, out = place.operand.name, arena.view(place.offset, place.size)
         if place.operand.kind == PACKED:
             blocks = plan.packed[name]
             plan.formats[name].pack(path, params[name], params[blocks] if blocks else None, out)
         else:
             pad_vector(params[name], out)
+
+    with ThreadPoolExecutor(usable_cores()) as pool:  # NumPy lets go of Python's lock while it packs
+        for _ in pool.map(fill, places):
+            pass
     looked_up = {o.name: np.ascontiguousarray(params[o.name]) for o in wanted(plan, RAW)}
     return Image(arena.bytes[:end], tuple(places), looked_up)
 

@@ -22,8 +22,8 @@ def machine(path: Path, triple: str = "") -> llvm.TargetMachine:
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
     target = llvm.Target.from_triple(triple or llvm.get_default_triple())
-    return target.create_target_machine(cpu=path.cpu, features=path.features, opt=2, reloc="pic" if triple else "default",
-                                        jit=not triple)
+    reloc = "pic" if triple else "default"
+    return target.create_target_machine(cpu=path.cpu, features=path.features, opt=2, reloc=reloc, jit=not triple)
 
 
 def optimised(text: str, generator: llvm.TargetMachine) -> llvm.ModuleRef:

@@ -1,6 +1,6 @@
 """A vector path in, how it sums a block of nibbles out: Σ q·codes over 16 k of 16 rows, then times the block's step.
 
-q is 0 … 15 and a code a signed byte, so |Σ q·codes| of a block is below 2**15 and 16 bits hold it.
+q is 0 … 15 and a code a signed byte, so |Σ q·codes| of a block is at most 16 * 15 * 128 < 2**15: 16 bits hold it.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ other code is the same on every path, and integer sums are exact in any order, s
 ``neon``
     One instruction (the dot-product extension) multiplies signed bytes, 16 at a time.
 ``avx2``
-    Weights are sign-extended to 16 bits; pairs of products are added in int32.  (The u8 * s8 instruction of AVX2
-    saturates at 16 bits and cannot be exact.)
+    Weights are sign-extended to 16 bits; pairs of products are added in int32.  The instruction that multiplies
+    unsigned by signed bytes saturates at 16 bits: it is exact for nibbles only (:mod:`~openlpu.target.cpu.nibbles`).
 ``portable``
     The same as ``avx2`` in plain vector IR, for any processor LLVM knows.
 """
@@ -24,6 +24,7 @@ import os
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path as Info
 
 import llvmlite.binding as llvm
 
@@ -190,8 +191,9 @@ def joined(parts: list[Value]) -> Value:
 DECLARE_512 = """declare <16 x i32> @llvm.x86.avx512.vpdpbusd.512(<16 x i32>, <16 x i32>, <16 x i32>)
 declare <16 x i32> @llvm.x86.avx512.pmaddw.d.512(<32 x i16>, <32 x i16>)
 """
+DECLARE_EXPAND = "declare <64 x i8> @llvm.x86.avx512.mask.expand.v64i8(<64 x i8>, <64 x i8>, <64 x i1>)\n"
 DECLARES = {
-    "avx512vbmi2": DECLARE_512 + "declare <64 x i8> @llvm.x86.avx512.mask.expand.v64i8(<64 x i8>, <64 x i8>, <64 x i1>)\n",
+    "avx512vbmi2": DECLARE_512 + DECLARE_EXPAND,
     "avx512vnni": DECLARE_512,
     "avxvnni": "declare <8 x i32> @llvm.x86.avx512.vpdpbusd.256(<8 x i32>, <8 x i32>, <8 x i32>)\n"
     "declare <8 x i32> @llvm.x86.avx2.pmadd.wd(<16 x i16>, <16 x i16>)\n",
@@ -230,8 +232,17 @@ def known(machine: str) -> dict[str, tuple[tuple[str, ...], Path]]:
 
 def available() -> dict[str, Path]:
     """The paths this processor can run, best first."""
-    has = {name for name, on in llvm.get_host_cpu_features().items() if on}
+    has = {name for name, on in llvm.get_host_cpu_features().items() if on} | _dot_product()
     return {name: path for name, (needs, path) in known(platform.machine().lower()).items() if has.issuperset(needs)}
+
+
+def _dot_product() -> set[str]:
+    """Arm's dot-product extension where the system says so: LLVM does not look for it."""
+    if platform.machine().lower() not in ARM_64:
+        return set()
+    info = Info("/proc/cpuinfo")
+    there = "asimddp" in info.read_text("utf-8", "replace").split() if info.exists() else platform.system() == "Darwin"
+    return {"dotprod"} if there else set()
 
 
 def choose(name: str) -> Path:

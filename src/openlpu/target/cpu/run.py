@@ -6,7 +6,6 @@ rows into a header, calls one native function and copies the logits.
 
 from __future__ import annotations
 
-import os
 import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from openlpu.target.cpu.crew import Crew, Entry
 from openlpu.target.cpu.image import build
 from openlpu.target.cpu.layout import MAX_ROWS, Layout
 from openlpu.target.cpu.linear import ERROR_AT, value_stride
+from openlpu.target.cpu.memory import usable_cores
 from openlpu.target.cpu.mover import Mover
 from openlpu.target.cpu.native import Module
 from openlpu.target.cpu.path import Path, choose
@@ -169,7 +169,7 @@ def usable_threads(weight_bytes: int) -> int:
     """All cores this process may use; one for a model too small to share."""
     if weight_bytes < SMALL_STEP:
         return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return usable_cores()
 
 
 def load(
@@ -177,9 +177,9 @@ def load(
 ) -> CpuExecutable:
     """An executable with ``slots`` caches of ``context`` positions (0: the model's own).
 
-    ``threads`` 0 means all usable cores, or one for a small model; ``path`` forces a vector path (``avx512vnni``,
-    ``avx2``, ``portable``).  Raises :class:`~openlpu._base.errors.Unsupported` for a path this processor does not
-    have and :class:`~openlpu._base.errors.BadRequest` for a number of threads out of range.
+    ``threads`` 0 means all usable cores, or one for a small model; ``path`` forces one of the vector paths
+    (:mod:`openlpu.target.cpu.path`).  Raises :class:`~openlpu._base.errors.Unsupported` for a path this processor
+    does not have and :class:`~openlpu._base.errors.BadRequest` for a number of threads out of range.
     """
     assert graph.level == "int", "the CPU target runs integer graphs"
     context = context or graph.config.context

@@ -1,4 +1,4 @@
-"""Formats of pruned matrices (:mod:`openlpu.arch.truepoint.sparse`), beside those of :mod:`~openlpu.target.cpu.weights`.
+"""Pruned matrices (:mod:`openlpu.arch.truepoint.sparse`) in memory: two formats beside those of ``weights.py``.
 
 ``PAIRS``
     The two codes of every quad that stay, and a mask of 64 bits for every group of 64: 5 bits a weight.

@@ -156,7 +156,7 @@ class _Nibbles(Whole):
         rows = data.reshape(-1, self.panel_bytes(path, k))
         half = rows[:, : steps * panel * STEP // 2].reshape(-1, steps, panel // 16, 2, 16, 4)
         q = np.stack([half & 15, half >> 4])  # [even, odd quad][panel][step][16 rows][quad pair][row][4]
-        q = q.transpose(1, 3, 5, 2, 4, 0, 6).reshape(-1, steps * STEP)[:n, :k]
+        q = q.transpose(1, 3, 5, 2, 4, 0, 6).reshape(-1, steps * STEP)[:n, :k].astype(np.uint8)
         blocks = rows[:, half[0].size : half[0].size + steps * panel].reshape(-1, steps, panel).transpose(0, 2, 1)
         blocks = np.ascontiguousarray(blocks.reshape(-1, steps)[:n])
         return tp.expand(q, blocks), blocks
@@ -174,13 +174,8 @@ class _Nibbles(Whole):
             word = block.shuffle(panel.fn.value(block.kind, 0), twice).cast("bitcast", WORDS)
             size, zero = word >> 4, word & 15
             rows.append((size, panel.fn.value(WORDS, 0x8080) - (size * zero) * 0x0101))
-        for words in self._words(path, panel, step):
+        for words in self.words(path, panel, step):
             yield [path.loaded(x * size + zero) for x, (size, zero) in zip(words, rows, strict=True)]
-
-    def plain(self, path: Path, panel: Value, step: Value) -> Iterator[list[Value]]:
-        """The four quads as bytes q, two a word, per 16 rows."""
-        for words in self._words(path, panel, step):
-            yield words
 
     def scales(self, path: Path, panel: Value, step: Value, steps: Value) -> list[tuple[Value, Value]]:
         """Step and step * zero of every row of a step, int32, per 16 rows."""
@@ -195,7 +190,7 @@ class _Nibbles(Whole):
         at = panel.at(steps * (path.panel * STEP // 2)).at(step * path.panel)
         return [at.at(16 * j).load(vec("i8", 16), 16) for j in range(path.panel // 16)]
 
-    def _words(self, path: Path, panel: Value, step: Value) -> Iterator[list[Value]]:
+    def words(self, path: Path, panel: Value, step: Value) -> Iterator[list[Value]]:
         """q of the four quads, two bytes a word, per 16 rows."""
         at, groups = panel.at(step * (path.panel * STEP // 2)), range(path.panel // 16)
         for pair in range(2):

@@ -1,4 +1,4 @@
-"""Arm code made on any machine: what the instructions are, and, where there is an emulator, the reference's bits."""
+"""Code for other processors: what the instructions are and, where there is an Arm emulator, the reference's bits."""
 
 from __future__ import annotations
 
@@ -29,9 +29,11 @@ from openlpu.target.cpu.team import ENTRY_BYTES, LOGITS_ONLY, PER_ROW, TABLE
 from openlpu.target.cpu.waiting import PLAN_AT
 from openlpu.target.ref import run as ref
 
+INTEL = "x86_64-unknown-linux-gnu"
 LINUX, MAC = "aarch64-unknown-linux-gnu", "arm64-apple-darwin"
 NEON, PORTABLE = (paths.known("aarch64")[name][1] for name in ("neon", "portable"))
-BASE = 0x2000_0000_0000
+AVX_VNNI = paths.known("x86_64")["avxvnni"][1]
+LOADED_AT = 0x2000_0000_0000
 COMPILER, EMULATOR = shutil.which("aarch64-linux-gnu-gcc"), shutil.which("qemu-aarch64")
 HERE = Path(__file__).parent
 
@@ -41,14 +43,38 @@ def _module(plan: Plan, path: paths.Path, triple: str, threads: int) -> tuple[ll
     return generator, native.optimised(kernels.module(plan, path, threads), generator)
 
 
-@pytest.mark.parametrize("triple", [LINUX, MAC])
-def test_dot_instructions_and_no_fused_multiplication(triple):
-    graph = random_graph(*CASES["blocks"])
-    generator, module = _module(Planner(graph, 64).plan(), NEON, triple, 2)
+def _loops(assembly: str, dot: str) -> dict[tuple[str, int], list[str]]:
+    """The instructions of every straight run that multiplies codes, by function and place in it."""
+    function, at = "", ("", 0)
+    runs: dict[tuple[str, int], list[str]] = {at: []}
+    for number, line in enumerate(assembly.splitlines()):
+        if found := re.match(r"_?([a-z]\w+):", line):
+            function = found.group(1)
+        if re.match(r"\S+:|\t(j\w+|b\.\w+|cb\w+)\t", line):
+            at = function, number
+            runs[at] = []
+        runs[at].append(line)
+    return {at: lines for at, lines in runs.items() if any(dot in line for line in lines)}
+
+
+@pytest.mark.parametrize("case", ["blocks", "4-bit cache", "wide cache"])
+@pytest.mark.parametrize(("path", "triple", "dot"), [
+    (NEON, LINUX, "\tsdot\t"), (NEON, MAC, "\tsdot"), (AVX_VNNI, INTEL, "{vex}\tvpdpbusd\t")])
+def test_dot_instructions(case, path, triple, dot):
+    """The loops use the path's instruction and keep their sums in registers; no multiplication is fused."""
+    graph = random_graph(*CASES[case])
+    generator, module = _module(Planner(graph, 64).plan(), path, triple, 2)
     assembly = generator.emit_assembly(module)
-    assert "sdot" in assembly and "fmul" in assembly and "fpcr" in assembly.lower()
-    assert not re.search(r"\bf(n?m(add|sub)|ml[as])\b", assembly)
-    assert generator.emit_object(module)
+    loops = _loops(assembly, dot)
+    assert {"dot1", f"dot{path.blocks[0]}w"} <= {function for function, _ in loops}
+    assert any(function.startswith("attention") for function, _ in loops)
+    spills = {at: [line for line in lines if re.search(r"\((%rsp|sp)\)|\[sp", line)] for at, lines in loops.items()}
+    assert max(len(lines) for lines in spills.values()) <= 2, spills
+    assert not re.search(r"\tv?f(n?m(add|sub)|ml[as])", assembly) and re.search(r"\tv?f?mul(ps)?", assembly)
+    if path is AVX_VNNI:
+        assert "zmm" not in assembly and not re.search(r"mm(1[6-9]|[23]\d)", assembly), "instructions of AVX-512"
+    else:
+        assert "fpcr" in assembly.lower() and generator.emit_object(module)
 
 
 @dataclass(frozen=True)
@@ -81,7 +107,8 @@ class _Program:
         logits = self.layout.value(graph.output, 1).ctypes.data
         stride = 4 * value_stride(self.vocab)
         table = int(crew._arena.view(PLAN_AT + 8 * TABLE, 8).view(np.int64)[0])
-        words = [crew._team, table, ENTRY_BYTES, threads, self.layout.step_address, self.layout.step.size, logits, stride]
+        step = self.layout.step_address, self.layout.step.size
+        words = [crew._team, table, ENTRY_BYTES, threads, *step, logits, stride]
         (folder / "image").write_bytes(_relocated(np.array(words, np.int64), arrays))
         self._build(plan, path, threads)
 
@@ -93,7 +120,8 @@ class _Program:
                  f"void *const kernels[] = {{{', '.join(names)}, 0}};"]
         (self.folder / "kernels.c").write_text("\n".join(lines) + "\n")
         sources = [HERE / "arm_steps.c", self.folder / "kernels.c", self.folder / "code.o"]
-        command = [COMPILER, "-O1", "-static", f"-DBASE={BASE:#x}", *sources, "-lpthread", "-o", self.folder / "steps"]
+        options = "-O1", "-static", f"-DBASE={LOADED_AT:#x}", "-lpthread"
+        command = [COMPILER, *sources, *options, "-o", self.folder / "steps"]
         subprocess.run([str(word) for word in command], check=True)
 
     def run(self, steps: list[tuple[int, ...]]) -> list[np.ndarray]:
@@ -123,7 +151,7 @@ def _bytes(array: np.ndarray) -> np.ndarray:
 
 
 def _relocated(words: np.ndarray, arrays: list[np.ndarray]) -> bytes:
-    """``words``, then the arrays, as one image at BASE: whatever looks like an address of an array becomes its new one."""
+    """``words``, then the arrays, as one image at LOADED_AT; what looks like an address becomes its new one."""
     places, end = [], 4096
     for array in arrays:
         places.append(end)
@@ -137,16 +165,30 @@ def _relocated(words: np.ndarray, arrays: list[np.ndarray]) -> bytes:
     for array, at in zip(arrays, places, strict=True):
         start = array.ctypes.data
         inside = (old >= start) & (old < start + array.size)
-        numbers[inside] += BASE + at - start
+        numbers[inside] += LOADED_AT + at - start
     return image.tobytes()
 
 
 @pytest.mark.skipif(not (COMPILER and EMULATOR), reason="needs aarch64-linux-gnu-gcc and qemu-aarch64")
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("name", ["outliers", "wide odd cache", "head norms", "4-bit odd cache", "blocks", "tied blocks"])
+@pytest.mark.parametrize("name", ["outliers", "wide odd cache", "4-bit odd cache", "blocks", "tied blocks"])
 def test_the_same_bits_on_an_emulated_machine(name, threads, tmp_path):
     graph = random_graph(*CASES[name])
     ids = tokens(24, graph.config)
     program = _Program(tmp_path, graph, NEON, threads)
     got = program.run([ids[:15], *((one,) for one in ids[15:20]), ids[20:]])
     assert same([np.concatenate(got)], ref.load(graph).run([Chunk(0, 0, ids, every=True)]))
+
+
+def test_the_dot_product_extension_is_found(monkeypatch, tmp_path):
+    """On Linux the kernel says what the processor has; Apple's all have it."""
+    info = tmp_path / "cpuinfo"
+    monkeypatch.setattr(paths, "Info", lambda place: info)
+    monkeypatch.setattr(llvm, "get_host_cpu_features", dict)
+    monkeypatch.setattr("platform.machine", lambda: "arm64")
+    for system, expected in (("Darwin", ["neon", "portable"]), ("Linux", ["portable"])):
+        monkeypatch.setattr("platform.system", lambda system=system: system)
+        assert list(paths.available()) == expected
+    for words, expected in (("fp asimd", ["portable"]), ("fp asimd asimddp", ["neon", "portable"])):
+        info.write_text(f"Features\t: {words}\n")
+        assert list(paths.available()) == expected
