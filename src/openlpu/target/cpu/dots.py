@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from openlpu.target.cpu.emit import Function, Value, vec
+from openlpu.target.cpu.emit import Function, Value, reduce, vec
 from openlpu.target.cpu.nibbles import block_products
 from openlpu.target.cpu.path import Path
+from openlpu.target.cpu.sparse import Tiles
 from openlpu.target.cpu.weights import BYTES, NIBBLES, STEP, Format, expand
 
 I16 = vec("i32", 16)
@@ -35,9 +36,6 @@ class _Dot:
         # plane follows the other, unless a group must be sign-extended every time it is read.
         held = rows * len(groups) * path.sum_registers  # by one plane
         self.together = not path.bytewise or 2 * held * (2 if self.scaled else 1) <= path.registers * 3 // 4
-        # The bytes' offset, where the epilogue does not take it off for all activations together.
-        self.offset = 0 if self.scaled else path.offset - format.offset(path)
-        self.met = [[self.fn.slot("i32") for _ in range(1 + wide)] for _ in range(rows)] if self.offset else []
         self.scaled_sums = [[[self.fn.slot(I16) for _ in range(1 + wide)] for _ in groups] for _ in range(rows)]
         # The dot instruction takes several cycles: with few rows, independent sums hide them, in half the registers.
         fit = path.registers // 2 // (held * (2 if wide and self.together else 1))
@@ -55,6 +53,8 @@ class _Dot:
         fn, p = self.fn, self.fn.params
         turn = self._scaled_turn if self.scaled else self._turn
         done = fn.value("i64", 0)
+        if isinstance(self.format, Tiles) and self.path.offset:
+            self._meet(self.format)
         if self.wide:
             done = self.format.before(self.path, self.panel, p["wide_steps"], self.steps)
             with fn.loop(done) as step:
@@ -85,9 +85,6 @@ class _Dot:
             for line in range(0, STEP * self.path.panel, 64):
                 self._prefetch(ahead.at(line))
         codes = self._codes(step)
-        for row, sums in enumerate(self.met):
-            for plane in planes:
-                sums[plane].set(sums[plane].get() + self._excess(codes[row], plane, step))
         fetch = [{plane: self.path.quads(pointers[plane]) for plane in planes} for pointers in codes]
         for quad, groups in enumerate(self.format.quads(self.path, self.panel, step, self.steps)):
             sums = self.sums[quad % len(self.sums)]
@@ -108,20 +105,29 @@ class _Dot:
                     code = of_plane[plane](quad)
                     for sums, words in zip(blocks[row][plane], groups, strict=True):
                         products.dot(sums, products.group(words), code)
-        scales = NIBBLES.scales(self.path, self.panel, step, self.steps)
+        scales = NIBBLES.scales(self.path, self.panel, step)
         for row, sums in enumerate(self.scaled_sums):
+            at = codes[row][0].at(step * (4 - STEP * self.path.code_bytes)).at(self.fn.params["excess"])
             for plane in planes:
-                excess = self._excess(codes[row], plane, step).splat(16)
+                excess = (at.at(self.steps * 4) if plane else at).load("i32").splat(16)
                 for j, (size, offset) in enumerate(scales):
                     add = products.scaled(blocks[row][plane][j], size)
                     sums[j][plane].set((sums[j][plane].get() + add) + self.path.times(excess, offset))
 
-    def _excess(self, pointers: list[Value], plane: int, step: Value) -> Value:
-        """-Σcode of a row's codes of this step."""
-        place = self.format.place(self.path, self.panel, step, self.steps)
-        at = pointers[0].at(place * (4 - STEP * self.path.code_bytes)).at(self.fn.params["excess"])
-        steps = self.fn.params["high"].udiv(STEP * self.path.code_bytes)  # of the low plane
-        return (at.at(steps * 4) if plane else at).load("i32")
+    def _meet(self, format: Tiles) -> None:
+        """Begin with the offset times -Σcode of the activations that the panel's tiles meet."""
+        fn, p = self.fn, self.fn.params
+        low = p["high"].udiv(STEP * self.path.code_bytes)  # steps of the low plane
+        for plane, place in enumerate((low, p["wide_steps"])[: 1 + self.wide]):
+            met = [fn.slot(I16) for _ in range(self.rows)]
+            with format.some(self.path, self.panel, place, self.steps) as (step, there):
+                for row, total in enumerate(met):
+                    at = p["a"].at(p["stride"] * row).at(p["excess"]).at((step + low if plane else step) * 4)
+                    total.set(total.get() + fn.select(there, at.load(I16), 0))
+            for row, total in enumerate(met):
+                start = (reduce(total.get(), "add") * self.path.offset).splat(16)
+                for planes in self.scaled_sums[row]:
+                    planes[plane].set(start)
 
     def _prefetch(self, at: Value) -> None:
         """Bring a line into the second-level cache: reading, middling locality, data."""
@@ -134,8 +140,6 @@ class _Dot:
                 total = scaled[plane].get()
                 for sums in self.sums:
                     total = total + self.path.total(sums[row][j][plane])
-                if self.offset:
-                    total = total + (self.met[row][plane].get() * self.offset).splat(16)
                 place = (plane * self.rows + row) * self.path.panel + 16 * j
                 out.at(4 * place).store(total, 64)
 

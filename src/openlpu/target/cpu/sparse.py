@@ -5,14 +5,15 @@
     ``[step][quad][16 rows][32]``, then the step's masks ``[quad][16 rows]``.  Reading expands a group in registers, so
     it needs a path that expands; on others it is BYTES, zeros and all.
 ``Tiles``
-    The tiles that stay, each a step as BYTES has it, in order; behind them the numbers of these steps, 16 bits each.
-    What was dropped is neither read nor multiplied, on any path.  Where bytes have an offset, it is taken off with
-    -Σcode of the activations that a tile met.
+    The tiles that stay, each a step as BYTES has it, in order; behind them the numbers of these steps, 16 bits each,
+    and a bit for every step of the matrix.  What was dropped is neither read nor multiplied, on any path.  Where
+    bytes have an offset, it is taken off with -Σcode of the activations that the panel met.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,8 +25,7 @@ from openlpu.target.cpu.weights import BYTES, I8, STEP, U8, Groups, Whole, padde
 QUADS = STEP // 4
 GROUP = 32  # bytes of a group of PAIRS
 MASK = 8
-LANES = 16  # numbers of steps that are compared at once
-NONE = (1 << 15) - 1  # the number of no step
+LANES = 16  # steps whose bits are looked at together
 
 
 def _choices() -> tuple[U8, U8, U8]:
@@ -113,12 +113,12 @@ class Tiles:
         return "t"
 
     def panel_bytes(self, path: Path, k: int) -> int:
-        return self.kept * STEP * path.panel + padded(2 * self.kept, 64)
+        return padded(self._numbers_end(path) + 2 * (padded(k, STEP * LANES) // (STEP * LANES)), 64)
 
     def pack(self, path: Path, codes: I8, blocks: U8 | None, out: U8) -> None:
         target = out.reshape(-1, self.panel_bytes(path, codes.shape[1]))
-        tiles, numbers = np.split(target, [self.kept * STEP * path.panel], axis=1)
-        numbers.view(np.uint16)[:] = NONE
+        tiles, numbers, bits = np.split(target, [self.kept * STEP * path.panel, self._numbers_end(path)], axis=1)
+        bits[:] = 0
         for at, part in slices(codes, path.panel):
             words = np.ascontiguousarray(part).view(np.uint32).reshape(-1, path.panel, part.shape[1] // STEP, QUADS)
             for i, panel in enumerate(words, at):
@@ -126,7 +126,11 @@ class Tiles:
                 assert used.sum() <= self.kept, "a panel has more tiles than its matrix says"
                 kept = np.sort(np.argsort(~used, kind="stable")[: self.kept])
                 tiles[i] = panel[:, kept].transpose(1, 2, 0).ravel().view(np.uint8)
-                numbers[i].view(np.uint16)[: self.kept] = kept
+                numbers[i].view(np.uint16)[:] = kept
+                there = np.zeros(words.shape[2], np.bool_)
+                there[kept] = True
+                packed = np.packbits(there, bitorder="little")
+                bits[i, : len(packed)] = packed
         tiles ^= np.uint8(path.offset)
 
     def unpack(self, path: Path, data: U8, n: int, k: int) -> tuple[I8, U8 | None]:
@@ -151,15 +155,26 @@ class Tiles:
         return self._numbers(path, panel, steps).at(step * 2).load("i16", 2).cast("zext", "i64")
 
     def before(self, path: Path, panel: Value, place: Value, steps: Value) -> Value:
-        fn, numbers, total = panel.fn, self._numbers(path, panel, steps), panel.fn.slot(vec("i16", LANES))
-        limit = place.cast("trunc", "i16").splat(LANES)
-        with fn.loop((steps + (LANES - 1)).udiv(LANES)) as i:
-            some = numbers.at(i * (2 * LANES)).load(vec("i16", LANES), 2)
-            total.set(total.get() - some.compare("slt", limit).cast("sext", some.kind))
+        total = panel.fn.slot(vec("i16", LANES))
+        with self.some(path, panel, place, steps) as (_, there):
+            total.set(total.get() + there.cast("zext", total.kind))
         return reduce(total.get(), "add").cast("zext", "i64")
+
+    @contextmanager
+    def some(self, path: Path, panel: Value, place: Value, steps: Value) -> Iterator[tuple[Value, Value]]:
+        """A loop over the matrix's steps before a place: the number of each sixteenth, and which of 16 stay."""
+        fn = panel.fn
+        bits = self._numbers(path, panel, steps).at(steps * 2)
+        with fn.loop((place + (LANES - 1)).udiv(LANES)) as i:
+            left = (place - i * LANES).cast("trunc", "i16").splat(LANES)
+            before = Value(fn, left.kind, f"<{', '.join(f'i16 {lane}' for lane in range(LANES))}>").compare("slt", left)
+            yield i * LANES, bits.at(i * 2).load("i16", 2).cast("bitcast", vec("i1", LANES)) & before
 
     def quads(self, path: Path, panel: Value, step: Value, steps: Value) -> Iterator[Groups]:
         return BYTES.quads(path, panel, step, steps)
+
+    def _numbers_end(self, path: Path) -> int:
+        return self.kept * (STEP * path.panel + 2)
 
     def _numbers(self, path: Path, panel: Value, steps: Value) -> Value:
         return panel.at(steps * (STEP * path.panel))

@@ -6,10 +6,10 @@ A matrix is cut into *panels* of ``path.panel`` rows, each one sequential stream
 ``BYTES``
     One byte a code, plus the path's offset: ``[step][quad][row][4]``.
 ``NIBBLES``
-    Half a byte a code, in blocks (:mod:`openlpu.arch.truepoint.blocks`): ``[step][16 rows][quad pair][row][4]``, the
-    even quad in the low nibbles; behind all steps the block bytes ``[step][row]``.  Reading expands a step to the
-    codes that BYTES has in memory, in registers: both bytes of a 16-bit word are multiplied at once, since
-    q * step <= 225 leaves a byte free of carries.
+    Half a byte a code, in blocks (:mod:`openlpu.arch.truepoint.blocks`).  A step is ``[16 rows][quad pair][row][4]``,
+    the even quad in the low nibbles, and then its block bytes ``[row]``: all one stream, because memory is read a
+    third slower in two.  Reading expands a step to the codes that BYTES has in memory, in registers: both bytes of a
+    16-bit word are multiplied at once, since q * step <= 225 leaves a byte free of carries.
 
 Formats of pruned matrices are in :mod:`~openlpu.target.cpu.sparse`.
 """
@@ -136,30 +136,34 @@ class _Nibbles(Whole):
     mark: str = "n"
 
     def panel_bytes(self, path: Path, k: int) -> int:
-        steps = padded(k, STEP) // STEP
-        return steps * path.panel * STEP // 2 + padded(steps * path.panel, 64)
+        return padded(self.steps(k) * self._step_bytes(path), 64)
+
+    def _step_bytes(self, path: Path) -> int:
+        return path.panel * (STEP // 2 + 1)
 
     def pack(self, path: Path, codes: I8, blocks: U8 | None, out: U8) -> None:
         assert blocks is not None, "nibbles are expanded with block bytes"
+        nibbles, scales = self._parts(path, out, codes.shape[1])
         steps = blocks.shape[1]
-        target = out.reshape(-1, self.panel_bytes(path, codes.shape[1]))
-        nibbles = target[:, : steps * path.panel * STEP // 2].reshape(-1, steps, path.panel // 16, 2, 16, 4)
-        scales = target[:, nibbles[0].size : nibbles[0].size + steps * path.panel].reshape(-1, steps, path.panel)
         for (at, part), (_, bytes_) in zip(slices(codes, path.panel), slices(blocks, path.panel, 1), strict=True):
             q = tp.split(part, bytes_).reshape(-1, path.panel // 16, 16, steps, 2, 2, 4)
             q = q.transpose(5, 0, 3, 1, 4, 2, 6)  # [even, odd quad][panel][step][16 rows][quad pair][row][4]
-            np.bitwise_or(q[0], q[1] << 4, out=nibbles[at : at + q.shape[1]])
+            nibbles[at : at + q.shape[1]] = (q[0] | q[1] << 4).reshape(*q.shape[1:3], -1)
             scales[at : at + q.shape[1]] = bytes_.reshape(-1, path.panel, steps).transpose(0, 2, 1)
 
     def unpack(self, path: Path, data: U8, n: int, k: int) -> tuple[I8, U8 | None]:
-        steps, panel = self.steps(k), path.panel
-        rows = data.reshape(-1, self.panel_bytes(path, k))
-        half = rows[:, : steps * panel * STEP // 2].reshape(-1, steps, panel // 16, 2, 16, 4)
+        nibbles, scales = self._parts(path, data, k)
+        half = nibbles.reshape(-1, self.steps(k), path.panel // 16, 2, 16, 4)
         q = np.stack([half & 15, half >> 4])  # [even, odd quad][panel][step][16 rows][quad pair][row][4]
-        q = q.transpose(1, 3, 5, 2, 4, 0, 6).reshape(-1, steps * STEP)[:n, :k].astype(np.uint8)
-        blocks = rows[:, half[0].size : half[0].size + steps * panel].reshape(-1, steps, panel).transpose(0, 2, 1)
-        blocks = np.ascontiguousarray(blocks.reshape(-1, steps)[:n])
+        q = q.transpose(1, 3, 5, 2, 4, 0, 6).reshape(-1, self.steps(k) * STEP)[:n, :k].astype(np.uint8)
+        blocks = np.ascontiguousarray(scales.transpose(0, 2, 1).reshape(-1, self.steps(k))[:n])
         return tp.expand(q, blocks), blocks
+
+    def _parts(self, path: Path, data: U8, k: int) -> tuple[U8, U8]:
+        """The nibbles and the block bytes of packed data, [panel][step][bytes] each."""
+        size = self.steps(k) * self._step_bytes(path)
+        whole = data.reshape(-1, self.panel_bytes(path, k))[:, :size].reshape(-1, self.steps(k), self._step_bytes(path))
+        return whole[..., : -path.panel], whole[..., -path.panel :]
 
     def offset(self, path: Path) -> int:
         return 0
@@ -169,7 +173,7 @@ class _Nibbles(Whole):
 
     def quads(self, path: Path, panel: Value, step: Value, steps: Value) -> Iterator[Groups]:
         rows = []
-        for block in self._blocks(path, panel, step, steps):
+        for block in self._blocks(path, panel, step):
             twice = [lane for row in range(16) for lane in (row, 16, row, 16)]  # a row's byte in both of its words
             word = block.shuffle(panel.fn.value(block.kind, 0), twice).cast("bitcast", WORDS)
             size, zero = word >> 4, word & 15
@@ -177,26 +181,36 @@ class _Nibbles(Whole):
         for words in self.words(path, panel, step):
             yield [path.loaded(x * size + zero) for x, (size, zero) in zip(words, rows, strict=True)]
 
-    def scales(self, path: Path, panel: Value, step: Value, steps: Value) -> list[tuple[Value, Value]]:
+    def scales(self, path: Path, panel: Value, step: Value) -> list[tuple[Value, Value]]:
         """Step and step * zero of every row of a step, int32, per 16 rows."""
         pairs = []
-        for block in self._blocks(path, panel, step, steps):
+        for block in self._blocks(path, panel, step):
             byte = block.cast("zext", vec("i32", 16))
             size, zero = ((x).cast("bitcast", WORDS) for x in (byte >> 4, byte & 15))
             pairs.append((size.cast("bitcast", byte.kind), (size * zero).cast("bitcast", byte.kind)))
         return pairs
 
-    def _blocks(self, path: Path, panel: Value, step: Value, steps: Value) -> list[Value]:
-        at = panel.at(steps * (path.panel * STEP // 2)).at(step * path.panel)
+    def _blocks(self, path: Path, panel: Value, step: Value) -> list[Value]:
+        at = panel.at(step * self._step_bytes(path)).at(path.panel * STEP // 2)
         return [at.at(16 * j).load(vec("i8", 16), 16) for j in range(path.panel // 16)]
 
     def words(self, path: Path, panel: Value, step: Value) -> Iterator[list[Value]]:
         """q of the four quads, two bytes a word, per 16 rows."""
-        at, groups = panel.at(step * (path.panel * STEP // 2)), range(path.panel // 16)
+        at, groups = panel.at(step * self._step_bytes(path)), range(path.panel // 16)
         for pair in range(2):
-            words = [at.at(128 * j + 64 * pair).load(WORDS, 64) for j in groups]
+            words = [at.at(128 * j + 64 * pair).load(WORDS, 16) for j in groups]
             for shift in (0, 4):
                 yield [(word >> shift if shift else word) & 0x0F0F for word in words]
+
+    def code_at(self, path: Path, panel: Value, row: Value, lane: Value, lanes: int) -> Value:
+        """See :func:`code_at`; ``row`` is one of the panel's."""
+        quad, kind = lane >> 2, vec("i32", lanes)
+        at = panel.at((quad >> 2) * self._step_bytes(path))
+        four = at.at((row >> 4) * 128).at(((quad >> 1) & 1) * 64).at((row & 15) * 4)
+        byte = four.load(vec("i8", lanes), 1).cast("zext", kind)
+        q = (byte >> ((quad & 1) * 4).cast("trunc", "i32").splat(lanes)) & 15
+        block = at.at(path.panel * STEP // 2).at(row).load("i8", 1).cast("zext", "i32")
+        return (q - (block & 15).splat(lanes)) * (block >> 4).splat(lanes)
 
 
 BYTES, NIBBLES = _Bytes(), _Nibbles()
@@ -226,16 +240,8 @@ def slices(matrix: NDArray, panel: int, unit: int = STEP) -> Iterator[tuple[int,
 def code_at(path: Path, format: Format, table: Value, k: int, row: Value, lane: Value, lanes: int) -> Value:
     """Codes ``lane`` … ``lane + lanes - 1`` (within a quad) of one row, int32: an embedding reads a shared table."""
     panel = table.at(row.udiv(path.panel) * format.panel_bytes(path, k))
-    row, kind = row.urem(path.panel), vec("i32", lanes)
-    if format is BYTES:
-        code = panel.at(lane * path.panel).at(row * 4).load(vec("i8", lanes), 1)
-        return (code ^ -128 if path.offset else code).cast("sext", kind)
-    quad, steps = lane >> 2, padded(k, STEP) // STEP
-    step = quad >> 2
-    at = panel.at(step * (path.panel * STEP // 2)).at((row >> 4) * 128).at(((quad >> 1) & 1) * 64).at((row & 15) * 4)
-    byte = at.load(vec("i8", lanes), 1).cast("zext", kind)
-    q = (byte >> ((quad & 1) * 4).cast("trunc", "i32").splat(lanes)) & 15
-    block = panel.at(steps * (path.panel * STEP // 2)).at(step * path.panel).at(row).load("i8", 1).cast("zext", "i32")
-    return (q - (block & 15).splat(lanes)) * (block >> 4).splat(lanes)
-
-
+    row = row.urem(path.panel)
+    if format is NIBBLES:
+        return NIBBLES.code_at(path, panel, row, lane, lanes)
+    code = panel.at(lane * path.panel).at(row * 4).load(vec("i8", lanes), 1)
+    return (code ^ -128 if path.offset else code).cast("sext", vec("i32", lanes))
