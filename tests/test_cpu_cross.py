@@ -69,7 +69,7 @@ def test_dot_instructions(case, path, triple, dot):
     assert {"dot1", f"dot{path.blocks[0]}w"} <= {function for function, _ in loops}
     assert any(function.startswith("attention") for function, _ in loops)
     spills = {at: [line for line in lines if re.search(r"\((%rsp|sp)\)|\[sp", line)] for at, lines in loops.items()}
-    assert max(len(lines) for lines in spills.values()) <= 2, spills
+    assert max(len(lines) for lines in spills.values()) <= 3, spills
     assert not re.search(r"\tv?f(n?m(add|sub)|ml[as])", assembly) and re.search(r"\tv?f?mul(ps)?", assembly)
     if path is AVX_VNNI:
         assert "zmm" not in assembly and not re.search(r"mm(1[6-9]|[23]\d)", assembly), "instructions of AVX-512"
