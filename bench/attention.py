@@ -19,8 +19,8 @@ from openlpu.checkpoint.config import ModelConfig
 from openlpu.graph.shapes import SHAPES
 from openlpu.target.cpu import attention, path, rows
 from openlpu.target.cpu.attention import AttentionKernel
+from openlpu.target.cpu.attention_block import Areas, AttentionStage
 from openlpu.target.cpu.bandwidth import ReadLoop
-from openlpu.target.cpu.block import Areas, AttentionStage
 from openlpu.target.cpu.cache import CacheLayout
 from openlpu.target.cpu.crew import Crew, Entry
 from openlpu.target.cpu.emit import Function

@@ -1,8 +1,8 @@
 """Query codes and the KV cache in, attention output out, shared evenly among threads however long the context is.
 
 The work of a step is a line of *units*: for each key/value head, for each token row, the blocks of 256 positions
-the row sees.  Tiles are equal stretches of that line.  A unit leaves a *part* (``block.py``); the parts of a row
-and head are joined in ascending order in fp32, as ``arch/truepoint/attention.py`` defines, by the tile that has
+the row sees.  Tiles are equal stretches of that line.  A unit leaves a *part* (``attention_block.py``); the parts of a
+row and head are joined in ascending order in fp32, as ``arch/truepoint/attention.py`` defines, by the tile that has
 them all.  Where a border of tiles falls between them they meet in shared memory, and the last to come joins.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from openlpu.target.cpu.block import LOWEST, Areas, AttentionStage, BlockKernel, Sequence
+from openlpu.target.cpu.attention_block import LOWEST, Areas, AttentionStage, BlockKernel, Sequence
 from openlpu.target.cpu.cache import BLOCK_BITS
 from openlpu.target.cpu.elementwise import exp, reciprocal
 from openlpu.target.cpu.emit import Function, Value, pair, vec

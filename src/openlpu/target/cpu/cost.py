@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from openlpu.arch.truepoint.attention import BLOCK
 from openlpu.target.cpu import kernels
-from openlpu.target.cpu.block import AttentionStage
+from openlpu.target.cpu.attention_block import AttentionStage
 from openlpu.target.cpu.layout import MAX_ROWS
 from openlpu.target.cpu.linear import LinearStage, Part
 from openlpu.target.cpu.path import Path

@@ -5,7 +5,7 @@ from __future__ import annotations
 from openlpu.target.cpu import attention, linear
 from openlpu.target.cpu import path as paths
 from openlpu.target.cpu.attention import AttentionKernel
-from openlpu.target.cpu.block import Areas, AttentionStage
+from openlpu.target.cpu.attention_block import Areas, AttentionStage
 from openlpu.target.cpu.dots import dot_kernels
 from openlpu.target.cpu.emit import Function
 from openlpu.target.cpu.linear import LinearKernel, LinearStage

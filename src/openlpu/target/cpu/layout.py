@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from openlpu.graph.ir import Graph, Value
 from openlpu.target.cpu.attention import shared_bytes
-from openlpu.target.cpu.block import AttentionStage
+from openlpu.target.cpu.attention_block import AttentionStage
 from openlpu.target.cpu.image import Image
 from openlpu.target.cpu.linear import code_stride, padded, value_stride
 from openlpu.target.cpu.memory import Arena

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from openlpu.arch.truepoint import sparse as tp
 from openlpu.arch.truepoint.codes import MAX_K
 from openlpu.graph.ir import Graph, Node
-from openlpu.target.cpu.block import AttentionStage
+from openlpu.target.cpu.attention_block import AttentionStage
 from openlpu.target.cpu.cache import CacheLayout
 from openlpu.target.cpu.linear import LinearStage, Part
 from openlpu.target.cpu.rows import Op

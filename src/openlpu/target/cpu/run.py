@@ -105,7 +105,6 @@ class CpuExecutable:
             self.layout.move(copy)
             self._mover = None
 
-
     def _step(self, rows: list[Row], results: list[F32]) -> None:
         """One native step of at most ``MAX_ROWS`` rows, those with logits first."""
         rows = sorted(rows, key=lambda row: row.goal is None)

@@ -92,10 +92,10 @@ def save(folder: Path, graph: Graph, image: Image, path: VectorPath, plan: Plan,
     words = graph_file.words(graph)
     (folder / GRAPH).write_text(json.dumps(words, sort_keys=True) + "\n", "utf-8")
     image.streamed.tofile(folder / STREAMED)
-    params = {name: {"shape": graph.params[name].shape, "dtype": graph.params[name].dtype.str} for name in graph.params}
+    params = {name: {"shape": array.shape, "dtype": array.dtype.str} for name, array in graph.params.items()}
     for codes, blocks in plan.packed.items():
         if blocks:
-            params[codes]["blocks"], params[blocks]["of"] = blocks, codes
+            params[blocks]["of"] = codes
     streamed = {place.operand.name for place in image.places}
     with (folder / LOOKED_UP).open("wb") as file:
         for name, entry in params.items():
