@@ -19,7 +19,7 @@ def main(model: str, steps: int) -> None:
     """Compile, run ``steps`` tokens, print."""
     compiled = pipeline.compile(model)
     start = time.perf_counter()
-    program = pipeline.program(compiled)
+    program = pipeline.program(compiled.graph)
     scheduled = time.perf_counter() - start
     executable = ChipExecutable(program, compiled.graph.params)
     executable.run([Chunk(0, 0, (1,))])  # resolves the program once

@@ -43,7 +43,8 @@ Written by `python bench/peers.py MODELS --llama-bench COMMAND --python PYTHON`,
 Random weights in real shapes. In each row ours and the peer take turns on the same cores in one run; speeds are tokens
 per second of the median block, a ratio above 1 means ours is faster, and in brackets is its spread over the pairs of
 blocks. Prefill is 512 tokens, decode 32 tokens from an empty cache, or behind the context named. The peer's
-loading is not counted, and it is stopped while ours runs.
+loading is not counted, and it is stopped while ours runs. On a machine whose memory others use too, the bandwidth
+changes within a run: a share of the bound above 100 % means that the read loop was measured in a slower moment.
 """
 
 

@@ -13,11 +13,16 @@ from numpy.typing import NDArray
 from openlpu.arch.chip import Chip, load_chip
 from openlpu.arch.encoding import encode
 from openlpu.arch.isa import ALU, BY_NAME, BYTE, IMM, QUAD
+from openlpu.arch.link import Link
 from openlpu.schedule.program import CLAIM_OUTPUT, CLAIM_READ, RESIDENT, Claims, queue_dtype
+from openlpu.target.chip.links import Port, Ports
 from openlpu.target.chip.machine import Machine, Trace
 
 Line = tuple[int, str, Mapping[str, int]]
 TINY = load_chip("tiny")
+# A fast link: its packets are under way 16 to 24 cycles, and 30 suffice with clocks that are 4 apart.
+LINK = Link("test", cycles=3, packet_bytes=264, mean=20, sigma=1.5, minimum=16, maximum=24, align=2, latency=30)
+PORTS = {"c2cw0": Port(LINK, 1, 4), "c2ce0": Port(LINK, 2, 4), "c2cw1": Port(LINK, 3, 4), "c2ce1": Port(LINK, 4, 4)}
 
 
 def assemble(lines: Mapping[str, Sequence[Line]]) -> dict[str, NDArray]:
@@ -40,14 +45,15 @@ def make_claims(reads: Sequence[tuple[Any, ...]], outputs: Sequence[tuple[Any, .
 
 
 class Board:
-    """A chip whose west slices feed vectors to a unit and whose east slices catch its results.
+    """A chip, or a group, whose west slices feed vectors to a unit and whose east slices catch its results.
 
-    Feeds flow east from slices 0..19; catches are in slices 20..39, on streams of either direction.
+    Feeds flow from slices 0..19, east to any unit but those at the west edge; catches are in slices 20..39, on streams
+    of either direction.
     """
 
-    def __init__(self, chip: Chip = TINY) -> None:
+    def __init__(self, chip: Chip = TINY, roles: int = 1, links: Ports | None = None) -> None:
         self.chip = chip
-        self.machine = Machine(chip)
+        self.machine = Machine(chip, roles, links)
         self.lines: dict[str, list[Line]] = defaultdict(list)
         self.fed = self.caught = 0
         self.pages: list[tuple[str, list[tuple[int, int]]]] = []
@@ -57,15 +63,17 @@ class Board:
         self.lines[queue].append((cycle, op, fields))
 
     def store(self, slice_: int, address: int, vector: NDArray) -> None:
-        """The host writes one vector of bytes."""
-        self.machine.load(np.array([slice_]), np.array([address]), np.asarray(vector)[None])
+        """The host writes one vector of bytes, or one for each role."""
+        rows = np.broadcast_to(vector, (self.machine.roles, self.chip.lanes))
+        for role, row in enumerate(rows):
+            self.machine.load(np.array([slice_]), np.array([address]), row[None], role)
 
     def feed(self, queue: str, cycle: int, stream: int, vector: NDArray) -> None:
-        """A vector that is on eastward ``stream`` at the unit of ``queue`` in ``cycle``."""
+        """A vector (or one for each role) that is on ``stream`` at the unit of ``queue`` in ``cycle``."""
         slice_, address = self.fed % 20, self.fed // 20
         self.fed += 1
         self.store(slice_, address, vector)
-        hops = self.chip.queue_position(queue) - self.chip.slice_position(slice_)
+        hops = abs(self.chip.queue_position(queue) - self.chip.slice_position(slice_))
         self.put(f"mem{slice_}", cycle - hops - self.chip.latency["read"], "read", address=address, stream=stream)
 
     def catch(self, queue: str, cycle: int, stream: int) -> tuple[int, int]:
@@ -228,3 +236,32 @@ def everything(seed: int = 0) -> tuple[Board, list[tuple[int, int]]]:
         board.put("mem39", done, "write", address=i, stream=23)
         words.append((39, i))
     return board, words
+
+
+def group_ports(roles: int) -> Ports:
+    """The links of a group of tiny chips, as far as their four ports reach."""
+    return {queue: port for queue, port in PORTS.items() if port.peer < roles}
+
+
+def exchange(
+    roles: int, count: int = 3, late: int = 0, ports: Ports | None = None, chip: Chip = TINY, gap: int = 0
+) -> tuple[Board, list[tuple[str, int, tuple[int, int]]], NDArray]:
+    """Each chip sends ``count`` vectors of its own by every port, every ``gap`` cycles, and keeps what comes.
+
+    Receives are ``late`` cycles behind the earliest time.  Returns the board, and per vector received its port, its
+    number and its word; and the vectors sent, [roles, ports, count, lanes].
+    """
+    ports = group_ports(roles) if ports is None else ports
+    board, rng = Board(chip, roles, ports), np.random.default_rng(roles)
+    sent = rng.integers(0, 256, (roles, len(ports), count, chip.lanes)).astype(np.uint8)
+    kept = []
+    for i, (queue, port) in enumerate(ports.items()):
+        for k in range(count):
+            out, into = (i + 32, i + 8) if queue[3] == "w" else (i, i + 40)
+            cycle = 40 + i + (gap or port.link.cycles) * k
+            board.feed(queue, cycle, out, sent[:, i, k])
+            board.put(queue, cycle, "send", stream=out)
+            there = cycle + port.link.latency + late
+            board.put(queue, there, "receive", stream=into)
+            kept.append((queue, k, board.catch(queue, there + chip.latency["c2c"], into)))
+    return board, kept, sent

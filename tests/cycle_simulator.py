@@ -1,4 +1,5 @@
-"""The obvious simulator: every stream register moves every cycle.  Slow, and independent of the chip model's tricks.
+"""The obvious simulator: every stream register of every chip moves every cycle.  Slow, and independent of the chip
+model's tricks.  A value is [roles, lanes]: what each chip of the group has there.
 
 It knows what instructions do, not what is forbidden; :func:`random_program` only makes instructions that it sees to
 be possible, so the chip model must accept them and agree on every word of SRAM.
@@ -6,8 +7,8 @@ be possible, so the chip model must accept them and agree on every word of SRAM.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable
+from collections import defaultdict, deque
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from chip_programs import Line
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from openlpu.arch.chip import Chip
 from openlpu.arch.isa import ALU, BY_NAME, BYTE, IMM, QUAD
+from openlpu.target.chip.links import Port
 
 U8 = NDArray[np.uint8]
 I32 = NDArray[np.int32]
@@ -25,10 +27,10 @@ ALU_OPS: dict[str, Callable[[I32, I32], I32]] = {
 
 
 class Simulator:
-    """State of the chip in cycle ``now``."""
+    """State of all chips in cycle ``now``."""
 
-    def __init__(self, chip: Chip, rng: np.random.Generator) -> None:
-        self.chip, self.now = chip, 0
+    def __init__(self, chip: Chip, roles: int) -> None:
+        self.chip, self.roles, self.now = chip, roles, 0
         self.words: dict[tuple[int, int], U8] = {}
         self.landing: dict[int, list[tuple[tuple[int, int], U8, NDArray]]] = defaultdict(list)
         self.streams: dict[tuple[int, int], U8] = {}  # (stream, position)
@@ -38,6 +40,9 @@ class Simulator:
         self.arrays: list[tuple[int, NDArray]] = []  # (ready, array)
         self.sums: dict[int, I32] = {}
         self.slots: dict[int, I32] = {}
+        # By port and receiving role: when each vector arrives, and the vector.
+        self.wires: dict[tuple[str, int], deque[tuple[int, U8]]] = defaultdict(deque)
+        self.last: dict[str, int] = {}  # when each port sent last
 
     def advance(self) -> None:
         """One cycle: streams hop, results appear, writes land."""
@@ -62,23 +67,29 @@ class Simulator:
         return {a for writes in self.landing.values() for (s, a), _, _ in writes if s == slice_}
 
 
-def addresses(vector: U8, base: int) -> NDArray[np.int64]:
-    """Word per superlane of a map in lanes 0 and 1, -1: none."""
-    lanes = vector.reshape(-1, 16).astype(np.int64)
-    offset = lanes[:, 0] + 256 * lanes[:, 1]
+def addresses(vectors: U8, base: int) -> NDArray[np.int64]:
+    """Word per role and superlane of a map in lanes 0 and 1, -1: none."""
+    lanes = vectors.reshape(len(vectors), -1, 16).astype(np.int64)
+    offset = lanes[..., 0] + 256 * lanes[..., 1]
     return np.where(offset == 0xFFFF, -1, base + offset)
 
 
-class Generator:
-    """Makes a random program while simulating it."""
+def planes_of(value: I32) -> list[U8]:
+    """The four bytes of numbers, each [roles, lanes]."""
+    planes = np.ascontiguousarray(value).view(np.uint8).reshape(*value.shape, 4)
+    return [np.ascontiguousarray(planes[..., k]) for k in range(4)]
 
-    def __init__(self, chip: Chip, seed: int) -> None:
-        self.chip, self.rng = chip, np.random.default_rng(seed)
-        self.sim = Simulator(chip, self.rng)
+
+class Generator:
+    """Makes a random program of a group of chips while simulating it."""
+
+    def __init__(self, chip: Chip, seed: int, roles: int = 1, links: Mapping[str, Port] | None = None) -> None:
+        self.chip, self.rng, self.links = chip, np.random.default_rng(seed), links or {}
+        self.sim = Simulator(chip, roles)
         self.lines: dict[str, list[Line]] = defaultdict(list)
         for slice_ in range(chip.slices):
             for address in range(6):
-                vector = self.rng.integers(0, 256, chip.lanes).astype(np.uint8)
+                vector = self.rng.integers(0, 256, (roles, chip.lanes)).astype(np.uint8)
                 if address < 3:  # maps of words 0..5 and of nothing
                     tiles = vector.reshape(-1, 16)
                     tiles[:, 0], tiles[:, 1] = self.rng.integers(0, 6, len(tiles)), 0
@@ -94,9 +105,13 @@ class Generator:
                 self._alu(alu)
             self._sxm()
             self._mxm(True)
+            for port in self.links:
+                self._link(port, True)
             self.sim.advance()
-        while self.sim.sums or self.sim.landing:
+        while self.sim.sums or self.sim.landing or any(self.sim.wires.values()):
             self._mxm(False)
+            for port in self.links:
+                self._link(port, False)
             self.sim.advance()
 
     def _put(self, queue: str, op: str, **fields: int) -> None:
@@ -133,22 +148,22 @@ class Generator:
             words = addresses(sim.streams[map_, x], 0)
             if words.max() > 5:
                 return
-            if kind == "gather" and target is not None and not flying & set(words.tolist()):
+            if kind == "gather" and target is not None and not flying & set(words.ravel().tolist()):
                 self._put(queue, "gather", address=0, stream=target, map=map_)
-                rows = [sim.words[slice_, a].reshape(-1, 16)[k] if a >= 0 else np.zeros(16, np.uint8)
-                        for k, a in enumerate(words.tolist())]
-                sim.post(x, done, target, [np.concatenate(rows)])
+                rows = [[sim.words[slice_, a][r].reshape(-1, 16)[k] if a >= 0 else np.zeros(16, np.uint8)
+                         for k, a in enumerate(row)] for r, row in enumerate(words.tolist())]
+                sim.post(x, done, target, [np.array(rows).reshape(sim.roles, -1)])
             elif kind == "scatter" and source is not None:
                 self._put(queue, "scatter", address=0, stream=source, map=map_)
-                for a in set(words.tolist()) - {-1}:
-                    part = np.repeat(words == a, 16)
+                for a in set(words.ravel().tolist()) - {-1}:
+                    part = np.repeat(words == a, 16, axis=1)
                     sim.landing[sim.now + 2].append(((slice_, a), sim.streams[source, x], part))
 
     def _operand(self, name: str, x: int) -> tuple[dict[str, int], I32] | None:
         sim, choice = self.sim, self.rng.integers(4)
         if choice == 0:
             value = int(self.rng.integers(-(2**31), 2**31))
-            return {f"{name}_kind": IMM, "imm": value}, np.full(self.chip.lanes, value, np.int32)
+            return {f"{name}_kind": IMM, "imm": value}, np.full((self.sim.roles, self.chip.lanes), value, np.int32)
         if choice == 1:
             alu = int(self.rng.integers(self.chip.vxm_alus))
             held = sim.latch.get((alu, sim.now))
@@ -162,8 +177,8 @@ class Generator:
         planes = [sim.streams.get((first + k, x)) for k in range(4)]
         if any(p is None for p in planes):
             return None
-        word = np.stack([p for p in planes if p is not None], axis=1)
-        return {f"{name}_kind": QUAD, name: first}, np.ascontiguousarray(word).view(np.int32).ravel()
+        word = np.stack([p for p in planes if p is not None], axis=-1)
+        return {f"{name}_kind": QUAD, name: first}, np.ascontiguousarray(word).view(np.int32)[..., 0]
 
     def _alu(self, alu: int) -> None:
         sim, x = self.sim, self.chip.vxm_position
@@ -184,8 +199,7 @@ class Generator:
             value = ALU_OPS[op](a[1], b[1])
         self._put(f"vxm{alu}", op, **fields)
         sim.latch[alu, done] = value
-        planes = value.view(np.uint8).reshape(-1, 4)
-        sim.post(x, done, target, [np.ascontiguousarray(planes[:, k]) for k in range(count)])
+        sim.post(x, done, target, planes_of(value)[:count])
 
     def _sxm(self) -> None:
         sim, chip = self.sim, self.chip
@@ -196,7 +210,8 @@ class Generator:
         if source is not None and target is not None:
             amount = int(self.rng.integers(0, chip.lanes))
             self._put("sxme.shift", "shift", stream=source, dst=target, amount=amount, north=1, count=1)
-            moved = np.concatenate([np.zeros(amount, np.uint8), sim.streams[source, x][: chip.lanes - amount]])
+            moved = np.zeros((sim.roles, chip.lanes), np.uint8)
+            moved[:, amount:] = sim.streams[source, x][:, : chip.lanes - amount]
             sim.post(x, done, target, [moved])
 
     def _mxm(self, new: bool) -> None:
@@ -209,9 +224,9 @@ class Generator:
             return
         group = int(self.rng.integers(0, chip.lanes // 16))
         if sim.buffer and self.rng.random() < 0.3:
-            array = np.zeros((chip.lanes, chip.lanes), np.int64)
+            array = np.zeros((sim.roles, chip.lanes, chip.lanes), np.int64)
             for g, row in sim.buffer.items():
-                array[16 * g : 16 * g + 16] = row.view(np.int8)
+                array[:, 16 * g : 16 * g + 16] = row.view(np.int8)[:, None]
             self._put(f"{queue}.weights", "install_weights")
             sim.arrays.append((sim.now + chip.latency["install"], array))
             sim.buffer = {}
@@ -222,7 +237,8 @@ class Generator:
         if ready and self.rng.random() < 0.5:
             self._put(f"{queue}.activations", "activate", stream=source)
             vector = sim.streams[source, x].view(np.int8).astype(np.int64)
-            sim.sums[sim.now + chip.latency["matmul"]] = (ready[-1] @ vector).astype(np.int32)
+            sums = [array @ v for array, v in zip(ready[-1], vector, strict=True)]
+            sim.sums[sim.now + chip.latency["matmul"]] = np.stack(sums).astype(np.int32)
 
     def _accumulate(self, x: int) -> None:
         sim = self.sim
@@ -235,5 +251,21 @@ class Generator:
         self._put("mxme0.accumulate", "accumulate", **fields)
         sim.slots[slot] = total
         if target is not None:
-            planes = total.view(np.uint8).reshape(-1, 4)
-            sim.post(x, done, target, [np.ascontiguousarray(planes[:, k]) for k in range(4)])
+            sim.post(x, done, target, planes_of(total))
+
+    def _link(self, queue: str, new: bool) -> None:
+        """Receive what has come, or send something that the buffer at the other end is certain to have room for."""
+        sim, port, x = self.sim, self.links[queue], self.chip.queue_position(queue)
+        wires = [sim.wires[queue, r] for r in range(sim.roles)]
+        done = sim.now + self.chip.latency["c2c"]
+        target, source = self._target(x, done, 1), self._stream(x)
+        here = wires[0] and wires[0][0][0] <= sim.now
+        room = sim.now >= sim.last.get(queue, -port.link.cycles) + port.link.cycles and len(wires[0]) < port.depth
+        if here and target is not None and (not new or self.rng.random() < 0.7):
+            self._put(queue, "receive", stream=target)
+            sim.post(x, done, target, [np.stack([wire.popleft()[1] for wire in wires])])
+        elif new and source is not None and room and self.rng.random() < 0.5:
+            self._put(queue, "send", stream=source)
+            sim.last[queue] = sim.now
+            for r in range(sim.roles):
+                wires[r ^ port.peer].append((sim.now + port.link.latency, sim.streams[source, x][r]))

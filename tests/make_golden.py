@@ -78,6 +78,11 @@ TINY = {
          "rope_parameters": {"rope_theta": 1000000.0, "rope_type": "default"}},
         torch.bfloat16,
     ),
+    "mixtral": Tiny(
+        {"model_type": "mixtral", "intermediate_size": 24, "num_local_experts": 5, "num_experts_per_tok": 2,
+         "rope_theta": 1000000.0, "sliding_window": None},
+        torch.bfloat16,
+    ),
 }  # fmt: skip
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
@@ -114,7 +119,7 @@ def main() -> None:
         print(f"{name}: {sum(f.stat().st_size for f in (OUT / name).iterdir()):,} bytes")
     variants()
     write(OUT / "ropes.json", [rope(parameters) for parameters in ROPES])
-    write(OUT / "absent.json", {kind: absent(kind) for kind in ("llama", "mistral", "qwen2", "qwen3")})
+    write(OUT / "absent.json", {kind: absent(kind) for kind in ("llama", "mistral", "qwen2", "qwen3", "mixtral")})
     if stories.is_dir():
         write(OUT / "stories260K.json", losses(stories))
 
@@ -172,9 +177,12 @@ def weights(folder: Path, config: dict[str, Any], seed: int) -> dict[str, torch.
     """Random weights for every parameter transformers makes for this config: gains near 1, nothing zero."""
     rng = np.random.default_rng(seed)
     model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+    with TemporaryDirectory() as saved:  # where parameters have the names that checkpoints have
+        model.save_pretrained(saved)
+        shapes = {name: tuple(one.shape) for name, one in load_file(Path(saved) / "model.safetensors").items()}
     drawn = {}
-    for name, parameter in sorted(model.named_parameters()):
-        noise = rng.standard_normal(tuple(parameter.shape))
+    for name, shape in sorted(shapes.items()):
+        noise = rng.standard_normal(shape)
         drawn[name] = torch.from_numpy(1 + 0.2 * noise if "norm" in name else 0.25 * noise)
     return drawn
 

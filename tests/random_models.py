@@ -45,6 +45,18 @@ CASES = {
     ),
     "large heads": (replace(BASE, hidden=128, heads=9, kv_heads=1, head_dim=128), QWEN3, Scheme()),
 }
+MIXTURES = {  # which the chip does not run yet
+    "experts": (replace(BASE, tied=False, experts=5, experts_per_token=2), LLAMA, Scheme()),
+    "one of many experts": (
+        replace(BASE, hidden=40, intermediate=24, experts=37, experts_per_token=1), LLAMA, Scheme(outlier_share=0.4),
+    ),
+    "experts in blocks": (replace(BASE, experts=4, experts_per_token=2), LLAMA, Scheme(weight_bits=4.5)),
+    "experts in tiles": (replace(BASE, experts=4, experts_per_token=2), LLAMA, Scheme(prune="blocks:0.5")),
+    "all experts in pairs": (
+        replace(BASE, hidden=50, head_dim=10, intermediate=77, experts=3, experts_per_token=3), LLAMA,
+        Scheme(prune="2:4", outlier_share=0.3),
+    ),
+}
 
 
 def random_graph(config, variant, scheme, seed=0):

@@ -15,11 +15,11 @@ def test_random_programs(seed: int) -> None:
     program = Generator(TINY, seed)
     slices, addresses = np.array(list(program.sim.words)).T
     machine = Machine(TINY)
-    machine.load(slices, addresses, np.stack(list(program.sim.words.values())))
+    machine.load(slices, addresses, np.concatenate(list(program.sim.words.values())))
     program.run(60)
     queues = assemble(program.lines)
     assert sum(map(len, queues.values())) > 500
     machine.run(queues)
-    expected = np.stack([program.sim.words[int(s), int(a)] for s, a in zip(slices, addresses, strict=True)])
+    expected = np.concatenate([program.sim.words[int(s), int(a)] for s, a in zip(slices, addresses, strict=True)])
     different = np.flatnonzero((machine.peek(slices, addresses) != expected).any(axis=1))
     assert not len(different), f"words {[(slices[i], addresses[i]) for i in different[:9]]}"

@@ -23,7 +23,7 @@ ADD = {"a_kind": IMM, "b_kind": IMM, "dst_kind": ALU}
 def test_a_queue_longer_than_its_memory_runs() -> None:
     board, words = long_sum()
     queues = board.queues()
-    size = int(extents(queues["vxm0"]["cycle"], queues["vxm0"]["op"])[1][-1])
+    size = int(extents(queues["vxm0"])[1][-1])
     assert SHORT.queue_bytes + SHORT.ifetch_bytes < size <= SHORT.queue_bytes + 2 * SHORT.ifetch_bytes
     out = board.run(words)
     assert (np.ascontiguousarray(out.T).view(np.int32) == 130 * 131 // 2).all()
@@ -65,16 +65,36 @@ def test_the_delay_before_an_instruction_must_be_there_when_it_begins() -> None:
         board = Board(SHORT)
         for cycle in range(1, 115):
             if cycle != fetch:
-                board.put("vxm0", cycle, "add", **ADD)
+                board.put("vxm0", cycle, "add", **ADD, imm=cycle)
         board.put("vxm0", 214, "add", **ADD)
         board.fetch("vxm0", fetch)
         queues = board.queues()
-        start, _ = extents(queues["vxm0"]["cycle"], queues["vxm0"]["op"])
+        start, _ = extents(queues["vxm0"])
         assert start[-1] - 3 < SHORT.queue_bytes < start[-1]
         if good:
             board.machine.run(queues)
         else:
             with pytest.raises(ProgramError, match=r"cycle 214, vxm0, add .*: the queue is empty"):
+                resolve(SHORT, queues)
+
+
+def test_a_repeat_must_be_there_in_the_cycle_after_the_first() -> None:
+    """After cycle 114 the next bytes are a repeat that reaches into the page: needed in 115, not in 164."""
+    for fetch, good in ((81, True), (82, False)):
+        board = Board(SHORT)
+        for cycle in range(1, 114):
+            if cycle != fetch:
+                board.put("vxm0", cycle, "add", **ADD, imm=cycle)
+        for cycle in (114, 164, 214):
+            board.put("vxm0", cycle, "add", **ADD)
+        board.fetch("vxm0", fetch)
+        queues = board.queues()
+        start, end = extents(queues["vxm0"])
+        assert end[-3] < SHORT.queue_bytes < end[-2] == start[-2] == start[-1]
+        if good:
+            board.machine.run(queues)
+        else:
+            with pytest.raises(ProgramError, match=r"cycle 164, vxm0, add .*: the queue is empty"):
                 resolve(SHORT, queues)
 
 
@@ -115,7 +135,7 @@ def test_a_mem_queue_fetches_beside_one_access() -> None:
             board.store(20, word, np.arange(SHORT.lanes, dtype=np.uint8))
         board.feed("mem20", 300, 7, np.arange(SHORT.lanes, dtype=np.uint8))
         for cycle in range(160, 460):  # 4 bytes each
-            board.put("mem20", cycle, op if cycle == 300 else "read", address=5 if cycle == 300 else 6, stream=7)
+            board.put("mem20", cycle, op if cycle == 300 else "read", address=5 + cycle % 2, stream=7)
         board.fetch("mem20", 300, 9)
         assert len(board.run([(20, 5)])) == 1
 

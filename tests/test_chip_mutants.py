@@ -17,7 +17,8 @@ from openlpu.numerics.scheme import Scheme
 from openlpu.target.base import Chunk
 from openlpu.target.chip import run
 from openlpu.target.chip.machine import resolve
-from openlpu.target.chip.mutants import KINDS, OUTCOMES, mutants, run_mutants, token_mutants
+from openlpu.target.chip.mutants import OUTCOMES, run_mutants, token_mutants
+from openlpu.target.chip.mutations import KINDS, mutants
 
 COUNT = 1000
 

@@ -9,15 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from openlpu._base.errors import NumericsError
+from openlpu._base.errors import NumericsError, Unsupported
 from openlpu.arch.truepoint import conformance
-from openlpu.numerics.conformance import GraphCase, graph_cases, refused_cases
+from openlpu.numerics.conformance import GraphCase, graph_cases, refused_cases, spared_case
 from openlpu.target import TARGETS
 from openlpu.target.base import Chunk
 from openlpu.target.ref.run import trace
 
 CASES = list(graph_cases())
-INT_OPERATORS = {"embed", "quantize", "rms", "headnorm", "linear", "rope", "attention", "silu_mul", "add", "mul"}
+INT_OPERATORS = {"embed", "quantize", "rms", "headnorm", "linear", "rope", "attention", "silu_mul", "add", "mul",
+                 "route", "select", "mix"}
 
 
 def reference(op: str, inputs: conformance.Tensors) -> conformance.Tensors:
@@ -78,8 +79,15 @@ def test_graph_logits_are_pinned(golden: Callable[[str], None]) -> None:
     golden("".join(f"{case.name} {hashlib.sha256(expected(case).tobytes()).hexdigest()}\n" for case in CASES))
 
 
-@pytest.mark.parametrize("target", list(TARGETS))
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def runs(target: str, case: GraphCase) -> bool:
+    """Whether a target has this graph's operators."""
+    return target != "chip" or all(node.op != "route" for node in case.graph.nodes)
+
+
+RUNS = [(target, case) for case in [*CASES, spared_case()] for target in TARGETS if runs(target, case)]
+
+
+@pytest.mark.parametrize(("target", "case"), RUNS, ids=lambda value: getattr(value, "name", value))
 def test_every_target_passes(target: str, case: GraphCase) -> None:
     tokens = case.tokens[: CHIP_TOKENS if "kv8" in case.name else 24] if target == "chip" else case.tokens
     executable = TARGETS.get(target)(case.graph, slots=1, context=case.graph.config.context)
@@ -90,7 +98,12 @@ def test_every_target_passes(target: str, case: GraphCase) -> None:
     assert conformance.same_bits(logits, expected(case)[: len(tokens)])
 
 
-REFUSALS = [(target, case) for case in refused_cases() for target in TARGETS]
+def test_the_chip_says_that_it_has_no_mixtures() -> None:
+    with pytest.raises(Unsupported, match="no schedule for the operator route\n  fix: .* --target cpu"):
+        TARGETS.get("chip")(spared_case().graph, slots=1, context=8)
+
+
+REFUSALS = [(target, case) for case in refused_cases() for target in TARGETS if runs(target, case)]
 
 
 @pytest.mark.parametrize(("target", "case"), REFUSALS, ids=lambda value: getattr(value, "name", value))

@@ -12,7 +12,7 @@ from typing import Any
 import llvmlite.binding as llvm
 import numpy as np
 import pytest
-from random_models import CASES, random_graph, same, tokens
+from random_models import CASES, MIXTURES, random_graph, same, tokens
 
 from openlpu.target.base import Chunk
 from openlpu.target.cpu import kernels, native
@@ -57,12 +57,12 @@ def _loops(assembly: str, dot: str) -> dict[tuple[str, int], list[str]]:
     return {at: lines for at, lines in runs.items() if any(dot in line for line in lines)}
 
 
-@pytest.mark.parametrize("case", ["blocks", "4-bit cache", "wide cache"])
+@pytest.mark.parametrize("case", ["blocks", "4-bit cache", "wide cache", "experts"])
 @pytest.mark.parametrize(("path", "triple", "dot"), [
     (NEON, LINUX, "\tsdot\t"), (NEON, MAC, "\tsdot"), (AVX_VNNI, INTEL, "{vex}\tvpdpbusd\t")])
 def test_dot_instructions(case, path, triple, dot):
     """The loops use the path's instruction and keep their sums in registers; no multiplication is fused."""
-    graph = random_graph(*CASES[case])
+    graph = random_graph(*(CASES | MIXTURES)[case])
     generator, module = _module(Planner(graph, 64).plan(), path, triple, 2)
     assembly = generator.emit_assembly(module)
     loops = _loops(assembly, dot)
@@ -171,9 +171,9 @@ def _relocated(words: np.ndarray, arrays: list[np.ndarray]) -> bytes:
 
 @pytest.mark.skipif(not (COMPILER and EMULATOR), reason="needs aarch64-linux-gnu-gcc and qemu-aarch64")
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("name", ["outliers", "wide odd cache", "4-bit odd cache", "blocks", "tied blocks"])
+@pytest.mark.parametrize("name", ["outliers", "wide odd cache", "4-bit odd cache", "blocks", "tied blocks", "experts"])
 def test_the_same_bits_on_an_emulated_machine(name, threads, tmp_path):
-    graph = random_graph(*CASES[name])
+    graph = random_graph(*(CASES | MIXTURES)[name])
     ids = tokens(24, graph.config)
     program = _Program(tmp_path, graph, NEON, threads)
     got = program.run([ids[:15], *((one,) for one in ids[15:20]), ids[20:]])

@@ -198,6 +198,69 @@ def test_workers_return_one_by_one(strikes):
     assert words[PLAYERS_AT // 8] == 2
 
 
+def test_steps_of_several_threads_run_one_after_another(monkeypatch):
+    """A step's rows lie in one header: a second thread waits for its turn."""
+    graph = random_graph(*CASES["tied"])
+    target, inside, overlaps = cpu.load(graph, threads=1), [], []
+    run = target._crew.run
+
+    def slow() -> None:
+        inside.append(1)
+        overlaps.append(len(inside))
+        time.sleep(0.002)
+        run()
+        inside.pop()
+
+    monkeypatch.setattr(target._crew, "run", slow)
+    ids = tokens(6, graph.config)
+    want = [target.run([Chunk(0, 0, ids[: i + 1])]) for i in range(len(ids))]
+    got: dict[int, object] = {}
+    threads = [threading.Thread(target=lambda i=i: got.update({i: target.run([Chunk(0, 0, ids[: i + 1])])}))
+               for i in range(len(ids))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert max(overlaps) == 1 and all(same(got[i], want[i]) for i in range(len(ids)))
+    target.close()
+
+
+FORKED = """
+import ctypes, os, signal, sys, time
+sys.path.insert(0, sys.argv[1])
+from random_models import CASES, random_graph, same, tokens
+from openlpu.target.base import Chunk
+from openlpu.target.cpu import run as cpu
+from openlpu.target.cpu.waiting import MUTEX_AT
+
+graph = random_graph(*CASES["tied"])
+target, ids = cpu.load(graph, threads=3), tokens(9, graph.config)
+want = target.run([Chunk(0, 0, ids)])
+time.sleep(0.05)  # the workers sleep
+mutex, libc = ctypes.c_void_p(target._crew._team + MUTEX_AT), ctypes.CDLL(None)
+libc.pthread_mutex_lock(mutex)  # as a worker does on its way to sleep
+child = os.fork()
+if not child:
+    signal.alarm(20)
+    right = all(same(target.run([Chunk(0, 0, ids)]), want) for _ in range(50))
+    right = right and all(worker.is_alive() for worker in target._crew._workers)
+    target.close()
+    os._exit(0 if right else 1)
+libc.pthread_mutex_unlock(mutex)
+assert os.waitpid(child, 0)[1] == 0, "the child ended otherwise"
+assert same(target.run([Chunk(0, 0, ids)]), want)
+target.close()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a process forks")
+def test_a_forked_process_has_workers_of_its_own():
+    """Also where a worker held the lock when it was left behind."""
+    command = [sys.executable, "-W", "ignore", "-c", FORKED, os.path.dirname(__file__)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
 SPIN = "import os, time\nos.sched_setaffinity(0, {%d})\nend = time.monotonic() + 2\nwhile time.monotonic() < end: pass"
 
 

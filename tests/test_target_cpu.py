@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from random_models import BASE, CASES, LLAMA, random_graph, same, tokens
+from random_models import BASE, CASES, LLAMA, MIXTURES, random_graph, same, tokens
 
 from openlpu._base.errors import BadRequest, DoesNotFit, NumericsError, Unsupported
 from openlpu.checkpoint import folder
@@ -33,9 +33,9 @@ if "avx512vnni" in VECTORS:
     VECTORS["avxvnni"] = replace(paths.known("x86_64")["avxvnni"][1], features=features)
 
 
-@pytest.fixture(scope="module", params=CASES, ids=lambda name: name.replace(" ", "-"))
+@pytest.fixture(scope="module", params=CASES | MIXTURES, ids=lambda name: name.replace(" ", "-"))
 def case(request):
-    graph = random_graph(*CASES[request.param])
+    graph = random_graph(*(CASES | MIXTURES)[request.param])
     ids = tokens(40, graph.config)
     return graph, ids, ref.load(graph).run([Chunk(0, 0, ids, every=True)])
 
@@ -176,11 +176,12 @@ def test_drawn_shapes(tied):
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_plans_of_real_shapes(name):
-    """Ten stages a layer whatever the size, and as few kernels for thirty layers as for one."""
+    """Ten stages a layer whatever the size, with experts three more, and no more kernels for thirty layers."""
     config = shape(name)
     plan = Planner(draw(replace(config, vocab=8, hidden=64, intermediate=32)), 16).plan()
-    assert len(plan.stages) == 10 * config.layers + 2
-    assert len({stage.spec for stage in plan.stages}) == 12
+    more = 3 if config.experts else 0
+    assert len(plan.stages) == (10 + more) * config.layers + 2
+    assert len({stage.spec for stage in plan.stages}) == (16 if config.experts else 12)
     assert [stage.where for stage in plan.stages if stage.logits_only][0] == f"layers.{config.layers - 1}.attn"
 
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from openlpu import __version__, cli_bench, cli_options, cli_program, cli_promise
+from openlpu import __version__, cli_bench, cli_options, cli_program, cli_promise, cli_systems, cli_validate
 from openlpu._base import units
 from openlpu._base.errors import BadRequest, OpenLpuError
 from openlpu._base.progress import Progress
@@ -32,7 +32,7 @@ PROMPT = "ROMEO:\n"
 REPLAY = 8  # tokens that a bare `openlpu run` repeats on the chip model
 WINDOW = 256  # tokens that `openlpu accuracy` scores together
 DOCUMENT_END = "<|endoftext|>"
-MODEL = "a Hugging Face folder, a model on its hub (owner/name), a .gguf file, or demo, the embedded model"
+MODEL = "a Hugging Face folder, a model on its hub (owner/name), a .gguf or .onnx file, or demo, the embedded model"
 JSON = "print one JSON object"
 THREADS = "threads (default: all cores, or one for a small model)"
 CHOICES = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "stop")
@@ -76,12 +76,14 @@ def run(args: argparse.Namespace) -> int:
         scheme = cli_options.scheme(args)
         compiled = pipeline.compile(name, scheme=scheme, context=args.context, dump=args.dump, progress=progress)
         model = pipeline.start(compiled, args.target, threads=args.threads, speculate=args.speculate)
+    replayed = compiled if args.model is None else None
+    del compiled  # the model keeps what it needs
     with model:
         answer, promise = _say(args, model, prompt)
         result = _result(args, model, answer)
         result["promise"] = cli_promise.after_run(promise, model.executable.context, answer)
-        if args.model is None:
-            result |= _replay(args, compiled, model, prompt)
+        if replayed:
+            result |= _replay(args, replayed, model, prompt)
     print(json.dumps(result) if args.json else "\n\n" + "\n".join(_summary(result)))
     return 0 if result.get("same", True) else 1
 
@@ -95,7 +97,7 @@ def check(args: argparse.Namespace) -> int:
     with _bars() as progress:
         compiled = pipeline.compile(args.model, scheme=cli_options.scheme(args), progress=progress)
         loaders = {name: TARGETS.get(name) for name in TARGETS}
-        cases = checks.cases(tuple(available()), chip=True)
+        cases = checks.cases(tuple(available()), True, compiled.graph.config.layers if args.splits else 0)
         verdict = checks.check(compiled.graph, cases, loaders, progress)
     if args.json:
         print(json.dumps({"model": args.model} | verdict.to_json()))
@@ -272,6 +274,7 @@ def _parser() -> argparse.ArgumentParser:
     cli_program.add_commands(commands, _bars, MODEL)
     one = commands.add_parser("check", help="run one workload every way there is and compare the bits")
     one.set_defaults(command=check)
+    one.add_argument("--splits", action="store_true", help="also on 2, 4 and 8 chips, split in several ways (minutes)")
     _model_argument(one)
     cli_options.add_bits(one)
     one.add_argument("--json", action="store_true", help=JSON)
@@ -288,6 +291,8 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--json", action="store_true", help=JSON)
     cli_bench.add_commands(commands, _bars, _positive, MODEL)
     cli_promise.add_commands(commands, _bars, _positive)
+    cli_systems.add_commands(commands)
+    cli_validate.add_commands(commands)
     one = commands.add_parser("conformance", help="test vectors of the arithmetic")
     one.set_defaults(command=conformance)
     one.add_argument("action", choices=("export",), help="write them as safetensors files")

@@ -33,7 +33,8 @@ def add_commands(commands: Any, bars: Bars, positive: Callable[[str], int], mode
     either = one.add_mutually_exclusive_group()
     either.add_argument("model", metavar="MODEL", nargs="?", default="demo", help=f"{model_help} (default)")
     either.add_argument("--shape", metavar="NAME", help="random codes in the shape of a known model: smollm2-135m, "
-                        "qwen2.5-0.5b, llama-3.2-1b, llama-2-7b, mistral-7b")
+                        "qwen2.5-0.5b, llama-3.2-1b, llama-2-7b, mistral-7b, "
+                        "mixtral-8x7b")
     add("--threads", type=int, default=0, metavar="N", help="threads (default: all cores, or one for a small model)")
     cli_options.add_bits(one)
     add("--at-context", type=positive, default=0, metavar="N", help="also decode behind N tokens")

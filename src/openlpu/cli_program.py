@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from openlpu import cli_options
+from openlpu import cli_options, cli_split
 from openlpu._base import units
 from openlpu._base.errors import BadRequest
 from openlpu._base.progress import Progress
 
 if TYPE_CHECKING:
-    from openlpu.compile import Compiled
     from openlpu.graph.ir import Graph
+    from openlpu.numerics.scheme import Scheme
+    from openlpu.schedule.bundle import Bundle
     from openlpu.schedule.program import Program, Segment
+    from openlpu.schedule.search import Found
+    from openlpu.schedule.tracks import Token
 
 Bars = Callable[[], AbstractContextManager[Progress]]
 JSON = "print one JSON object"
@@ -31,15 +34,22 @@ def add_commands(commands: Any, bars: Bars, model_help: str) -> None:
     one.add_argument("-o", "--output", type=Path, metavar="DIR", help="write the compiled model here (default: report)")
     one.add_argument("--target", choices=("chip", "cpu"), default="chip", help="chip (default), or cpu: a folder from "
                      "which `openlpu run DIR` starts at once on this kind of processor")
-    one.add_argument("--chip", default="lpu-v1", metavar="NAME", help="lpu-v1 (default), tiny, or a .toml file")
+    one.add_argument("--chip", metavar="NAME", help="lpu-v1 (default), tiny, or a .toml file")
+    cli_split.add_options(one)
     one.add_argument("--context", type=int, metavar="N", help="positions of KV cache (default: the model's own)")
     one.add_argument("--kv-bits", type=int, choices=(4, 8, 16), default=8, help="width of KV codes (default 8)")
     cli_options.add_bits(one)
+    one.add_argument("--shapes-only", action="store_true", help="MODEL is a config.json or the name of a shape: report "
+                     "the program of a model of these sizes, without its weights")
     one.add_argument("--dump", type=Path, metavar="DIR", help="write what each pass of the pipeline returned as text")
     one.add_argument("--json", action="store_true", help=JSON)
-    one = commands.add_parser("show", help="placement, use of each unit and critical path of a compiled model")
+    one = commands.add_parser("show", help="placement, units, critical path and energy of a compiled model; pictures")
     one.set_defaults(command=show)
     one.add_argument("folder", metavar="DIR", type=Path, help="what `openlpu compile MODEL -o DIR` wrote")
+    one.add_argument("--perfetto", type=Path, metavar="FILE", help="write a token as a trace for ui.perfetto.dev")
+    one.add_argument("--html", type=Path, metavar="FILE", help="write a token as a page: map, timeline, SRAM, energy")
+    one.add_argument("--context", type=int, metavar="N", help="positions the token of a picture sees, its own "
+                     "among them (default 1)")
     one.add_argument("--json", action="store_true", help=JSON)
     one = commands.add_parser("verify", help="run a compiled model on the chip model against the reference")
     one.set_defaults(command=lambda args: verify(args, bars))
@@ -54,30 +64,46 @@ def compile_program(args: argparse.Namespace, bars: Bars) -> int:
 
     if args.target == "cpu" and not args.output:
         raise BadRequest("target 'cpu' writes a folder", where="output", fix="say where to: -o DIR")
-
+    cli_split.check(args)
     scheme = cli_options.scheme(args)
     with bars() as progress:
-        compiled = pipeline.compile(args.model, scheme=scheme, context=args.context, dump=args.dump, progress=progress)
-        if args.target == "cpu":
-            pipeline.store(compiled, args.output, progress=progress)
-            result = {"model": args.model, "output": str(args.output), "target": "cpu"}
-            result["bytes"] = sum(path.stat().st_size for path in args.output.iterdir())
+        if args.shapes_only:
+            graph = pipeline.outlined(args.model, scheme=scheme, context=args.context)
+            result = {"model": args.model, "output": None} | _compile_chip(args, graph, progress)[1]
         else:
-            result = _compile_chip(args, compiled, progress)
+            result = _with_weights(args, scheme, progress)
     print(json.dumps(result) if args.json else "\n".join(_summary(result)))
     return 0
 
 
-def _compile_chip(args: argparse.Namespace, compiled: Compiled, progress: Progress) -> dict[str, Any]:
+def _with_weights(args: argparse.Namespace, scheme: Scheme | None, progress: Progress) -> dict[str, Any]:
     from openlpu import compile as pipeline
     from openlpu.schedule import bundle
 
-    program = pipeline.program(compiled, args.chip, dump=args.dump, progress=progress)
+    compiled = pipeline.compile(args.model, scheme=scheme, context=args.context, dump=args.dump, progress=progress)
+    if args.target == "cpu":
+        pipeline.store(compiled, args.output, progress=progress)
+        size = sum(path.stat().st_size for path in args.output.iterdir())
+        return {"model": args.model, "output": str(args.output), "target": "cpu", "bytes": size}
+    made, about = _compile_chip(args, compiled.graph, progress)
     if args.output:
-        scheme, texts = str(compiled.options.scheme), compiled.checkpoint.texts()
-        bundle.save(args.output, compiled.graph, program, model=args.model, scheme=scheme, texts=texts)
-    result = {"model": args.model, "output": str(args.output) if args.output else None}
-    return result | _report(compiled.graph, program)
+        words, texts = str(compiled.options.scheme), compiled.checkpoint.texts()
+        bundle.save(args.output, compiled.graph, made, model=args.model, scheme=words, texts=texts)
+    return {"model": args.model, "output": str(args.output) if args.output else None} | about
+
+
+def _compile_chip(
+    args: argparse.Namespace, graph: Graph, progress: Progress
+) -> tuple[Program | Found, dict[str, Any]]:
+    """The program of one chip or several, and what there is to say about it."""
+    from openlpu import compile as pipeline
+
+    if args.system:
+        wanted = cli_split.wanted(args)
+        made = pipeline.programs(graph, cli_split.system(args), wanted, dump=args.dump, progress=progress)
+        return made, cli_split.report(made)
+    program = pipeline.program(graph, args.chip or "lpu-v1", dump=args.dump, progress=progress)
+    return program, _report(graph, program)
 
 
 def show(args: argparse.Namespace) -> int:
@@ -85,9 +111,52 @@ def show(args: argparse.Namespace) -> int:
     from openlpu.schedule import bundle
 
     made = bundle.load(args.folder)
-    result = {"model": made.manifest["model"]} | _report(made.graph, made.program)
-    print(json.dumps(result) if args.json else "\n".join([*_summary(result), *_details(result)]))
+    pictures = _pictures(args, made)
+    about = cli_split.report(made.found) if made.found else _report(made.graph, made.program)
+    result = {"model": made.manifest["model"]} | about | pictures
+    details = cli_split.details(result) if made.found else _details(result)
+    print(json.dumps(result) if args.json else "\n".join([*_summary(result), *details]))
     return 0
+
+
+def _pictures(args: argparse.Namespace, made: Bundle) -> dict[str, Any]:
+    """Write the pictures that were asked for; what was written, and how large."""
+    if not args.perfetto and not args.html:
+        if args.context is not None:
+            raise BadRequest("this is for pictures", where="context", fix="add --perfetto FILE or --html FILE")
+        return {}
+    from openlpu.schedule.tracks import of_chip, of_system
+
+    program = made.found.program.stage(0).program if made.found else made.program
+    context = 1 if args.context is None else args.context
+    if not 1 <= context <= program.context:
+        raise BadRequest(f"{context} is out of range", where="context", fix=f"use 1 to {program.context}")
+    segment = program.segment(context - 1)
+    about = {"title": f"{made.manifest['model']} on {program.chip.name}", "numerics": made.manifest["scheme"],
+             "context": f"up to {segment.context}"}
+    if not made.found:
+        return {"written": _draw(args, of_chip(program, segment), about)}
+    token = of_system(made.found.program, program.segments.index(segment))
+    split = made.found.program.split
+    about |= {"title": f"{made.manifest['model']} on {split.chips} x {program.chip.name}",
+              "split": f"{split.tensor} chips a stage, {split.stages} stages"}
+    return {"written": _draw(args, token, about, cli_split.rows(made.found))}
+
+
+def _draw(args: argparse.Namespace, token: Token, about: dict[str, Any],
+          splits: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+    """Write a token as the pictures that were asked for."""
+    from openlpu.schedule import perfetto
+    from openlpu.web import program_page
+
+    written: dict[str, Any] = {}
+    if args.perfetto:
+        spans = perfetto.write(args.perfetto, token, about)
+        written["perfetto"] = {"file": str(args.perfetto), "spans": spans, "bytes": args.perfetto.stat().st_size}
+    if args.html:
+        args.html.write_text(program_page.render(token, about, splits), "utf-8")
+        written["html"] = {"file": str(args.html), "bytes": args.html.stat().st_size}
+    return written
 
 
 def verify(args: argparse.Namespace, bars: Bars) -> int:
@@ -97,7 +166,7 @@ def verify(args: argparse.Namespace, bars: Bars) -> int:
 
     made = bundle.load(args.folder)
     with bars() as progress:
-        verdict = compare(made.graph, made.program, args.tokens, progress)
+        verdict = compare(made.graph, made.found or made.program, args.tokens, progress)
     if args.json:
         print(json.dumps({"same": not verdict.difference, **vars(verdict)}))
     elif verdict.difference:
@@ -124,9 +193,12 @@ def _report(graph: Graph, program: Program) -> dict[str, Any]:
 def _segment(graph: Graph, program: Program, segment: Segment) -> dict[str, Any]:
     from openlpu.arch.encoding import instruction_bytes
     from openlpu.place.bound import bound
+    from openlpu.schedule.joules import energy
     from openlpu.schedule.report import report
+    from openlpu.schedule.tracks import single
 
     limit, use = bound(graph, program.chip, segment.context), report(program.chip, segment)
+    spent = energy([single(program, segment)])
     return {
         "context": segment.context, "cycles": segment.cycles, "instructions": use.instructions,
         "instruction_bytes": instruction_bytes(segment.queues),
@@ -134,12 +206,18 @@ def _segment(graph: Graph, program: Program, segment: Segment) -> dict[str, Any]
                   "issue_unit": limit.issue_unit, "path": limit.path},
         "busy": {unit: {"dispatches": count, "share": share} for unit, (count, share) in use.busy.items() if count},
         "path": use.path, "operators": use.operators,
+        "energy": {"femtojoules": spent.alone, "femtojoules_full": spent.full, "static": spent.static_alone,
+                   "dynamic": spent.dynamic, "watts": spent.watts_alone},
     }
 
 
 def _summary(result: dict[str, Any]) -> Iterator[str]:
     if result.get("target") == "cpu":
         yield f"{result['model']}: {units.size(result['bytes'])} in {result['output']}"
+        return
+    if result.get("system"):
+        yield from cli_split.summary(result)
+        yield from _files(result)
         return
     used = sum(result["sram"].values())
     yield f"{result['model']} on {result['chip']}: {used / result['sram_rows']:.1%} of SRAM"
@@ -148,8 +226,14 @@ def _summary(result: dict[str, Any]) -> Iterator[str]:
         yield (f"context {s['context']:>6}  {units.cycles(s['cycles'])} per token, {s['cycles'] / bound['cycles']:.2f} "
                f"times the bound of {units.cycles(bound['cycles'])} ({bound['limit']}); "
                f"{s['instructions']:,} instructions in {units.size(s['instruction_bytes'])}")
+    yield from _files(result)
+
+
+def _files(result: dict[str, Any]) -> Iterator[str]:
     if result.get("output"):
         yield f"written to {result['output']}"
+    for what, made in result.get("written", {}).items():
+        yield f"{what}: {units.size(made['bytes'])} in {made['file']}"
 
 
 def _details(result: dict[str, Any]) -> Iterator[str]:
@@ -169,6 +253,14 @@ def _details(result: dict[str, Any]) -> Iterator[str]:
         yield from _shares(s["path"], s["cycles"])
         yield "  critical path by operator, over all layers:"
         yield from _shares(_over_layers(s["operators"]), s["cycles"])
+        yield from _energy(s["energy"])
+
+
+def _energy(spent: dict[str, Any]) -> Iterator[str]:
+    yield (f"  energy: {units.joules(spent['femtojoules'])} per token for one request alone, "
+           f"{units.joules(spent['femtojoules_full'])} with the pipeline full; {spent['watts']:.0f} W on average")
+    for name, part in sorted({"static": spent["static"], **spent["dynamic"]}.items(), key=lambda item: -item[1]):
+        yield f"    {name:<24} {units.joules(part):>9} {part / spent['femtojoules']:14.2%}"
 
 
 def _shares(parts: dict[str, int], total: int) -> Iterator[str]:

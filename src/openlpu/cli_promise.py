@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from openlpu._base import units
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 
 Bars = Callable[[], AbstractContextManager[Progress]]
 JSON = "print one JSON object"
+STARTS = 7  # processes whose first token is measured, from memory and from files
+LAYERS = 40  # of the model in files: some 70 MB
 
 
 def add_commands(commands: Any, bars: Bars, positive: Callable[[str], int]) -> None:
@@ -36,14 +41,14 @@ def calibrate(args: argparse.Namespace, bars: Bars) -> int:
     """Measure, and write a file per number of threads."""
     from openlpu.target.cpu.calibrate import calibrate as measure
     from openlpu.target.cpu.run import SMALL_STEP, usable_threads
-    from openlpu.tokens.promise import engine_prices
+    from openlpu.tokens.promise import answers
 
     made = []
     counts = [args.threads] if args.threads else sorted({1, usable_threads(SMALL_STEP)})
     for threads in counts:
         with bars() as progress:
-            machine = measure(threads, progress=progress)
-        machine = replace(machine, prices={**machine.prices, **engine_prices()})
+            machine = measure(threads, answers=answers, progress=progress)
+            machine = replace(machine, prices={**machine.prices, **_starts(machine, progress)})
         made.append((machine, machine.save()))
     if args.json:
         print(json.dumps([{"file": str(file), "clock": "wall", **asdict(machine)} for machine, file in made]))
@@ -52,6 +57,39 @@ def calibrate(args: argparse.Namespace, bars: Bars) -> int:
         print(_steady(machine))
         print(f"written to {file}")
     return 0
+
+
+def _starts(machine: Machine, progress: Progress) -> dict[str, float]:
+    """What a cold start costs: first tokens of new processes, of the embedded model and of one in files."""
+    from openlpu import compile as pipeline
+    from openlpu.numerics.draw import draw
+    from openlpu.target.cpu import cost
+    from openlpu.target.cpu.calibrate import SPECIMENS
+    from openlpu.target.cpu.plan import Planner
+    from openlpu.tokens.promise import start_prices
+
+    demo = pipeline.compile("demo")
+    large = draw(replace(SPECIMENS["deep"].config, layers=LAYERS))
+    plans = [Planner(graph, graph.config.context).plan() for graph in (demo.graph, large)]
+    with tempfile.TemporaryDirectory() as folder:
+        stored = Path(folder) / "model"
+        pipeline.store(pipeline.Compiled("", demo.checkpoint, large, demo.options, "drawn"), stored,
+                       threads=[machine.threads], progress=progress)
+        beyond: list[list[float]] = [[], []]
+        for turn in range(STARTS):
+            progress("start processes", turn, STARTS)
+            for found, plan, source in zip(beyond, plans, ("demo", str(stored)), strict=True):
+                prompt, seconds = _first(source, machine.threads)
+                warm = sum(machine.seconds(plan, step) for step in cost.prefill(0, prompt, pipeline.PREFILL_CHUNK))
+                found.append(seconds - warm)
+    return start_prices(*beyond, weights=cost.weight_bytes(plans[1], machine.setting.path))
+
+
+def _first(source: str, threads: int) -> tuple[int, float]:
+    """The tokens of a prompt and the seconds to the first token of a process that answers it with one."""
+    command = [sys.executable, "-m", "openlpu", "run", source, "--max-tokens", "1", "--threads", str(threads), "--json"]
+    said = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)["measured"]
+    return said["prompt_tokens"], said["first_token_s"]
 
 
 def _steady(machine: Machine) -> str:
@@ -77,7 +115,8 @@ def before_run(model: Model, answer: Generation, *, quiet: bool) -> Promise | No
     except machine.NotCalibrated as error:
         _say(error.short, quiet)
         return None
-    forecast = Forecast(known, loaded.plan, model.engine.chunk, drawn=request.sampling.temperature > 0)
+    forecast = Forecast(known, loaded.plan, model.engine.chunk, drawn=request.sampling.temperature > 0,
+                        mapped=loaded.moving)
     room = loaded.context - len(request.prompt)
     promise = Promise(forecast, len(request.prompt), max(1, min(request.max_tokens, room)))
     _say(str(promise), quiet)

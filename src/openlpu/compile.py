@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,18 +19,21 @@ from openlpu._base.progress import Progress, silent
 from openlpu.arch import truepoint
 from openlpu.checkpoint.folder import Checkpoint, read_texts
 from openlpu.checkpoint.folder import load as read_checkpoint
+from openlpu.checkpoint.tensors import Tensors
 from openlpu.graph.ir import Graph
 from openlpu.numerics.scheme import Scheme
 from openlpu.target import TARGETS
+from openlpu.target.base import Executable
 from openlpu.tokens.model import Model
 from openlpu.tokens.request import Sampling
 from openlpu.tokens.speculate import Adaptive
 
 if TYPE_CHECKING:
+    from openlpu.arch.system import System
     from openlpu.numerics.integer import Runners
     from openlpu.schedule.program import Program
+    from openlpu.schedule.search import Found, Wanted
 
-STORED = "openlpu stored 1"
 PREFILL_CHUNK = 256  # prompt tokens a step: enough for full speed, few enough to show progress
 
 
@@ -68,12 +71,13 @@ def _build(checkpoint: Checkpoint) -> Graph:
 
 
 def runners() -> Runners:
-    """What calibration runs models with: the reference where values are looked at, the cpu where text is written."""
+    """What numerics runs: the reference to look at values, the cpu to write texts and to round rows."""
     from openlpu.numerics.integer import Runners
+    from openlpu.target.cpu.rounding import Rounder
     from openlpu.target.ref.run import trace
     from openlpu.tokens.write import write
 
-    return Runners(trace, lambda graph, count, length, p: write(TARGETS.get("cpu"), graph, count, length, p))
+    return Runners(trace, lambda graph, count, length, p: write(TARGETS.get("cpu"), graph, count, length, p), Rounder)
 
 
 def _integer(graph: Graph, options: Options, progress: Progress) -> Graph:
@@ -152,9 +156,10 @@ def store(compiled: Compiled, folder: Path, *, threads: Sequence[int] = (), prog
         for name, content in compiled.checkpoint.texts().items():
             (made / name).write_bytes(content)
         manifest.write(made, {
-            "format": STORED, "model": compiled.name, "scheme": vars(compiled.options.scheme),
+            "format": stored.FORMAT, "model": compiled.name, "scheme": vars(compiled.options.scheme),
             "truepoint": truepoint.VERSION, "fingerprint": compiled.fingerprint(),
             "files": {path.name: path.stat().st_size for path in sorted(made.iterdir())},
+            "sha256": {path.name: manifest.sha256(path) for path in stored.hashed(made)},
         })
 
 
@@ -166,28 +171,33 @@ def is_stored(source: str | Path) -> bool:
 def _stored(folder: Path, scheme: Scheme | None, context: int | None) -> Compiled:
     from openlpu.target.cpu import stored
 
-    words = manifest.read(folder / MANIFEST, STORED, "the manifest is missing", "compile the model again")
-    if words["truepoint"] != truepoint.VERSION:
-        what = f"made for numerics version {words['truepoint']}; this is version {truepoint.VERSION}"
+    words = manifest.read(folder / MANIFEST, stored.FORMAT, "the manifest is missing", "compile the model again")
+    if words.get("truepoint") != truepoint.VERSION:
+        what = f"made for numerics version {words.get('truepoint')}; this is version {truepoint.VERSION}"
         raise ProgramError(what, where=str(folder), fix="compile the model again")
-    for name, size in words["files"].items():  # a hash of gigabytes would cost the start its speed
-        if not (folder / name).is_file() or (folder / name).stat().st_size != size:
-            raise ProgramError("this file is damaged", where=str(folder / name), fix="compile the model again")
+    try:
+        damaged = stored.damaged(folder, words["files"], words["sha256"])
+        made_as, fingerprint = Scheme(**words["scheme"]), str(words["fingerprint"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ProgramError("not a manifest that this version wrote", where=str(folder / MANIFEST),
+                           fix="compile the model again") from error
+    if damaged:
+        raise ProgramError("this file is damaged", where=str(damaged), fix="compile the model again")
     graph = stored.read(folder)
     if context is not None and not 0 < context <= graph.config.context:
         raise BadRequest(f"this model was compiled for {graph.config.context} positions", where="context",
                          fix="ask for fewer, or compile it again with --context")
-    options = Options(Scheme(**words["scheme"]), context)
+    options = Options(made_as, context)
     if scheme not in (None, options.scheme):
         raise BadRequest(f"this model was compiled as {options.scheme}", where="bits",
                          fix="leave the format out, or compile the model again")
-    return Compiled(str(folder), read_texts(folder, graph.config), graph, options, words["fingerprint"])
+    return Compiled(str(folder), read_texts(folder, graph.config), graph, options, fingerprint)
 
 
 def program(
-    compiled: Compiled, chip: str = "lpu-v1", *, dump: Path | None = None, progress: Progress = silent
+    graph: Graph, chip: str = "lpu-v1", *, dump: Path | None = None, progress: Progress = silent
 ) -> Program:
-    """Place and schedule a compiled model on a chip (a name or a .toml file), a segment per context bucket.
+    """Place and schedule an integer graph on a chip (a name or a .toml file), a segment per context bucket.
 
     Raises :class:`openlpu._base.errors.DoesNotFit` with what takes the room.
     """
@@ -196,15 +206,46 @@ def program(
     from openlpu.schedule.step import buckets, schedule
 
     progress("place", 0, 2)
-    layout = place(compiled.graph, load_chip(chip))
+    layout = place(graph, load_chip(chip))
     progress("schedule", 1, 2)
-    made = schedule(compiled.graph, layout, buckets(layout.context))
+    made = schedule(graph, layout, buckets(layout.context))
     if dump:
         dump.mkdir(parents=True, exist_ok=True)
         first = len(PIPELINE) + 1
         for at, (name, result) in enumerate((("place", layout.homes.homes), ("schedule", made)), first):
             (dump / f"{at:02}-{name}.txt").write_text(text.dump(result), "utf-8")
     return made
+
+
+def outlined(source: str, *, scheme: Scheme | None = None, context: int | None = None) -> Graph:
+    """The integer graph of a shape, without weights: of a ``config.json``, its folder, or a shape by its name."""
+    from openlpu.checkpoint.folder import read_shape
+    from openlpu.graph.shapes import shape
+    from openlpu.numerics.outline import outline
+
+    path = Path(source)
+    known = path.name == "config.json" or (path / "config.json").is_file()
+    config = read_shape(path, context) if known else shape(source, context or 4096)
+    return outline(config, scheme)
+
+
+def programs(
+    graph: Graph, system: System, wanted: Wanted, *, dump: Path | None = None, progress: Progress = silent
+) -> Found:
+    """Split, place and schedule an integer graph over the chips of a system, as the split that was found best.
+
+    Raises :class:`openlpu._base.errors.DoesNotFit` when no split that was asked for fits.
+    """
+    from openlpu.partition.shard import shard
+    from openlpu.schedule.search import search
+
+    found = search(graph, system, wanted, progress=progress)
+    if dump:
+        dump.mkdir(parents=True, exist_ok=True)
+        shown = (("partition", shard(graph, found.program.split).show()), ("schedule", found.program))
+        for at, (name, result) in enumerate(shown, len(PIPELINE) + 1):
+            (dump / f"{at:02}-{name}.txt").write_text(text.dump(result), "utf-8")
+    return found
 
 
 def start(
@@ -225,10 +266,17 @@ def start(
     executable = TARGETS.get(target)(compiled.graph, slots=slots, context=compiled.context, **native)
     return Model(
         compiled.name, executable, checkpoint.tokenizer, vocab=config.vocab, eos=config.eos,
-        chat=checkpoint.chat, defaults=_defaults(checkpoint), fingerprint=compiled.fingerprint,
+        chat=checkpoint.chat, defaults=_defaults(checkpoint), fingerprint=_kept(compiled, executable).fingerprint,
         chunk=1 if target == "chip" else PREFILL_CHUNK,
         speculation=Adaptive() if speculate or (speculate is None and target == "cpu") else None,
     )
+
+
+def _kept(compiled: Compiled, executable: Executable) -> Compiled:
+    """What a loaded model needs of a compiled one: parameters that an executable can give back it alone keeps."""
+    checkpoint = replace(compiled.checkpoint, tensors=Tensors(compiled.checkpoint.path, {}))
+    params = getattr(executable, "params", compiled.graph.params)
+    return replace(compiled, checkpoint=checkpoint, graph=replace(compiled.graph, params=params))
 
 
 def load(

@@ -28,7 +28,7 @@ def parsed(
     return read(Fields.read(folder / "config.json"), generation, context)
 
 
-@pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2", "qwen3"])
+@pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2", "qwen3", "mixtral"])
 def test_absent_fields_mean_what_transformers_means(models: Path, kind: str) -> None:
     expected = json.loads((models / "absent.json").read_text())[kind]
     fields, none = Fields(Path("config.json"), expected["config"]), Fields(Path("g"), {})
@@ -38,6 +38,15 @@ def test_absent_fields_mean_what_transformers_means(models: Path, kind: str) -> 
     found |= {"theta": config.rope.theta, "tied": config.tied, "bos": config.bos, "context": config.context}
     found["eos"] = config.eos[0] if config.eos else None
     assert found == {key: expected[key] for key in found}
+
+
+def test_experts_are_counted_where_the_architecture_has_some(edited: Callable[..., Path]) -> None:
+    config = parsed(edited, "mixtral", sliding_window=16)
+    assert (config.experts, config.experts_per_token, config.window) == (5, 2, 16)
+    assert parsed(edited, "mistral", num_local_experts=4).experts == 0
+    with pytest.raises(BadCheckpoint, match="num_experts_per_tok: 2 of 1 experts"):
+        read(Fields(Path("config.json"), {"model_type": "mixtral", "hidden_size": 8, "num_attention_heads": 8,
+                                          "num_hidden_layers": 1, "num_local_experts": 1}), Fields(Path("g"), {}))
 
 
 def test_null_kv_heads_are_as_many_as_heads(edited: Callable[..., Path]) -> None:
@@ -118,7 +127,7 @@ def test_yarn_takes_what_is_absent_from_its_authors(edited: Callable[..., Path])
         (
             {"model_type": "gpt2"},
             Unsupported,
-            "model_type: unknown .* 'gpt2'\n  fix: one of: llama, mistral, qwen2, qwen3",
+            "model_type: unknown .* 'gpt2'\n  fix: one of: llama, mistral, qwen2, qwen3, mixtral",
         ),
         ({"hidden_act": "gelu"}, Unsupported, "hidden_act: the activation 'gelu'"),
         ({"quantization_config": {"bits": 4}}, Unsupported, "quantization_config: .* already quantized"),

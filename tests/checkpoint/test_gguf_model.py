@@ -174,7 +174,11 @@ def test_scalings_are_translated(models: Path, tmp_path: Path) -> None:
     linear = rope(type="linear", factor=4.0)
     assert (linear.kind, linear.factor) == ("linear", 4.0)
     yarn = rope(type="yarn", factor=8.0, original_context_length=16)
-    assert (yarn.kind, yarn.factor, yarn.original_context) == ("yarn", 8.0, 16)
+    assert (yarn.kind, yarn.factor, yarn.original_context, yarn.attention_factor) == ("yarn", 8.0, 16, 0.0)
+    assert rope(factor=4.0) == linear  # no type: llama.cpp takes it for linear too
+    given = {"type": "yarn", "factor": 8.0, "original_context_length": 16}
+    assert rope(**given, yarn_attn_factor=1.25).attention_factor == 1.25  # transformers' attention_factor
+    assert rope(**given, yarn_attn_factor=1.0, yarn_ext_factor=1.0) == yarn  # YaRN's own: a multiplier
 
 
 def test_the_hash_depends_on_weights_and_vocabulary(models: Path, tmp_path: Path) -> None:

@@ -133,6 +133,14 @@ def test_an_interrupted_download_is_completed(site: Hub) -> None:
     assert site.asked
 
 
+def test_a_broken_index_in_the_cache_is_named(site: Hub) -> None:
+    index = load(OWNER).path / "model.safetensors.index.json"
+    index.unlink()
+    index.write_text('{"weight_map": {"a": ["b"]}}')
+    with pytest.raises(BadCheckpoint, match=r"index\.json: weight_map\.a: .*must be a string"):
+        load(OWNER)
+
+
 def test_a_folder_of_that_name_wins(site: Hub, edited: Callable[..., Path], tmp_path: Path) -> None:
     (tmp_path / "some-lab").mkdir()
     edited("smollm").rename(tmp_path / OWNER)

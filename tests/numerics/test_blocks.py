@@ -20,10 +20,11 @@ from openlpu.graph import build
 from openlpu.graph.ir import Graph
 from openlpu.numerics import blocks, feedback, widths
 from openlpu.numerics.calibrate import prepare
-from openlpu.numerics.integer import integer
+from openlpu.numerics.integer import Runners, integer
 from openlpu.numerics.lower import folded, lower
 from openlpu.numerics.moments import moments
 from openlpu.numerics.scheme import Scheme
+from openlpu.target.cpu.rounding import Rounder
 from openlpu.target.ref.run import trace
 
 SPEECH = """Now is the winter of our discontent
@@ -71,7 +72,7 @@ def test_feedback_keeps_the_form(weight: np.ndarray, seed: int) -> None:
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((rng.integers(1, 9), k)) * 10.0 ** rng.integers(-8, 8, k)
     x[:, rng.random(k) < 0.2] = 0
-    check_form(feedback.fit(weight, [feedback.Factor((x.T @ x).astype(np.float32))]))
+    check_form(feedback.fit(weight, [Rounder(feedback.Factor((x.T @ x).astype(np.float32)))]))
 
 
 def naive(weight: np.ndarray) -> np.ndarray:
@@ -123,7 +124,7 @@ def test_feedback_lowers_the_output_error(window: int) -> None:
     for inputs, share in ((x, 0.5), (normal("feedback.white", (tokens, k)), 1.1)):
         whole = inputs.T @ inputs
         windows = [whole[at : at + window, at : at + window] for at in range(0, k, window)]
-        coded = feedback.fit(weight, [feedback.Factor(part) for part in windows])
+        coded = feedback.fit(weight, [Rounder(feedback.Factor(part)) for part in windows])
         check_form(coded)
         assert output_error(coded, weight, inputs) < share * output_error(blocks.fit(weight), weight, inputs)
 
@@ -223,6 +224,20 @@ def test_weights_that_are_not_finite_are_refused() -> None:
     broken = type(graph)(**(vars(graph) | {"params": {**graph.params, name: bad}}))
     with pytest.raises(NumericsError, match="not finite"):
         folded(broken, name, None)
+
+
+@pytest.mark.parametrize("wrong", [{"kv_bits": 5}, {"outlier_share": -0.1}, {"outlier_share": 1.5}])
+def test_a_scheme_that_means_nothing_is_refused(wrong: dict) -> None:
+    with pytest.raises(BadRequest):
+        Scheme(**wrong)
+
+
+def test_a_budget_that_cannot_be_met_is_refused_before_any_work(models: Path) -> None:
+    def write(*_: object) -> list:
+        raise AssertionError("texts were written first")
+
+    with pytest.raises(BadRequest, match="at least"):
+        integer(build(load(models / "qwen2")), Scheme(weight_bits=4.51), Runners(trace, write))
 
 
 @pytest.mark.parametrize("bits", [4.4, 8.1, float("nan")])

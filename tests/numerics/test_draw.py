@@ -32,6 +32,16 @@ def test_the_graph_is_that_of_a_real_model(architecture, tied, bits):
     config = replace(BASE, architecture=architecture, tied=tied)
     scheme = Scheme(kv_bits=16, outlier_share=0.1, weight_bits=bits)
     drawn, real = draw(config, scheme), rounded(config, scheme)
+    alike(drawn, real)
+
+
+@pytest.mark.parametrize("scheme", [Scheme(), Scheme(weight_bits=4.5), Scheme(prune="2:4")], ids=str)
+def test_a_mixture_is_that_of_a_real_model(scheme):
+    config = replace(BASE, architecture="mixtral", experts=3, experts_per_token=2)
+    alike(draw(config, scheme), rounded(config, scheme))
+
+
+def alike(drawn, real):
     assert drawn.nodes == real.nodes and drawn.values == real.values and drawn.output == real.output
     described = [{key: (p.shape, p.dtype) for key, p in graph.params.items()} for graph in (drawn, real)]
     assert described[0] == described[1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Sequence
 
 import pytest
@@ -110,6 +112,30 @@ def test_a_cancelled_request_gives_its_slot_back(tiny):
     third = engine.add(REQUESTS[0])
     engine.end(third, "cancelled")
     assert engine.idle
+
+
+def test_threads_that_read_answers_of_one_engine_take_turns(tiny):
+    inside: list[int] = []
+    overlaps: list[int] = []
+
+    class Slow(Recorder):
+        def run(self, chunks: Sequence[Chunk]) -> list[F32]:
+            inside.append(1)
+            overlaps.append(len(inside))
+            time.sleep(0.001)
+            logits = super().run(chunks)
+            inside.pop()
+            return logits
+
+    engine = Engine(Slow(ref.load(tiny, slots=2, context=64)), vocab=96)
+    running = [engine.add(request) for request in REQUESTS]
+    threads = [threading.Thread(target=drain, args=(engine,)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert max(overlaps) == 1
+    assert [one.ids for one in running] == [alone(tiny, request).ids for request in REQUESTS]
 
 
 def test_a_bad_prompt_is_refused_before_it_waits(tiny):

@@ -71,6 +71,23 @@ def test_leaving_the_loop_frees_the_slot(demo):
     assert demo.engine.idle
 
 
+def test_leaving_one_of_two_answers_forgets_what_the_other_ones_steps_made(demo):
+    def leave(answer, pieces):
+        for _ in range(pieces):
+            next(answer)
+        answer.close()
+
+    alone, a, b = (demo.generate("KING", max_tokens=20, seed=2, temperature=1) for _ in range(3))
+    leave(iter(alone), 3)
+    reader = iter(b)
+    next(reader)
+    a.finish()  # its steps take b along
+    assert len(b.token_ids) > 5
+    leave(reader, 2)
+    assert (b.text, b.token_ids, b.logits_sha256) == (alone.text, alone.token_ids, alone.logits_sha256)
+    assert b.finish_reason == "cancelled" and demo.engine.idle
+
+
 def test_measured_times_are_of_the_wall_clock(demo):
     measured = demo.generate("KING", max_tokens=6).finish().measured()
     assert measured["clock"] == "wall"

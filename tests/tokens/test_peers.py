@@ -32,6 +32,58 @@ class Generator:
 '''
 
 
+GENAI = '''
+class GenerationConfig:
+    def __init__(self, max_new_tokens, do_sample):
+        self.tokens, self.eos, self.ignore_eos = max_new_tokens, -1, False
+
+    def set_eos_token_id(self, eos):
+        self.eos = eos
+
+def TokenizedInputs(ids, mask):
+    return len(ids[0])
+
+class LLMPipeline:
+    def __init__(self, model, device, INFERENCE_NUM_THREADS):
+        self.ends_early = "short" in model
+
+    def generate(self, prompt, config):
+        if config.eos < 0:
+            raise RuntimeError("'stop_token_ids' must be non-negative, but it contains a value -1")
+        assert config.ignore_eos
+        class Raw:
+            m_times_to_first_token = [5e5 * prompt]
+            m_durations = [125e3] * (1 if self.ends_early else config.tokens - 1)
+        class Result:
+            perf_metrics = type("Metrics", (), {"raw_metrics": Raw})
+        return Result
+'''
+
+
+def test_openvino_runs_to_the_number_of_tokens_whatever_ends_an_answer(tmp_path: Path):
+    (tmp_path / "openvino_genai.py").write_text(GENAI)
+    (tmp_path / "openvino.py").write_text("Tensor = lambda array: array\n")
+    (tmp_path / "openvino_genai-9.8.dist-info").mkdir()
+    (tmp_path / "openvino_genai-9.8.dist-info" / "METADATA").write_text("Name: openvino-genai\nVersion: 9.8\n")
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH="{tmp_path}" exec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    for folder, speed in (("model", 8.0), ("short", None)):
+        (tmp_path / folder).mkdir()
+        one = peer(f"openvino={python}:{tmp_path / folder}", None)
+        try:
+            one.start(PROMPT, 2, blocks=1)
+            assert one.block() == 2.0
+            if speed:
+                one.start(ANSWER, 2, blocks=1)
+                assert one.block() == speed
+            else:
+                with pytest.raises(BadRequest, match="ended after 1 tokens"):
+                    one.start(ANSWER, 2, blocks=1)
+        finally:
+            one.close()
+
+
 def test_llama_bench_is_asked_for_the_same_work(llama_bench: Path, tmp_path: Path):
     model = tmp_path / "model.gguf"
     model.touch()

@@ -42,8 +42,11 @@ def known(path: str = "portable", threads: int = 1, spread: float = 1.1) -> mach
         for rows in (1, 2, 4, 8, 16):
             step = cost.Step(tuple(range(1, rows + 1)))
             kinds |= set(cost.work(plan(bits=bits), cost.Setting(choose(path), threads, SETTING.reach), step))
-    kinds |= {f"engine: {way}" for way in ("likeliest", "likeliest logit", "drawn", "drawn logit")}
     prices = {kind: 1e-9 + len(kind) * 1e-10 for kind in sorted(kinds)}
+    prices |= {f"engine: {way} {vocab}": seconds * vocab for way, seconds in (("likeliest", 1e-9), ("drawn", 2e-7))
+               for vocab in (256, 1024, 65536)}
+    prices |= {"start: call": 2e-4, "start: late call": 3e-4,
+               "start: mapped byte": 1e-10, "start: late mapped byte": 2e-10}
     spreads = (machine.Spread(1e-4, (1.0, 1.01, 1.02, 1.03, 1.05, spread)),
                machine.Spread(5e-3, (1.0, 1.01, 1.02, 1.03, 1.04, 1.05)))
     return machine.Machine(machine.processor(), path, threads, SETTING.reach, prices, spreads,
@@ -120,6 +123,27 @@ def test_time_grows_with_context_prompt_and_sampling():
     assert promise.Forecast(known(), plan(), engine=False).token(1).median < times[0]
 
 
+def test_a_first_token_pays_for_a_cold_start():
+    warm, cold, mapped = (promise.Forecast(known(), plan(), **how).first(9) for how in (
+        {"engine": False}, {}, {"mapped": True}))
+    assert cold.median - warm.median == pytest.approx(2e-4) and cold.limit - warm.limit == pytest.approx(3e-4)
+    assert mapped.median - cold.median == pytest.approx(1e-10 * cost.weight_bytes(plan(), PORTABLE))
+    assert mapped.limit - cold.limit == pytest.approx(2e-10 * cost.weight_bytes(plan(), PORTABLE))
+    found = promise.start_prices([3e-4, 1e-4, 2e-4], [4e-4, 5e-4, 8e-4], 1000)
+    assert found == pytest.approx({"start: call": 2e-4, "start: late call": 3e-4,
+                                   "start: mapped byte": 3e-7, "start: late mapped byte": 6e-7})
+    assert set(promise.start_prices([-1e-5], [-1e-5], 1).values()) == {0.0}
+
+
+def test_the_engine_is_priced_along_a_line_between_vocabularies():
+    prices = {**known().prices, **{f"engine: likeliest {n}": t for n, t in ((256, 1e-5), (1024, 2e-5), (65536, 1e-4))}}
+    for vocab, want in ((128, 1e-5 * 5 / 6), (640, 1.5e-5), (1024, 2e-5), (33280, 6e-5), (98304, 1.4e-4 + 2e-5 / 63)):
+        made = plan(replace(SMALL, vocab=vocab))
+        whole, bare = (promise.Forecast(replace(known(), prices=prices), made, engine=on).token(9).median
+                       for on in (True, False))
+        assert whole - bare == pytest.approx(want, rel=0.01), vocab
+
+
 @pytest.mark.parametrize(("spread", "percent"), [(1.1, 99), (1.3, 95), (9.0, 95)])
 def test_a_limit_is_worth_having_or_says_less(spread, percent):
     made = promise.limit(known(spread=spread), 1e-3)
@@ -192,16 +216,21 @@ def test_bench_says_before_what_it_sets_beside_the_measured(cache, capsys):
 
 
 def test_calibrate_measures_and_its_file_promises(cache, capsys, monkeypatch):
-    few = {name: calibrate.SPECIMENS[name] for name in ("tiny", "square")}
+    few = {name: calibrate.SPECIMENS[name] for name in ("tiny", "square", "words", "vocabulary")}
+    deep = calibrate.SPECIMENS["deep"]
+    few["deep"] = replace(deep, config=replace(deep.config, layers=2), steps=((1, 16),))
     monkeypatch.setattr(calibrate, "SPECIMENS", few)
     monkeypatch.setattr(calibrate, "STEADY", {"tiny": 0.05})
+    monkeypatch.setattr(cli_promise, "STARTS", 1)
+    monkeypatch.setattr(cli_promise, "LAYERS", 2)
     monkeypatch.setattr(calibrate, "ROUNDS", 1)
     monkeypatch.setattr(calibrate, "SIZES_MB", (1, 2, 4))
     assert cli.main(["calibrate", "--threads", "1", "--json"]) == 0
     (said,) = json.loads(capsys.readouterr().out)
     assert said["clock"] == "wall" and Path(said["file"]).parent == cache
     made = machine.load(choose("auto"), 1)
-    assert min(made.prices.values()) >= 0 and made.prices["engine: drawn logit"] > 0
+    assert min(made.prices.values()) >= 0 and made.prices["engine: drawn 256"] > 0
+    assert made.prices["start: late call"] >= made.prices["start: call"]
     tiny = plan(few["tiny"].config)
     assert 1e-6 < made.seconds(tiny, cost.decode(16)) < 1
     assert promise.Forecast(made, tiny, drawn=True).token(10).median > promise.Forecast(made, tiny).token(10).median

@@ -176,6 +176,33 @@ def test_text_pieces_and_stop_texts_are_those_of_plain_decoding(stop):
             assert measured["token_p99_s"] <= measured["step_p99_s"]
 
 
+def test_leaving_in_the_middle_of_a_step_is_leaving_behind_the_piece():
+    """Ids, logits' hash, text and cache end where plain decoding would have: at the piece that was read last."""
+    def leave(model, pieces: int, speculation):
+        model.engine.speculation = speculation
+        answer = model.generate("ROMEO:\n", max_tokens=30, temperature=0)
+        for _, piece in zip(range(pieces), answer, strict=False):
+            assert answer.text.endswith(piece)
+        assert model.engine.idle
+        model.engine.slots.check_integrity()
+        one = answer.running
+        assert list(answer) == [] and len(one.times) == len(one.cycles) == len(answer.token_ids)
+        return answer.text, answer.token_ids, answer.logits_sha256, answer.finish_reason, one.ran, answer.measured()
+
+    with openlpu.load("demo", speculate=False) as model:
+        known = model.generate("ROMEO:\n", max_tokens=30, temperature=0).finish().token_ids
+        for pieces in (1, 2, 3, 5, 6, 11):
+            plain = leave(model, pieces, None)
+            for count in (2, 7):
+                guess = Scripted(lambda one, n=count: known[len(one.generated) :][:n])
+                fast = leave(model, pieces, guess)
+                assert fast[:5] == plain[:5] and plain[3] == "cancelled"
+                assert 0 <= fast[5]["accepted"] <= fast[5]["guessed"]
+        ends = Scripted(lambda one: known[len(one.generated) :])  # one step makes the rest of the answer
+        assert leave(model, 2, ends)[:5] == leave(model, 2, None)[:5]
+        assert leave(model, 99, ends)[:4] == leave(model, 99, None)[:4]
+
+
 def expected_guess(ids: Sequence[int]) -> tuple[int, ...]:
     """The definition, by search: the longest end of 8, 4 or 2 tokens that stood before, at its latest place."""
     for order in (8, 4, 2):

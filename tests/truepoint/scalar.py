@@ -55,6 +55,25 @@ def silu(x: np.float32) -> np.float32:
     return x * reciprocal(f32(1) + exp(-x))
 
 
+def route(logits: list, chosen: int) -> list:
+    """One token's weights: experts in their order, the first few of them share."""
+    order = sorted(range(len(logits)), key=lambda e: (-float(logits[e]), e))[:chosen]
+    size = {e: exp(logits[e] - logits[order[0]]) for e in order}
+    total = f32(0)
+    for e in sorted(order):
+        total = total + size[e]
+    return [size[e] * reciprocal(total) if e in size else f32(0) for e in range(len(logits))]
+
+
+def mix(weights: list, outputs: list) -> list:
+    """One token's sum over the experts it has; the others are not looked at."""
+    total = [f32(0)] * len(outputs[0])
+    for weight, output in zip(weights, outputs, strict=True):
+        if weight != 0:
+            total = [t + weight * y for t, y in zip(total, output, strict=True)]
+    return total
+
+
 def tanh(x: np.float32) -> np.float32:
     return f32(1) - f32(2) * reciprocal(f32(1) + exp(x + x))
 

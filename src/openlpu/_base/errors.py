@@ -41,3 +41,7 @@ class NumericsError(OpenLpuError):
 
 class ProgramError(OpenLpuError):
     """A program the chip refuses: names cycle, unit and instruction."""
+
+
+class LinkError(OpenLpuError):
+    """A link between chips that stays broken: names the chip and its port."""

@@ -36,3 +36,11 @@ def size(count: float) -> str:
 def _three(value: float) -> str:
     """Three digits that count, without an exponent."""
     return f"{value:.3g}" if value < 999.5 else f"{value:,.0f}"
+
+
+def joules(femtojoules: int) -> str:
+    """An energy: ``812 µJ``, ``1.27 mJ``, ``0.95 nJ``."""
+    for unit, scale in (("J", 10**15), ("mJ", 10**12), ("µJ", 10**9)):
+        if femtojoules >= scale:
+            return f"{_three(femtojoules / scale)} {unit}"
+    return f"{_three(femtojoules / 10**6)} nJ"

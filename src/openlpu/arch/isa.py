@@ -115,7 +115,9 @@ _ROWS: list[tuple[str, str, str, str, str, Meaning | None]] = [
     ("sync", "icu", "", "", "park until a barrier notification", None),
     ("notify", "icu", "", "", "release all parked queues `barrier_cycles` later", None),
     ("config", "icu", "superlanes:20", "", "power the superlanes of a mask, the others down", None),
-    ("repeat", "icu", "count:12 every:8", "", "the previous one again: `count` times, `every` cycles apart", None),
+    ("repeat", "icu", "count:12 every:8 step:5", "",
+     "the previous one again: `count` times, `every` cycles apart, its address, group or slot `step` higher each time",
+     None),
     ("read", "mem", "address:13 stream:6", "read", "vector at `address` to `stream`", None),
     ("write", "mem", "address:13 stream:6", "write", "`stream` to the vector at `address`", None),
     ("gather", "mem", "address:13 stream:6 map:6 pair:3", "read",
@@ -147,7 +149,10 @@ _ROWS += [
      "16 streams in, 16 out: inside each superlane out[i][j] = in[j][i]", None),
     ("deskew", "c2c", "", "", "pause until the hardware aligned counter overflows", None),
     ("send", "c2c", "stream:6", "c2c", "the vector on `stream` to the link", None),
-    ("receive", "c2c", "stream:6", "c2c", "a vector from the link to `stream`", None),
+    ("receive", "c2c", "stream:6", "c2c", "the oldest vector that came over the link to `stream`", None),
+    ("transmit", "c2c", "", "c2c", "tell the chip at the other end of the link that the program starts", None),
+    ("runtime_deskew", "c2c", "delay:16", "",
+     "hold all queues `delay` cycles, longer or shorter by what the software aligned counter is ahead or behind", None),
 ]
 
 

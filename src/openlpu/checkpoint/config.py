@@ -55,6 +55,8 @@ class ModelConfig:
     mlp_bias: bool = False
     window: int = 0  # positions a query sees, its own included; 0: all
     full_layers: tuple[int, ...] = ()  # layers that see all positions whatever the window
+    experts: int = 0  # MLPs a layer has beside each other; 0: one, that all tokens go through
+    experts_per_token: int = 0
 
 
 @dataclass(frozen=True)
@@ -64,10 +66,14 @@ class _Absent:
     context: int
     kv_heads: int = 0  # 0: as many as heads
     head_dim: int = 0  # 0: hidden_size / num_attention_heads
-    window: int = 0  # 0: the architecture has none
+    window: int | None = None  # 0: all positions; None: the architecture has no windows
     window_by_layer: bool = False  # whether fields turn the window on and choose its layers
     bos: int | None = None
     eos: int | None = None
+    experts: int = 0  # 0: the architecture has none
+    experts_per_token: int = 0
+    norm_eps: float = 1e-6
+    theta: float = 10000.0
 
 
 _ABSENT: Mapping[str, _Absent] = {
@@ -75,6 +81,9 @@ _ABSENT: Mapping[str, _Absent] = {
     "mistral": _Absent(context=131072, kv_heads=8, window=4096, bos=1, eos=2),
     "qwen2": _Absent(context=32768, kv_heads=32, window=4096, window_by_layer=True),
     "qwen3": _Absent(context=32768, kv_heads=32, window=4096, window_by_layer=True, head_dim=128),
+    "mixtral": _Absent(
+        context=131072, kv_heads=8, window=0, bos=1, eos=2, experts=8, experts_per_token=2, norm_eps=1e-5, theta=1e6,
+    ),
 }
 ARCHITECTURES = tuple(_ABSENT)
 ROPE_KINDS = ("default", "linear", "llama3", "yarn")
@@ -98,6 +107,7 @@ def read(config: Fields, generation: Fields, context: int | None = None) -> Mode
     layers, rope = config.integer("num_hidden_layers"), _rope(config, absent)
     positions = _context(config, absent, rope, context)
     window, full_layers = _window(config, absent, layers, positions)
+    experts, per_token = _experts(config, absent)
     bos = generation.ids("bos_token_id") or config.ids("bos_token_id", absent.bos)
     return ModelConfig(
         architecture=architecture,
@@ -109,7 +119,7 @@ def read(config: Fields, generation: Fields, context: int | None = None) -> Mode
         intermediate=config.integer("intermediate_size"),
         vocab=config.integer("vocab_size"),
         context=positions,
-        norm_eps=config.number("rms_norm_eps", 1e-6),
+        norm_eps=config.number("rms_norm_eps", absent.norm_eps),
         rope=rope,
         tied=config.flag("tie_word_embeddings", False),
         bos=bos[0] if bos else None,
@@ -118,6 +128,8 @@ def read(config: Fields, generation: Fields, context: int | None = None) -> Mode
         mlp_bias=config.flag("mlp_bias", False),
         window=window,
         full_layers=full_layers,
+        experts=experts,
+        experts_per_token=per_token,
     )
 
 
@@ -163,7 +175,7 @@ def _context(config: Fields, absent: _Absent, rope: Rope, asked: int | None) -> 
 def _window(config: Fields, absent: _Absent, layers: int, context: int) -> tuple[int, tuple[int, ...]]:
     """The window and the layers that do without; a window that hides nothing within the context is none."""
     off = absent.window_by_layer and not config.flag("use_sliding_window", False)
-    if off or not absent.window or not config.values.get("sliding_window", absent.window):
+    if off or absent.window is None or not config.values.get("sliding_window", absent.window):
         return 0, ()
     window = config.integer("sliding_window", absent.window)
     full = _full_layers(config, layers) if absent.window_by_layer else ()
@@ -180,11 +192,23 @@ def _full_layers(config: Fields, layers: int) -> tuple[int, ...]:
     return tuple(i for i, kind in enumerate(kinds) if kind == FULL)
 
 
+def _experts(config: Fields, absent: _Absent) -> tuple[int, int]:
+    """Experts of a layer and of a token."""
+    if not absent.experts:
+        return 0, 0
+    experts = config.integer("num_local_experts", absent.experts)
+    per_token = config.integer("num_experts_per_tok", absent.experts_per_token)
+    if per_token > experts:
+        raise config.wrong("num_experts_per_tok", f"{per_token} of {experts} experts")
+    return experts, per_token
+
+
 def _rope(config: Fields, absent: _Absent) -> Rope:
     """Rotary embedding, from where transformers 5 writes it (rope_parameters) or from where earlier ones did."""
     modern = config.child("rope_parameters")
     scaling = modern or config.child("rope_scaling") or Fields(config.path, {})
-    theta = (modern or config).number("rope_theta", config.number("rope_theta", 10000.0, above=1.0), above=1.0)
+    own = config.number("rope_theta", absent.theta, above=1.0)
+    theta = (modern or config).number("rope_theta", own, above=1.0)
     if any(isinstance(value, dict) for value in scaling.values.values()):
         raise Unsupported("a rotary embedding per kind of layer", where=config.where("rope_parameters"))
     if scaling.number("partial_rotary_factor", config.number("partial_rotary_factor", 1.0)) != 1.0:

@@ -19,7 +19,8 @@ from openlpu.checkpoint import hub, memory
 from openlpu.checkpoint.chat import Chat
 from openlpu.checkpoint.config import ModelConfig
 from openlpu.checkpoint.fields import Fields
-from openlpu.checkpoint.gguf import is_gguf, open_file
+from openlpu.checkpoint.gguf import GgufFile, is_gguf, open_file
+from openlpu.checkpoint.onnx import model as onnx
 from openlpu.checkpoint.tensors import Tensors, open_folder
 from openlpu.checkpoint.tokenizer import Tokenizer
 
@@ -86,15 +87,26 @@ def load(
     reports to ``progress``.  Raises a subclass of :class:`~openlpu._base.errors.OpenLpuError` that names the file and
     the field.
     """
-    path = DEMO if name == "demo" else hub.find(name, progress)
-    source = open_file(path) if is_gguf(path) else _Folder.open(path)
+    source = onnx.open_file(name, context) if onnx.is_onnx(name) else _open(name, progress)
     config = model_config.read(source.config, source.generation, context)
     memory.check(config, source.tensors, memory.available() if room is None else room)
     tokenizer = source.tokenizer()
     if tokenizer.size > config.vocab:
         what = f"the tokenizer has {tokenizer.size} tokens, the model's vocab_size is {config.vocab}"
         raise BadCheckpoint(what, where=str(tokenizer.path), fix="take both from the same model")
-    return Checkpoint(path, config, source.tensors, tokenizer, source.chat(), _sampling(source.generation))
+    return Checkpoint(source.path, config, source.tensors, tokenizer, source.chat(), _sampling(source.generation))
+
+
+def _open(name: str | Path, progress: Progress) -> GgufFile | _Folder:
+    path = DEMO if name == "demo" else hub.find(name, progress)
+    return open_file(path) if is_gguf(path) else _Folder.open(path)
+
+
+def read_shape(path: Path, context: int | None = None) -> ModelConfig:
+    """The configuration of a ``config.json`` (or of the folder it lies in), of which nothing else is looked at."""
+    folder = path.parent if path.name == "config.json" else path
+    fields = Fields.read(folder / "config.json")
+    return model_config.read(fields, Fields.optional(folder / "generation_config.json"), context)
 
 
 def read_texts(folder: Path, config: ModelConfig) -> Checkpoint:
@@ -117,7 +129,7 @@ class _Folder:
     def open(cls, path: Path) -> _Folder:
         if not path.is_dir():
             what = "is a file, not a folder" if path.exists() else "no such folder"
-            fix = "name a Hugging Face model folder, a model on its hub, a .gguf file, or demo"
+            fix = "name a Hugging Face model folder, a model on its hub, a .gguf or .onnx file, or demo"
             raise BadCheckpoint(what, where=str(path), fix=fix)
         config = Fields.read(path / "config.json")
         return cls(path, config, Fields.optional(path / "generation_config.json"), open_folder(path))

@@ -55,6 +55,8 @@ _NEUTRAL: Mapping[str, Any] = {
     "embedding_scale": 1.0,
     "residual_scale": 1.0,
     "logit_scale": 1.0,
+    "rope.scaling.alpha": 0.0,
+    "rope.scaling.attn_factor": 1.0,
     "rope.scaling.yarn_ext_factor": 1.0,
     "rope.scaling.yarn_log_multiplier": 0.0,
     "use_parallel_residual": False,
@@ -164,6 +166,10 @@ def _scaling(metadata: Fields, name: str, head_dim: int, factors: np.ndarray | N
     old = f"{name}.rope.scale_linear"  # before there was a type
     if old in metadata.values and metadata.number(old) != 1.0:
         given = {"rope_type": "linear", "factor": metadata.number(old)} | given
+    if "rope_type" not in given and given.get("factor", 1.0) not in (0.0, 1.0):  # what llama.cpp takes it for
+        given["rope_type"] = "linear"
+    if f"{name}.rope.scaling.yarn_ext_factor" in metadata.values:
+        _check_growth(metadata, name, given.pop("attention_factor", 1.0))
     kind = given.get("rope_type", "none")
     if factors is not None:
         if kind != "none":
@@ -175,6 +181,13 @@ def _scaling(metadata: Fields, name: str, head_dim: int, factors: np.ndarray | N
         theta = metadata.number(f"{name}.rope.freq_base", 10000.0)
         return _llama3(metadata, theta, head_dim, factors)
     return None if kind == "none" else given
+
+
+def _check_growth(metadata: Fields, name: str, value: float) -> None:
+    """Beside yarn_ext_factor it is a multiplier, as YaRN's authors have it, not attention_factor: only 1 is read."""
+    if value != 1.0:
+        where = metadata.where(f"{name}.rope.scaling.yarn_attn_factor")
+        raise Unsupported(f"is {value!r}, beside yarn_ext_factor only 1.0 is read", where=where)
 
 
 def _llama3(metadata: Fields, theta: float, head_dim: int, factors: np.ndarray) -> dict[str, Any]:

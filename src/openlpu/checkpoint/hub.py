@@ -52,8 +52,8 @@ def _cached(store: Path, revision: str) -> Path | None:
     branch = store / "refs" / revision
     folder = store / "snapshots" / (branch.read_text("utf-8") if branch.is_file() else revision)
     index = folder / "model.safetensors.index.json"
-    shards = (Fields.read(index).child("weight_map") or Fields(index, {})).values if index.is_file() else {}
-    weights = set(shards.values()) or {"model.safetensors"}
+    shards = (Fields.read(index).child("weight_map") if index.is_file() else None) or Fields(index, {})
+    weights = {shards.text(name) for name in shards.values} or {"model.safetensors"}
     return folder if all((folder / file).is_file() for file in {*REQUIRED, *weights}) else None
 
 

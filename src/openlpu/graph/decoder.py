@@ -87,7 +87,7 @@ class _Decoder:
         params = {"weight": self.params.take(f"{table}.weight", c.vocab, c.hidden)}
         x = self.graph.add("embed", "embed", ("token",), c.hidden, name="embed.out", params=params)
         for i in range(c.layers):
-            x = self.mlp(i, self.attention(i, x))
+            x = (self.mixture if c.experts else self.mlp)(i, self.attention(i, x))
         x = self.norm("norm", "model.norm", x)
         return self.graph.finish(self.linear("head", table if c.tied else "lm_head", x, c.vocab, name="logits"))
 
@@ -114,6 +114,24 @@ class _Decoder:
         m = self.graph.add("silu_mul", at, (gate, up), c.intermediate)
         down = self.linear(f"{at}.down", f"{source}.down_proj", m, c.hidden, bias=bias)
         return self.graph.add("add", at, (x, down), c.hidden, name=f"layers.{i}.out")
+
+    def mixture(self, i: int, x: str) -> str:
+        """Norm, router and a gated MLP per expert, of which each token has a few; added to the residual ``x``."""
+        c, at, source = self.config, f"layers.{i}.mlp", f"model.layers.{i}.block_sparse_moe"
+        h = self.norm(f"{at}.norm", f"model.layers.{i}.post_attention_layernorm", x)
+        logits = self.linear(f"{at}.router", f"{source}.gate", h, c.experts)
+        weights = self.graph.add("route", at, (logits,), c.experts, chosen=c.experts_per_token)
+        outputs = [self.expert(f"{at}.{e}", f"{source}.experts.{e}", e, h, weights) for e in range(c.experts)]
+        y = self.graph.add("mix", at, (weights, *outputs), c.hidden)
+        return self.graph.add("add", at, (x, y), c.hidden, name=f"layers.{i}.out")
+
+    def expert(self, at: str, source: str, expert: int, h: str, weights: str) -> str:
+        """What one expert makes of ``h`` for the tokens that chose it, before its weight."""
+        own = self.graph.add("select", at, (h, weights), self.config.hidden, expert=expert)
+        gate, up = (self.linear(f"{at}.{word}", f"{source}.{key}", own, self.config.intermediate)
+                    for word, key in (("gate", "w1"), ("up", "w3")))
+        m = self.graph.add("silu_mul", at, (gate, up), self.config.intermediate)
+        return self.linear(f"{at}.down", f"{source}.w2", m, self.config.hidden)
 
     def rotated(self, where: str, source: str, h: str, heads: int) -> str:
         """Query or key heads: projection, a norm per head where the variant has one, rotary embedding."""

@@ -85,6 +85,21 @@ class _Window:
     def _silu_mul(self, node: Node, p: Params, gate: np.ndarray, up: np.ndarray) -> np.ndarray:
         return gate / (1 + np.exp(np.minimum(-gate, 88))) * up  # beyond 88 exp overflows and silu is 0
 
+    def _route(self, node: Node, p: Params, logits: np.ndarray) -> np.ndarray:
+        """Softmax over each token's largest logits; of equal ones the first are taken."""
+        order = np.argsort(-logits, axis=-1, kind="stable")[:, : node.attrs["chosen"]]
+        best = np.take_along_axis(logits, order, axis=-1)
+        sizes = np.exp(best - best[:, :1])
+        weights = np.zeros_like(logits)
+        np.put_along_axis(weights, order, sizes / sizes.sum(axis=-1, keepdims=True), axis=-1)
+        return weights
+
+    def _select(self, node: Node, p: Params, x: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        return x * (weights[:, node.attrs["expert"], None] != 0)
+
+    def _mix(self, node: Node, p: Params, weights: np.ndarray, *outputs: np.ndarray) -> np.ndarray:
+        return np.einsum("te,etn->tn", weights, np.stack(outputs))
+
     def _add(self, node: Node, p: Params, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return a + b
 

@@ -6,8 +6,8 @@ that looks at other tokens is ``attention``, through its layer's KV cache.
 
 Two levels share these classes; ``docs/04-graph.md`` and ``docs/05-numerics.md`` list their operators:
 
-* ``float``: embed, rmsnorm, headnorm, linear, rope, attention, silu_mul, add
-* ``int``:   embed, quantize, rms, headnorm, linear, rope, attention, silu_mul, add, mul
+* ``float``: embed, rmsnorm, headnorm, linear, rope, attention, silu_mul, add, route, select, mix
+* ``int``:   embed, quantize, rms, headnorm, linear, rope, attention, silu_mul, add, mul, route, select, mix
 """
 
 from __future__ import annotations
@@ -88,6 +88,18 @@ def layer_of(node: Node) -> int:
     """The layer index in a node's model path; -1 outside the layers."""
     parts = node.where.split(".")
     return int(parts[1]) if parts[0] == "layers" else -1
+
+
+def maker(makers: Mapping[str, Node], name: str) -> Node:
+    """The node that makes a value, given all producers; of what an expert reads, the one behind its ``select``."""
+    node = makers[name]
+    return makers[node.inputs[0]] if node.op == "select" else node
+
+
+def routers(graph: Graph) -> list[Node]:
+    """The linears whose output chooses experts."""
+    makers = graph.producers()
+    return [makers[node.inputs[0]] for node in graph.nodes if node.op == "route"]
 
 
 class Builder:

@@ -1,4 +1,4 @@
-"""The shapes of well-known models: what a benchmark runs when there is no checkpoint."""
+"""The shapes of well-known models: what is benchmarked, and compiled, when there is no checkpoint."""
 
 from __future__ import annotations
 
@@ -24,17 +24,29 @@ SHAPES = {
         "llama", hidden=4096, layers=32, heads=32, kv_heads=32, head_dim=128, intermediate=11008, vocab=32000,
         context=4096, norm_eps=1e-5, rope=Rope(10000.0), tied=False,
     ),
+    "llama-2-70b": ModelConfig(
+        "llama", hidden=8192, layers=80, heads=64, kv_heads=8, head_dim=128, intermediate=28672, vocab=32000,
+        context=4096, norm_eps=1e-5, rope=Rope(10000.0), tied=False,
+    ),
+    "llama-3-8b": ModelConfig(
+        "llama", hidden=4096, layers=32, heads=32, kv_heads=8, head_dim=128, intermediate=14336, vocab=128256,
+        context=8192, norm_eps=1e-5, rope=Rope(500000.0), tied=False,
+    ),
     "mistral-7b": ModelConfig(
         "mistral", hidden=4096, layers=32, heads=32, kv_heads=8, head_dim=128, intermediate=14336, vocab=32000,
         context=32768, norm_eps=1e-5, rope=Rope(10000.0), tied=False, window=4096,
+    ),
+    "mixtral-8x7b": ModelConfig(
+        "mixtral", hidden=4096, layers=32, heads=32, kv_heads=8, head_dim=128, intermediate=14336, vocab=32000,
+        context=32768, norm_eps=1e-5, rope=Rope(1000000.0), tied=False, experts=8, experts_per_token=2,
     ),
 }
 
 
 def shape(name: str, context: int = 4096) -> ModelConfig:
     """A shape by its name, with at most ``context`` positions; raises :class:`BadRequest` for an unknown one."""
-    if name not in SHAPES:
+    known = SHAPES.get(name.rpartition("/")[2].lower().removesuffix("-hf"))  # as the hub writes it, too
+    if known is None:
         raise BadRequest(f"unknown shape '{name}'", where="shape", fix=f"one of: {', '.join(SHAPES)}")
-    known = SHAPES[name]
     positions = min(context, known.context)
     return replace(known, context=positions, window=known.window if known.window < positions else 0)

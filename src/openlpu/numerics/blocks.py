@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openlpu.arch.truepoint import blocks as tp
+from openlpu.numerics.workers import in_order
 
 F32 = NDArray[np.float32]
 
@@ -33,9 +34,13 @@ def fit(weight: F32) -> dict[str, np.ndarray]:
         "blocks": np.empty((n, tp.count(k)), np.uint8),
     }
     rows = max(1, SLICE // k)
-    for start in range(0, n, rows):
+
+    def some(start: int) -> None:
         part = slice(start, start + rows)
         out["codes"][part], out["scale"][part], out["blocks"][part] = _fit(weight[part])
+
+    for _ in in_order(some, range(0, n, rows)):
+        pass
     return out
 
 
@@ -60,9 +65,10 @@ def _fit(weight: F32) -> tuple[NDArray[np.int8], F32, NDArray[np.uint8]]:
 def search(t: F32) -> tuple[F32, F32, F32]:
     """Step, zero and squared error of every block of ``t`` [16, ...], in units of a code."""
     best = np.full(t.shape[1:], np.inf, np.float32)
-    step, zero = np.zeros_like(best), np.zeros_like(best)
+    step, zero, room = np.zeros_like(best), np.zeros_like(best), np.empty_like(t)
     for tried_step, tried_zero in pairs(t):
-        error = ordered_sum(np.square(nearest(t, tried_step, tried_zero) - t))
+        off = np.subtract(nearest(t, tried_step, tried_zero, room), t, out=room)
+        error = ordered_sum(np.square(off, out=room))
         better = error < best
         for kept, tried in ((step, tried_step), (zero, tried_zero), (best, error)):
             np.copyto(kept, tried, where=better)
@@ -80,10 +86,15 @@ def pairs(t: F32) -> Iterator[tuple[F32, F32]]:
             yield step, np.clip(np.rint(first + (last - first) * np.float32(window)), 0, 15)
 
 
-def nearest(t: F32, step: F32, zero: F32) -> F32:
-    """The codes nearest to ``t`` [16, ...] that a step and a zero allow, within ±127."""
+def nearest(t: F32, step: F32, zero: F32, out: F32 | None = None) -> F32:
+    """The codes nearest to ``t`` [16, ...] that a step and a zero allow, within ±127; in ``out``, where given."""
     most = np.floor(np.float32(127) / step)
-    return np.clip(np.rint(t / step), np.maximum(-zero, -most), np.minimum(15 - zero, most)) * step
+    codes = np.divide(t, step, out=out)
+    np.rint(codes, out=codes)
+    np.maximum(codes, np.maximum(-zero, -most), out=codes)
+    np.minimum(codes, np.minimum(15 - zero, most), out=codes)
+    codes *= step
+    return codes
 
 
 def ordered_sum(x: F32) -> F32:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from openlpu.arch import truepoint as tp
 from openlpu.arch.truepoint import draw
-from openlpu.graph.ir import Graph, Node
+from openlpu.graph.ir import Graph, Node, maker
 from openlpu.numerics.equalize import equalize
 from openlpu.numerics.lower import lower
 from openlpu.numerics.rewrite import Rewritten, Rule, rewritten, take
@@ -115,10 +115,12 @@ def _reorder_residual(graph: Graph, order: Order) -> Graph:
             rules[node.params["weight"]] = take(order, 1)
         elif node.op == "rmsnorm":
             rules[node.params["gain"]] = take(order, 0)
-        elif node.op == "linear" and makers[node.inputs[0]].op == "rmsnorm":
+        elif node.op == "linear" and maker(makers, node.inputs[0]).op == "rmsnorm":
             rules[node.params["weight"]] = take(order, 1)
         elif node.op == "add":
-            rules |= {key: take(order, 0) for key in makers[node.inputs[1]].params.values()}
+            added = makers[node.inputs[1]]
+            for one in [makers[name] for name in added.inputs[1:]] if added.op == "mix" else [added]:
+                rules |= {key: take(order, 0) for key in one.params.values()}
     return rewritten(graph, rules)
 
 

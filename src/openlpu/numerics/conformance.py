@@ -41,6 +41,8 @@ def graph_cases() -> Iterator[GraphCase]:
     yield _headnorm(heads=3, dim=8)
     yield _blocks(40, tied=False)
     yield _blocks(64, tied=True)
+    for experts, chosen in ((6, 2), (3, 3)):
+        yield _mixture(40, experts, chosen)
     for shape in ((4, 2, 8, 8, 20), (2, 1, 16, 16, 20), (4, 2, 8, 8, 300), (2, 1, 8, 16, 270)):
         yield _attention(*shape)
     for shape in ((4, 2, 8, 4, 20), (2, 1, 10, 4, 270)):
@@ -49,12 +51,23 @@ def graph_cases() -> Iterator[GraphCase]:
         yield _attention(*shape, window)
 
 
+def spared_case() -> GraphCase:
+    """A mixture that must not be refused: the first expert overflows whatever it is given, and no token chooses it."""
+    case = _mixture(24, 3, 2)
+    params = {**case.graph.params, "moe.0.up.scale": np.full(31, 3e38, np.float32)}
+    params["moe.router.bias"] = np.array([-1e6, 0, 0], np.float32)
+    return replace(case, name="spared_expert", graph=replace(case.graph, params=params))
+
+
 def refused_cases() -> tuple[GraphCase, ...]:
-    """Graphs whose step must stop with a NumericsError: a coded magnitude above 2**50, an infinite logit."""
+    """Graphs whose step must stop with a NumericsError: a coded magnitude above 2**50, an infinite logit of a token
+    or of an expert."""
     loud = _Draft("refused_magnitude", 24)
     loud.b.params["embed.scale"][9] = 2.0**45  # some code of that row is over 32
     infinite = _Draft("refused_logit", 24)
-    cases = (loud.finish(loud.x), infinite.finish(infinite.x))
+    lost = _mixture(24, 3, 2)
+    lost.graph.params["moe.router.scale"][1] = 3e38  # an expert's logit is infinite
+    cases = (loud.finish(loud.x), infinite.finish(infinite.x), replace(lost, name="refused_route"))
     cases[1].graph.params["head.scale"][0] = 3e38
     return tuple(replace(case, tokens=(9,)) for case in cases)
 
@@ -162,6 +175,28 @@ def _blocks(size: int, tied: bool) -> GraphCase:
     q = d.quantize("head", x, size)
     d.b.add("linear", "head", (q,), VOCAB, name="logits", params=d.table)
     return GraphCase(d.name, d.b.finish("logits"), tuple(range(12)))
+
+
+def _mixture(size: int, experts: int, chosen: int) -> GraphCase:
+    """Experts of which each token has a few, or all three; two have the same router weights: ties everywhere."""
+    d = _Draft(f"experts{experts}_of_which{chosen}", size)
+    q = d.quantize("moe.norm", d.x, 3)
+    q = d.rms("moe.norm", q, q)
+    logits = d.linear("moe.router", q, experts, bias=True)
+    for word in ("codes", "scale", "bias"):
+        array = d.b.params[f"moe.router.{word}"]
+        array[-1] = array[0]
+    if experts == chosen:  # a token of zeros has the biases as its logits: the middle weight is subnormal
+        d.b.params["moe.router.bias"][:] = 0, -87, 0
+    weights = d.b.add("route", "moe", (logits,), experts, chosen=chosen)
+    outputs = []
+    for e in range(experts):
+        own = d.b.add("select", f"moe.{e}", (q, weights), size, kind="codes", expert=e)
+        gate, up = (d.linear(f"moe.{e}.{word}", own, 31) for word in ("gate", "up"))
+        y = d.b.add("silu_mul", f"moe.{e}", (gate, up), 31)
+        outputs.append(d.linear(f"moe.{e}.down", d.quantize(f"moe.{e}.down", y, 2), size, bias=True))
+    y = d.b.add("mix", "moe", (weights, *outputs), size)
+    return d.finish(d.b.add("add", "moe", (d.x, y), size), 24)
 
 
 def _narrow(name: str, codes: np.ndarray) -> dict[str, np.ndarray]:

@@ -21,7 +21,7 @@ from openlpu.graph import decoder
 from openlpu.graph.ir import Graph
 from openlpu.graph.models import ARCHITECTURES
 from openlpu.numerics import prune
-from openlpu.numerics.lower import lower, pruned
+from openlpu.numerics.lower import lower, reduced
 from openlpu.numerics.scheme import Scheme
 
 STEP = 1009  # bytes between the windows of consecutive matrices; odd, so their rows never line up
@@ -37,7 +37,9 @@ def draw(config: ModelConfig, scheme: Scheme | None = None, *, seed: int = 0) ->
     """An integer graph of this shape under a scheme (None: the default); the same seed draws the same codes."""
     variant, scheme = ARCHITECTURES.get(config.architecture)(config), scheme or Scheme()
     drawing = _Drawing(decoder.shapes(config, variant), scheme, seed)
-    return lower(decoder.build(config, drawing.params, variant), scheme, drawing.code)
+    graph = decoder.build(config, drawing.params, variant)
+    drawing.reduced = reduced(graph, scheme)
+    return lower(graph, scheme, drawing.code)
 
 
 class _Drawing:
@@ -52,6 +54,7 @@ class _Drawing:
         self.stream = words.random_raw((max(matrices) + STEP * len(matrices)) // 8 + 1).view(np.int8)
         np.maximum(self.stream, np.int8(-127), out=self.stream)
         self.drawn, self.credit = 0, 0.0
+        self.reduced = frozenset[str]()  # weights that the scheme does not leave at 8 bits
         self.wholes: dict[int, I8] = {}  # by columns: pruned codes
         self.rows = {k: max(a.shape[0] for a in self.params.values() if a.shape[1:] == (k,)) for k in
                      {array.shape[1] for array in self.params.values() if array.ndim == 2}}
@@ -75,9 +78,9 @@ class _Drawing:
         The drawn gains are 1, so there is none to fold in.  A matrix has 8 bits when the average allows.
         """
         rows, columns = graph.params[weight].shape
-        if weight in self._keys(graph):
+        if self.scheme.prune and weight in self.reduced:
             return self._pruned(rows, columns)
-        wide = self.credit + (self.bits - 8) * rows * columns >= 0
+        wide = weight not in self.reduced or self.credit + (self.bits - 8) * rows * columns >= 0
         self.credit += (self.bits - (8 if wide else NARROW)) * rows * columns
         start, self.drawn = STEP * self.drawn, self.drawn + 1
         codes = (self.stream if wide else self.nibbles)[start : start + rows * columns].reshape(rows, columns)
@@ -87,9 +90,6 @@ class _Drawing:
             return found
         byte = blocks.pair(np.array(blocks.MAX_STEP), np.array(ZERO))
         return found | {"blocks": np.broadcast_to(byte, (rows, blocks.count(columns)))}
-
-    def _keys(self, graph: Graph) -> frozenset[str]:
-        return pruned(graph) if self.scheme.prune else frozenset()
 
     def _pruned(self, rows: int, columns: int) -> Mapping[str, np.ndarray]:
         """A window with the zeros of the scheme."""

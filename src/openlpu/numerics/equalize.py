@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from openlpu.graph.ir import Graph, Node
+from openlpu.graph.ir import Graph, Node, maker
 from openlpu.numerics.rewrite import Rule, rewritten, scale_columns, scale_rows
 
 F32 = NDArray[np.float32]
@@ -39,7 +39,7 @@ def equalize(graph: Graph) -> Graph:
 def row_maxima(graph: Graph, node: Node) -> F32:
     """Largest magnitude in each row of a linear, its input's norm gain and its own bias counted in."""
     weight = np.abs(_read(graph, node, "weight"))
-    norm = graph.producers()[node.inputs[0]]
+    norm = maker(graph.producers(), node.inputs[0])
     if norm.op == "rmsnorm":
         weight *= np.abs(_read(graph, norm, "gain"))
     top = weight.max(axis=1)

@@ -16,10 +16,11 @@ from openlpu._base.progress import Progress, silent
 from openlpu.graph.ir import Graph
 from openlpu.numerics import blocks, feedback, prune, widths
 from openlpu.numerics.calibrate import Trace, prepare
-from openlpu.numerics.feedback import Factor
-from openlpu.numerics.lower import folded, lower, pruned, rounded
+from openlpu.numerics.feedback import Factor, Plain, Rounder
+from openlpu.numerics.lower import folded, lower, reduced, rounded
 from openlpu.numerics.moments import TOKENS, Windows, moments
 from openlpu.numerics.scheme import SMALLEST, Scheme
+from openlpu.numerics.workers import in_order
 
 Write = Callable[[Graph, int, int, Progress], Sequence[Sequence[int]]]
 """Texts that an integer graph writes: so many, of at most so many tokens, sampled at temperature 1."""
@@ -27,13 +28,20 @@ Write = Callable[[Graph, int, int, Progress], Sequence[Sequence[int]]]
 TEXTS, LENGTH = 64, TOKENS  # what the moments are taken from
 PROBES, PROBE = 4, 64  # the first tokens of some of them, on which the widths are chosen
 
+Coded = Mapping[str, np.ndarray]
+Fit = Callable[[NDArray[np.float32]], Coded]
+
 
 @dataclass(frozen=True)
 class Runners:
-    """What numerics needs of the targets, which it cannot import: ``trace`` shows every value, ``write`` samples."""
+    """What numerics needs of the targets, which it cannot import.
+
+    ``trace`` shows every value, ``write`` samples, ``rounder`` rounds rows to the codes of :class:`Plain`, but faster.
+    """
 
     trace: Trace
     write: Write
+    rounder: Callable[[Factor], Rounder] = Plain
 
 
 def integer(graph: Graph, scheme: Scheme, run: Runners, progress: Progress = silent) -> Graph:
@@ -45,8 +53,10 @@ def integer(graph: Graph, scheme: Scheme, run: Runners, progress: Progress = sil
     if scheme.weight_bits >= 8 and not scheme.prune:
         return lower(ready, scheme)
     eight = lower(ready, replace(scheme, weight_bits=8, prune=""))
+    if scheme.weight_bits > SMALLEST and not scheme.prune:
+        widths.check(eight, scheme.weight_bits)
     texts = run.write(eight, TEXTS, LENGTH, progress)
-    coder = _Coder(ready, eight, moments(eight, run.trace, texts, progress), progress, scheme)
+    coder = _Coder(ready, eight, moments(eight, run.trace, texts, progress), run.rounder, progress, scheme)
     if scheme.weight_bits == SMALLEST or scheme.prune:
         return lower(ready, scheme, coder)
     plain = replace(scheme, kv_bits=16, outlier_share=1.0, wide_head=True)
@@ -62,29 +72,37 @@ class _Coder:
     """4-bit or pruned codes of a weight, with feedback where a linear reads it; each is made once."""
 
     def __init__(
-        self, graph: Graph, eight: Graph, found: Mapping[str, Windows], progress: Progress, scheme: Scheme
+        self, graph: Graph, eight: Graph, found: Mapping[str, Windows], rounder: Callable[[Factor], Rounder],
+        progress: Progress, scheme: Scheme,
     ) -> None:
-        self.moments, self.progress, self.scheme = found, progress, scheme
-        self.pruned = pruned(graph) if scheme.prune else frozenset()
+        self.moments, self.rounder, self.progress, self.scheme = found, rounder, progress, scheme
+        self.reduced = reduced(graph, scheme)
         made = eight.producers()
         self.reads = {n.params["weight"]: made[n.output].inputs[0] for n in graph.nodes if n.op == "linear"}
-        self.coded: dict[str, Mapping[str, np.ndarray]] = {}
-        self.last: tuple[str, list[Factor]] = ("", [])  # q, k and v, or gate and up, read one value
+        self.coded: dict[str, Coded] = {}
+        self.last: tuple[str, Fit] = ("", blocks.fit)  # q, k and v, or gate and up, read one value
 
-    def __call__(self, graph: Graph, weight: str, gain: str | None) -> Mapping[str, np.ndarray]:
+    def __call__(self, graph: Graph, weight: str, gain: str | None) -> Coded:
         if weight not in self.coded:
             self.progress("round", len(self.coded), len(self.reads))
-            if self.scheme.prune and weight not in self.pruned:
+            if weight not in self.reduced:
                 self.coded[weight] = rounded(graph, weight, gain)
             else:
-                self.coded[weight] = self._code(folded(graph, weight, gain), self.reads.get(weight))
+                self.coded[weight] = self._fit(self.reads.get(weight))(folded(graph, weight, gain))
         return self.coded[weight]
 
-    def _code(self, weight: NDArray[np.float32], value: str | None) -> Mapping[str, np.ndarray]:
+    def _fit(self, value: str | None) -> Fit:
+        """What makes codes of a weight whose linear reads ``value``."""
         if value is None:  # an embedding that no head shares: its rows are read one at a time
-            return blocks.fit(weight)
+            return blocks.fit
         if self.last[0] != value:
-            self.last = (value, [Factor(window) for window in self.moments[value]])
-        if self.scheme.prune:
-            return prune.fit(weight, self.last[1], **self.scheme.sparse(weight.shape[1]))
-        return feedback.fit(weight, self.last[1])
+            factors = list(in_order(Factor, self.moments[value]))
+            self.last = (value, self._pruning(factors) if self.scheme.prune else self._rounding(factors))
+        return self.last[1]
+
+    def _pruning(self, factors: Sequence[Factor]) -> Fit:
+        return lambda weight: prune.fit(weight, factors, **self.scheme.sparse(weight.shape[1]))
+
+    def _rounding(self, factors: Sequence[Factor]) -> Fit:
+        windows = [self.rounder(factor) for factor in factors]
+        return lambda weight: feedback.fit(weight, windows)

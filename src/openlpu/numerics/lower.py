@@ -16,15 +16,16 @@ from numpy.typing import NDArray
 
 from openlpu._base.errors import NumericsError
 from openlpu.arch.truepoint import rope as rope_tables
-from openlpu.graph.ir import Builder, Graph, Node, layer_of
+from openlpu.graph.ir import Builder, Graph, Node, layer_of, routers
 from openlpu.graph.rotary import attention_factor, frequencies
 from openlpu.numerics import blocks, prune
 from openlpu.numerics.scheme import Scheme
+from openlpu.numerics.workers import in_order
 
 F32 = NDArray[np.float32]
 
 
-ROWS = 4096  # rows at a time: a vocabulary's table never stands in memory as fp32
+ROWS = 1024  # rows at a time: a vocabulary's table never stands in memory as fp32
 
 Coder = Callable[[Graph, str, str | None], Mapping[str, np.ndarray]]
 """A weight's key, and the key of the norm gain that folds into it: what its linear reads.
@@ -40,24 +41,31 @@ def lower(graph: Graph, scheme: Scheme, code: Coder | None = None) -> Graph:
 
 def _plain(graph: Graph, scheme: Scheme) -> Coder:
     """Every weight to its nearest code; of those that are pruned the smallest are dropped."""
-    if scheme.weight_bits < 8:
-        return rounded_in_blocks
-    if not scheme.prune:
-        return rounded
-    keys = pruned(graph)
+    keys = reduced(graph, scheme)
 
     def code(graph: Graph, weight: str, gain: str | None) -> Mapping[str, np.ndarray]:
         if weight not in keys:
             return rounded(graph, weight, gain)
+        if not scheme.prune:
+            return rounded_in_blocks(graph, weight, gain)
         w = folded(graph, weight, gain)
         return prune.smallest(w, **scheme.sparse(w.shape[1]))
 
     return code
 
 
-def pruned(graph: Graph) -> frozenset[str]:
-    """The weights of a float graph that a pruning scheme prunes: those of the layers."""
-    return frozenset(n.params["weight"] for n in graph.nodes if n.op == "linear" and layer_of(n) >= 0)
+def reduced(graph: Graph, scheme: Scheme) -> frozenset[str]:
+    """The weights of a float graph that a scheme prunes, those of the layers, or puts in 4-bit blocks, all.
+
+    Those of routers never: they are few, and choose between experts.
+    """
+    if scheme.weight_bits >= 8 and not scheme.prune:
+        return frozenset()
+    kept = {node.params["weight"] for node in routers(graph)}
+    nodes = (n for n in graph.nodes if "weight" in n.params)
+    if scheme.prune:
+        nodes = (n for n in nodes if n.op == "linear" and layer_of(n) >= 0)
+    return frozenset(n.params["weight"] for n in nodes) - kept
 
 
 def rounded(graph: Graph, weight: str, gain: str | None) -> Mapping[str, np.ndarray]:
@@ -88,7 +96,8 @@ def quantize_rows(weight: np.ndarray, gain: np.ndarray | None = None) -> tuple[N
     Raises :class:`~openlpu._base.errors.NumericsError` for a weight that is not finite.
     """
     codes, scale = np.empty(weight.shape, np.int8), np.empty(len(weight), np.float32)
-    for start in range(0, len(weight), ROWS):
+
+    def some(start: int) -> None:
         rows = slice(start, start + ROWS)
         w = weight[rows].astype(np.float32)
         if gain is not None:
@@ -98,6 +107,9 @@ def quantize_rows(weight: np.ndarray, gain: np.ndarray | None = None) -> tuple[N
             raise NumericsError("a weight is not finite", fix="check the checkpoint's tensors for NaN")
         scale[rows] = np.maximum(top / np.float32(127), np.float32(2.0**-100))
         codes[rows] = np.rint(w / scale[rows, None])
+
+    for _ in in_order(some, range(0, len(weight), ROWS)):
+        pass
     return codes, scale
 
 
@@ -106,6 +118,7 @@ class _Lowering:
 
     def __init__(self, graph: Graph, scheme: Scheme, code: Coder) -> None:
         self.graph, self.scheme, self.code = graph, scheme, code
+        self.makers, self.users, self.reduced = graph.producers(), graph.consumers(), reduced(graph, scheme)
         self.out = Builder("int", graph.config)
         self.names: dict[str, str] = {"token": "token"}  # float value -> integer value
         self.norms: dict[str, Node] = {}  # float value written by an rmsnorm -> that node
@@ -178,8 +191,15 @@ class _Lowering:
             bias = self.graph.params[node.params["bias"]].astype(np.float32)
             params["bias"] = self.out.param(f"{node.where}.bias", bias)
         size = self.graph.values[node.output].size
-        attrs = self.scheme.sparse(self.out.values[x].size) if layer_of(node) >= 0 else {}
+        attrs = self.scheme.sparse(self.out.values[x].size) if node.params["weight"] in self.reduced else {}
         return self.out.add("linear", node.where, (x,), size, name=node.output, params=params, **attrs)
+
+    def _select(self, node: Node) -> str:
+        """The norm's codes for one expert, which has the norm's gain in its weights."""
+        self.norms[node.output] = self.norms[node.inputs[0]]
+        size = self.graph.values[node.output].size
+        read = self._read(node)
+        return self.out.add(node.op, node.where, read, size, kind="codes", name=node.output, **node.attrs)
 
     def _coded_once(self, node: Node, x: str) -> str:
         """Codes of a value that no norm precedes (attention's output, the gated product)."""
@@ -213,7 +233,7 @@ class _Lowering:
         """
         if self.scheme.wide_head and (node.where in ("norm", "head")):
             return self.graph.config.hidden
-        if self.graph.producers()[node.inputs[0]].op == "attention":
+        if self.makers[node.inputs[0]].op == "attention":
             return 0
         return ceil(self.graph.values[node.inputs[0]].size * self.scheme.outlier_share)
 
@@ -222,4 +242,4 @@ class _Lowering:
         return node.op == "linear" and node.params["weight"] == embed.params["weight"]
 
     def _tied_head(self, norm: Node) -> bool:
-        return any(self._is_tied(user) for user in self.graph.consumers()[norm.output])
+        return any(self._is_tied(user) for user in self.users[norm.output])

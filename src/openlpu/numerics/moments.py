@@ -17,11 +17,13 @@ from openlpu._base.progress import Progress
 from openlpu.arch import truepoint as tp
 from openlpu.graph.ir import Graph, Node
 from openlpu.numerics.calibrate import Trace
+from openlpu.numerics.workers import in_order
 
 F32 = NDArray[np.float32]
 
 WINDOW = 2048  # channels whose products are kept: memory and time grow with K * WINDOW instead of K * K
-TOKENS, BITS = 256, 8  # of a text, and of a value on its channel's step: sums stay below 2**24
+STRIPE = 512  # columns of a window that a core adds at a time; rows below the diagonal wait until the end
+TOKENS, BITS = 256, 8  # of a text, and of a value on its channel's step: sums are at most 2**24
 
 Windows = Sequence[F32]
 """Moments [k, k] of consecutive windows of at most ``WINDOW`` channels."""
@@ -35,16 +37,16 @@ def moments(graph: Graph, trace: Trace, texts: Sequence[Sequence[int]], progress
 
     def look(node: Node, value: object) -> None:
         if node.output in wanted and isinstance(value, tp.Codes):
-            parts = _of_text(value)
             if node.output not in total:
-                total[node.output] = parts
-            else:
-                for have, more in zip(total[node.output], parts, strict=True):
-                    have += more
+                total[node.output] = _none(value.codes.shape[1])
+            _add(total[node.output], value)
 
     for at, text in enumerate(texts):
         progress("statistics", at, len(texts))
         trace(body, text, look)
+    for window in (window for windows in total.values() for window in windows):
+        for stripe in _stripes(len(window)):
+            window[stripe.stop :, stripe] = window[stripe, stripe.stop :].T
     return total
 
 
@@ -55,12 +57,31 @@ def _without_head(graph: Graph) -> Graph:
     return replace(graph, nodes=nodes, output=last)
 
 
-def _of_text(q: tp.Codes) -> list[F32]:
-    """The windows of one text's Σ x xᵀ for codes [T, K]."""
+def _none(k: int) -> list[F32]:
+    """The windows of ``k`` channels that no text was added to."""
+    sizes = [min(WINDOW, k - at) for at in range(0, k, WINDOW)]
+    return [np.zeros((size, size), np.float32) for size in sizes]
+
+
+def _stripes(size: int) -> list[slice]:
+    return [slice(at, min(at + STRIPE, size)) for at in range(0, size, STRIPE)]
+
+
+def _add(total: list[F32], q: tp.Codes) -> None:
+    """Add one text's Σ x xᵀ, of codes [T, K], to the windows; of each only what ends at or above the diagonal."""
     x = q.codes.astype(np.float32) * q.scale
     assert len(x) <= TOKENS, f"sums over {len(x)} tokens are not exact"
     _, exponent = np.frexp(np.abs(x).max(axis=0))
     whole = np.minimum(np.rint(np.ldexp(x, BITS - exponent)), np.float32(2**BITS - 1))
     step = np.ldexp(np.float32(1), exponent - BITS)
-    parts = (slice(at, at + WINDOW) for at in range(0, x.shape[1], WINDOW))
-    return [whole[:, part].T @ whole[:, part] * step[part, None] * step[part] for part in parts]
+
+    def some(piece: tuple[int, slice]) -> None:
+        at, stripe = piece
+        values, steps = (array[..., at * WINDOW : (at + 1) * WINDOW] for array in (whole, step))
+        product = values[:, : stripe.stop].T @ values[:, stripe]
+        product *= steps[: stripe.stop, None]
+        product *= steps[stripe]
+        total[at][: stripe.stop, stripe] += product
+
+    for _ in in_order(some, [(at, stripe) for at, window in enumerate(total) for stripe in _stripes(len(window))]):
+        pass

@@ -24,10 +24,11 @@ from openlpu.numerics.scheme import Scheme
 FORMATS = (
     Scheme(),
     Scheme(kv_bits=16),
+    Scheme(kv_bits=4),
     Scheme(wide_head=False, outlier_share=0.0),
     Scheme(kv_bits=16, outlier_share=1.0),
 )
-"""What a report compares unless asked otherwise: the default, a 16-bit cache, one plane, two planes everywhere."""
+"""What a report compares unless asked otherwise: the default, other caches, one plane, two planes everywhere."""
 
 Window = Sequence[int]
 

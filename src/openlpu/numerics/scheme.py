@@ -9,6 +9,7 @@ from openlpu._base.errors import BadRequest
 from openlpu.arch.truepoint import sparse
 
 SMALLEST = 4.5  # bits of a weight in 4-bit blocks; its row's scale is shared by all of the row
+CACHES = (4, 8, 16)  # bits of a key or value
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,10 @@ class Scheme:
     prune: str = ""
 
     def __post_init__(self) -> None:
+        if self.kv_bits not in CACHES:
+            raise BadRequest(f"a cache of {self.kv_bits} bits", where="kv-bits", fix="4, 8 or 16")
+        if not 0 <= self.outlier_share <= 1:
+            raise BadRequest(f"{self.outlier_share:g} is no share", where="outlier_share", fix="from 0 to 1")
         if not SMALLEST <= self.weight_bits <= 8:
             raise BadRequest(f"{self.weight_bits:g} is out of range", where="bits", fix="from 4.5 to 8 bits a weight")
         if self.prune and self.weight_bits < 8:

@@ -18,13 +18,16 @@ from numpy.typing import NDArray
 from openlpu._base.errors import BadRequest
 from openlpu._base.progress import Progress
 from openlpu.arch import truepoint as tp
+from openlpu.arch.truepoint import blocks
 from openlpu.arch.truepoint.sparse import PAIRS, STRIP, TILE
-from openlpu.graph.ir import Graph, Node, layer_of
+from openlpu.graph.ir import Graph, Node, layer_of, routers
 from openlpu.numerics.calibrate import Trace
 from openlpu.numerics.scheme import SMALLEST
+from openlpu.numerics.workers import in_order
 
 SCALE_BITS = 32  # a row's
 UNITS = 64  # most sets of matrices that are measured; in a deep model the same matrix of neighbouring layers is one
+AT_ONCE = 4  # runs side by side: each has the logits of a vocabulary in memory, a few times
 WEIGHT_ONE, LOGIT_ONE, MOST_LOGIT = 1 << 15, 1 << 10, 1 << 14  # sums of 2**17 tokens stay below 2**61
 
 
@@ -55,6 +58,18 @@ def _bits(graph: Graph, params: Mapping[str, str]) -> int:
     return 4 * codes.size + 8 * graph.params[params["blocks"]].size + SCALE_BITS * len(codes)
 
 
+def check(graph: Graph, budget: float) -> None:
+    """Raises :class:`BadRequest` when an integer graph takes more than ``budget`` bits with all in 4-bit blocks."""
+    shapes = {n.params["codes"]: graph.params[n.params["codes"]].shape for n in graph.nodes if "codes" in n.params}
+    whole = {node.params["codes"] for node in routers(graph)}
+    taken = sum(n * ((8 * k if key in whole else 4 * k + 8 * blocks.count(k)) + SCALE_BITS)
+                for key, (n, k) in shapes.items())
+    least = taken / sum(n * k for n, k in shapes.values())
+    if budget < least:
+        raise BadRequest(f"this model's weights take {least:.3f} bits at least", where="bits",
+                         fix=f"ask for more, or for {SMALLEST:g}: all in 4-bit blocks")
+
+
 def choose(
     eight: Graph, four: Graph, budget: float, trace: Trace, texts: Sequence[Sequence[int]], progress: Progress
 ) -> frozenset[str]:
@@ -62,15 +77,12 @@ def choose(
 
     ``eight`` and ``four`` are one model in either width.  Raises :class:`BadRequest` for a budget that is too small.
     """
+    check(eight, budget)
     nodes = {node.params["codes"]: node for node in four.nodes if "codes" in node.params}
     size = sum(four.params[codes].size for codes in nodes)
     left = budget * size - sum(_bits(four, node.params) for node in nodes.values())
-    units = _units(list(nodes.values()))
+    units = _units([node for node in nodes.values() if "blocks" in node.params])
     more = [sum(_bits(eight, {"codes": n.params["codes"]}) - _bits(four, n.params) for n in unit) for unit in units]
-    if left < 0:
-        least = budget - left / size
-        raise BadRequest(f"this model's weights take {least:.3f} bits at least", where="bits",
-                         fix=f"ask for more, or for {SMALLEST:g}: all in 4-bit blocks")
     if left < min(more):
         return frozenset()
     costs = _costs(eight, four, units, trace, texts, progress)
@@ -83,12 +95,12 @@ def choose(
 
 
 def _units(nodes: Sequence[Node]) -> list[list[Node]]:
-    """What gets a width together: one matrix, or one of several neighbouring layers."""
+    """What gets a width together: one matrix, or one of several neighbouring layers, and of all experts in them."""
     span = ceil(len(nodes) / UNITS)
     found: dict[tuple[int, str], list[Node]] = {}
     for node in nodes:
         layer = layer_of(node)
-        name = node.where if layer < 0 else node.where.split(".", 2)[2]
+        name = node.where if layer < 0 else ".".join(w for w in node.where.split(".")[1:] if not w.isdigit())
         found.setdefault((layer if layer < 0 else layer // span, name), []).append(node)
     return list(found.values())
 
@@ -98,14 +110,18 @@ def _costs(
     progress: Progress,
 ) -> list[float]:
     """Divergence from ``eight`` with each unit from ``four``, as a mean over the texts' tokens."""
-    want = [_logits(eight, trace, text) for text in texts]
-    costs = []
-    for at, unit in enumerate(units):
-        progress("sensitivity", at, len(units))
+    want = list(in_order(lambda text: _logits(eight, trace, text), texts, AT_ONCE))
+
+    def cost(unit: Sequence[Node], at: int) -> float:
         swapped = {n.params[word]: four.params[n.params[word]] for n in unit for word in ("codes", "scale")}
         other = replace(eight, params={**eight.params, **swapped})
-        costs.append(sum(divergence(w, _logits(other, trace, t)) for w, t in zip(want, texts, strict=True)))
-    return costs
+        return divergence(want[at], _logits(other, trace, texts[at]))
+
+    found = []
+    for one in in_order(lambda job: cost(*job), [(u, at) for u in units for at in range(len(texts))], AT_ONCE):
+        progress("sensitivity", len(found) // len(texts), len(units))
+        found.append(one)
+    return [sum(found[at : at + len(texts)]) for at in range(0, len(found), len(texts))]
 
 
 def _logits(graph: Graph, trace: Trace, text: Sequence[int]) -> NDArray[np.float32]:

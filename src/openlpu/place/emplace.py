@@ -7,13 +7,14 @@ weights and filled from any checkpoint of the same shapes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 U8 = NDArray[np.uint8]
 I32 = NDArray[np.int32]
+AXES = {"rows": 1, "cols": 1, "negate": 1, "data": 3}  # of a source for one chip
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Source:
     ``bytes``: ``data`` as it is, [n, planes, lanes].
     ``zeros``: nothing but zeros.
     An index of -1 gives 0.
+    In the program of several chips an array that differs from chip to chip has an axis in front; :meth:`of` takes it.
     """
 
     kind: str
@@ -34,6 +36,12 @@ class Source:
     cols: I32 = field(default_factory=lambda: np.zeros(0, np.int32))
     negate: NDArray[np.bool_] | None = None
     data: U8 | None = None
+
+    def of(self, role: int) -> Source:
+        """What fills the chip of a role."""
+        arrays = {name: getattr(self, name) for name in AXES}
+        own = {name: x[role] for name, x in arrays.items() if x is not None and x.ndim > AXES[name]}
+        return replace(self, **own) if own else self
 
     def pack(self) -> tuple[dict[str, str], dict[str, NDArray]]:
         """Words and arrays that :meth:`unpack` makes a source of again."""

@@ -13,6 +13,7 @@ from openlpu.arch.chip import Chip
 from openlpu.arch.isa import NO_ADDRESS
 from openlpu.arch.truepoint import BLOCK
 from openlpu.place.emplace import U8, byte_planes
+from openlpu.place.tables import address
 
 I32 = NDArray[np.int32]
 MASKED = np.float32(-1e30)  # added to scores of positions not yet written: their exp is 0
@@ -36,6 +37,8 @@ def row(name: str, chip: Chip, token: int, position: int, v_rows: int) -> U8:
     block, inside = divmod(position, BLOCK)
     if kind in ("token", "position", "block"):
         return everywhere(chip, {"token": token, "position": position, "block": block}[kind])
+    if (at := address(kind, token if kind.startswith("token") else position)) is not None:
+        return everywhere(chip, at)
     if kind in ("k_map", "v_map"):
         offsets = np.full((chip.superlanes, 16), NO_ADDRESS, np.int32)
         if kind == "k_map":
@@ -55,15 +58,12 @@ def seen_row(word: str, block: int, window: int) -> str:
 
 
 def _flags(kind: str, lanes: I32, block: int, inside: int) -> U8:
-    """fp32 rows: one at this position's lane, and for each block which lanes hold positions the query sees."""
+    """Masks of this position's lane and of all others; for each block fp32 rows of which lanes the query sees."""
     here = lanes == inside
-    if kind == "onehot":
-        value = here.astype(np.float32)
-    elif kind == "others":
-        value = 1 - here.astype(np.float32)
-    else:
-        number, _, window = kind.lstrip("abilsvd").partition("w")
-        position, at = block * BLOCK + inside, int(number) * BLOCK + lanes
-        valid = (lanes < BLOCK) & (at <= position) & (at > position - int(window or position + 1))
-        value = valid.astype(np.float32) if kind.startswith("valid") else np.where(valid, 0, MASKED)
+    if kind in ("onehot", "others"):
+        return byte_planes(-(here == (kind == "onehot")).astype(np.int32)[None, :])[0]
+    number, _, window = kind.lstrip("abilsvd").partition("w")
+    position, at = block * BLOCK + inside, int(number) * BLOCK + lanes
+    valid = (lanes < BLOCK) & (at <= position) & (at > position - int(window or position + 1))
+    value = valid.astype(np.float32) if kind.startswith("valid") else np.where(valid, 0, MASKED)
     return byte_planes(value.astype(np.float32).view(np.int32)[None, :])[0]

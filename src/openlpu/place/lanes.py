@@ -20,14 +20,32 @@ I32 = NDArray[np.int32]
 
 @dataclass(frozen=True)
 class Lanes:
-    """``channel[v, l]``: the channel in lane l of vector v, -1 where the lane is idle."""
+    """``channel[r, v, l]``: the channel in lane l of vector v on role r, -1 where the lane is idle.  A chip
+    alone is role 0.
+
+    What is decided from a map must be the same for all roles: it is asked of :meth:`used`.
+    """
 
     channel: I32
 
     @property
     def vectors(self) -> int:
         """How many vectors the value takes."""
-        return len(self.channel)
+        return self.channel.shape[1]
+
+    def row(self, v: int) -> I32:
+        """The channels of vector v: [lanes], or [roles, lanes] where there are several."""
+        own = self.channel[:, v]
+        return own[0] if len(own) == 1 else own
+
+    def used(self, v: int) -> NDArray[np.bool_]:
+        """The lanes of vector v that any role uses."""
+        return np.logical_or.reduce(self.channel[:, v] >= 0)
+
+    def of(self, parts: I32) -> Lanes:
+        """The map of a split value, from this map of one role's channels as counted on its chip."""
+        (own,) = self.channel
+        return Lanes(np.where(own >= 0, parts[:, own], np.int32(-1)))
 
 
 def packed(size: int, chip: Chip) -> Lanes:
@@ -35,12 +53,13 @@ def packed(size: int, chip: Chip) -> Lanes:
     count = -(-size // chip.lanes)
     channel = np.full(count * chip.lanes, -1, np.int32)
     channel[:size] = np.arange(size)
-    return Lanes(channel.reshape(count, chip.lanes))
+    return Lanes(channel.reshape(1, count, chip.lanes))
 
 
 @dataclass(frozen=True)
 class HeadLanes:
-    """Where attention's heads sit: kv vector c holds ``per_vector`` KV heads side by side, ``dim`` lanes each.
+    """Where attention's heads sit, counted on one chip: kv vector c holds ``per_vector`` KV heads side by side, ``dim``
+    lanes each.
 
     ``kv`` is the lane map of K and of V; ``query`` that of the query heads: vector ``c * group + j`` holds, over
     the lanes of KV head g, query head ``g * group + j``, so that a query meets its keys lane by lane.
@@ -55,17 +74,17 @@ class HeadLanes:
     @property
     def channel_groups(self) -> int:
         """Groups of 16 channels in the fullest kv vector: rows of V per block."""
-        return -(-int((self.kv.channel[0] >= 0).sum()) // 16)
+        return -(-int((self.kv.channel[0, 0] >= 0).sum()) // 16)
 
     def mask(self, lane: int) -> NDArray[np.bool_]:
         """The lanes of the head that starts at ``lane``."""
-        lanes = np.arange(self.kv.channel.shape[1])
+        lanes = np.arange(self.kv.channel.shape[2])
         return (lanes >= lane) & (lanes < lane + self.dim)
 
     def heads_in(self, vector: int) -> list[tuple[int, int]]:
         """(KV head, first lane) of every head in a kv vector."""
         starts = range(0, self.per_vector * self.dim, self.dim)
-        row = self.kv.channel[vector]
+        row = self.kv.channel[0, vector]
         return [(int(row[lane]) // self.dim, lane) for lane in starts if row[lane] >= 0]
 
 
@@ -85,4 +104,4 @@ def head_lanes(heads: int, kv_heads: int, dim: int, chip: Chip) -> HeadLanes:
         for j in range(group):
             head = g * group + j
             query[c * group + j, lane : lane + dim] = np.arange(head * dim, (head + 1) * dim)
-    return HeadLanes(dim, group, per_vector, Lanes(kv), Lanes(query))
+    return HeadLanes(dim, group, per_vector, Lanes(kv[None]), Lanes(query[None]))

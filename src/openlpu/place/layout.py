@@ -1,13 +1,16 @@
-"""An integer graph and a chip in; a home in SRAM for everything that outlives a token out.
+"""The graph of a stage and a chip in; a home in SRAM for everything that outlives a token out.
 
 Weights, scales, tables, the KV cache: each has a name, slices and an address, the same for every context bucket, so
 that all segments of a program share one SRAM image.  The one idea: 16 weight rows that the MXM loads together lie in
 16 slices at one address, in the hemisphere of the plane that will work on them.
+
+The chips of a stage have the same homes; what fills them differs.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +18,18 @@ from numpy.typing import NDArray
 from openlpu.arch.chip import Chip
 from openlpu.arch.truepoint import BLOCK
 from openlpu.graph.ir import Graph, Node
+from openlpu.partition.split import Stage, alone
 from openlpu.place.emplace import Source
-from openlpu.place.lanes import HeadLanes, Lanes, head_lanes, packed
+from openlpu.place.lanes import HeadLanes, Lanes
+from openlpu.place.maps import lane_maps, stage_heads
+from openlpu.place.packing import Packing
 from openlpu.place.sram import Sram
+from openlpu.place.tables import large, stretches
 
 I32 = NDArray[np.int32]
 EAST = 1  # hemisphere of the tables; the address maps that reach them lie west
+RESERVE = 32  # that part of a set of slices is left to what is asked for without a number of rows
+STEADY = 8  # tiles per plane from which on the loads of a linear last longer than the way through the chip
 
 
 @dataclass(frozen=True)
@@ -82,47 +91,70 @@ class Homes:
         options = [order[(self.turn + k) % len(order)] for k in range(len(order))]
         return max((tuple(range(g * per, (g + 1) * per)) for g in options), key=lambda s: self.sram.room(s) // 64)
 
-    def tile_slices(self, hemisphere: int) -> tuple[int, ...]:
-        """``weight_streams`` slices of a hemisphere, from the edge inward; the set with the most room."""
+    def tile_slices(self, hemisphere: int, own: int = 0, rows: int = 0) -> tuple[int, ...]:
+        """``weight_streams`` slices of a hemisphere: set ``own``, counted from the edge inward, if it has so many
+        ``rows`` left (0: any will do); else the set with the most room, which may be the one across the middle that
+        both hemispheres share."""
         width, count = self.chip.weight_streams, self.chip.slices_per_hemisphere
         side = range(count) if hemisphere == 0 else range(2 * count - 1, count - 1, -1)
         sets = [tuple(sorted(side[i : i + width])) for i in range(0, count - width + 1, width)]
-        return max(sets, key=self.sram.room)
+        mine = sets[own % len(sets)]
+        enough = rows + self.chip.words_per_slice // RESERVE
+        if rows and self.sram.room(mine) >= enough:
+            return mine
+        best, left = max(sets, key=self.sram.room), count % width
+        if 2 * left >= width and self.sram.room(best) < enough:
+            middle = tuple(range(count - left, count - left + width))
+            best = max(best, middle, key=self.sram.room)
+        return best
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Homes of a model on a chip for contexts up to ``context``; ``plane`` says which MXM plane (0, 1, … alternating
-    west and east) makes each output vector of each linear, keyed ``where.j``."""
+    """Homes of a stage on its chips for contexts up to ``context``.
+
+    ``heads`` are those of one chip, ``lanes`` the lane map of every value, ``packings`` how each gathered one is
+    put together; ``plane`` says which MXM plane (0, 1, … alternating west and east) makes each output vector of each
+    linear, keyed ``where.j``.
+    """
 
     chip: Chip
     context: int
     heads: HeadLanes
+    lanes: Mapping[str, Lanes]
+    packings: Mapping[str, Packing]
     homes: Homes
     plane: dict[str, int]
 
 
 def place(graph: Graph, chip: Chip, context: int = 0) -> Layout:
+    """Home everything of a model on one chip: :func:`place_stage` of the whole graph."""
+    return place_stage(alone(graph), chip, context)
+
+
+def place_stage(stage: Stage, chip: Chip, context: int = 0) -> Layout:
     """Home everything that outlives a token, for ``context`` positions (0: the model's own).
 
     Raises :class:`~openlpu._base.errors.DoesNotFit` with what takes the room.
     """
-    c = graph.config
+    graph, c = stage.graph, stage.graph.config
     context = context or c.context
     assert context <= c.context, "the rotary tables end at the model's context"
-    heads = head_lanes(c.heads, c.kv_heads, c.head_dim, chip)
-    layout = Layout(chip, context, heads, Homes(chip, _levers(graph)), {})
+    heads = stage_heads(stage, chip)
+    layout = Layout(chip, context, heads, *lane_maps(stage, heads, chip), Homes(chip, _levers(graph)), {})
     work = [0] * (2 * chip.mxm_planes_per_hemisphere)
+    later = []  # large tables go where weights have left room
     for node in graph.nodes:
-        if node.op == "embed":
-            _embedding(layout, node, c.vocab, lanes_of(graph, heads, chip, node.output))
+        if node.op in ("embed", "rope"):
+            is_large = large(c.vocab if node.op == "embed" else context, chip)
+            later.append(node) if is_large else _tables(layout, node, c.vocab)
         elif node.op == "linear":
-            _linear(layout, graph, node, work)
+            _linear(layout, node, work)
         elif node.op == "attention":
             _cache(layout, node)
-        elif node.op == "rope":
-            _rope(layout, node)
-        _vectors(layout, graph, node)
+        _vectors(layout, node)
+    for node in sorted(later, key=lambda n: n.op == "embed"):  # tables in stretches fit where whole ones do not
+        _tables(layout, node, c.vocab)
     layout.homes.sram.require_fit()
     return layout
 
@@ -134,62 +166,75 @@ def _levers(graph: Graph) -> tuple[str, ...]:
     return "a larger chip (--chip FILE.toml)", "a shorter context (--context)", *bits, "a smaller model"
 
 
-def lanes_of(graph: Graph, heads: HeadLanes, chip: Chip, name: str) -> Lanes:
-    """The lane map of a graph value: heads side by side for q, k, v and attention's output; packed otherwise."""
-    for node in graph.nodes:
-        if node.op == "attention" and (name == node.output or name == node.inputs[0]):
-            return heads.query
-        if node.op == "attention" and name in node.inputs[1:]:
-            return heads.kv
-        if node.op in ("rope", "headnorm") and name in node.inputs:
-            return lanes_of(graph, heads, chip, node.output)
-        if node.op in ("quantize", "rms") and name == node.output:
-            return lanes_of(graph, heads, chip, node.inputs[0])
-    return packed(graph.values[name].size, chip)
-
-
-def _linear(layout: Layout, graph: Graph, node: Node, work: list[int]) -> None:
-    """Tiles of every output vector, on the plane with the least work so far."""
+def _linear(layout: Layout, node: Node, work: list[int]) -> None:
+    """Tiles of every output vector, on the plane with the least work so far; none for an input vector not used."""
     chip, homes = layout.chip, layout.homes
-    inside = lanes_of(graph, layout.heads, chip, node.inputs[0])
-    for j, rows in enumerate(lanes_of(graph, layout.heads, chip, node.output).channel):
+    inside, out = layout.lanes[node.inputs[0]], layout.lanes[node.output]
+    used = [i for i in range(inside.vectors) if inside.used(i).any()]
+    even = steady(len(used) * out.vectors, chip)  # then each plane reads from slices of its own
+    for j in range(out.vectors):
         plane = work.index(min(work))
-        work[plane] += inside.vectors
+        groups = -(-(int(np.flatnonzero(out.used(j))[-1]) + 1) // chip.weight_streams)
+        work[plane] += len(used) * (groups if even else chip.superlanes)
         layout.plane[f"{node.where}.{j}"] = plane
-        groups = -(-(int(np.flatnonzero(rows >= 0)[-1]) + 1) // chip.weight_streams)
-        for i, cols in enumerate(inside.channel):
-            source = Source("codes", node.params["codes"], rows[: groups * chip.weight_streams], cols)
-            homes.keep_tile(f"weights.{node.where}.{j}.{i}", source, homes.tile_slices(plane % 2), groups)
+        for i in used:
+            rows = out.row(j)[..., : groups * chip.weight_streams]
+            source = Source("codes", node.params["codes"], rows, inside.row(i))
+            slices = homes.tile_slices(plane % 2, plane // 2, groups if even else 0)
+            homes.keep_tile(f"weights.{node.where}.{j}.{i}", source, slices, groups)
 
 
-def _vectors(layout: Layout, graph: Graph, node: Node) -> None:
+def steady(tiles: int, chip: Chip) -> bool:
+    """Whether the loads of a linear of so many tiles last longer than a vector's way through the chip."""
+    return tiles >= STEADY * 2 * chip.mxm_planes_per_hemisphere
+
+
+def _vectors(layout: Layout, node: Node) -> None:
     """fp32 parameters with an entry per channel: row scales, biases, gains."""
     one = np.zeros(1, np.int32)
     if "centre" in node.params:
-        for j, channel in enumerate(layout.heads.kv.channel):
-            source = Source("row", node.params["centre"], one, channel)
+        keys = layout.lanes[node.inputs[1]]
+        for j in range(keys.vectors):
+            source = Source("row", node.params["centre"], one, keys.row(j))
             layout.homes.keep(f"centre.{node.where}.{j}", source, layout.homes.quad_slices())
-    channels = lanes_of(graph, layout.heads, layout.chip, node.output).channel
     for word in ("scale", "bias", "gain"):
         if word not in node.params or (node.op == "embed" and word == "scale"):
             continue
-        for j, channel in enumerate(channels):
+        for j in range(layout.lanes[node.output].vectors):
+            channel = layout.lanes[node.output].row(j)
             if node.op == "headnorm":
                 channel = np.where(channel >= 0, channel % layout.heads.dim, -1).astype(np.int32)
             source = Source("row", node.params[word], one, channel)
             layout.homes.keep(f"{word}.{node.where}.{j}", source, layout.homes.quad_slices())
 
 
-def _table(layout: Layout, name: str, source: Source, planes: int, rows: int) -> None:
-    """A table that a gather reads by row number."""
-    layout.homes.keep(name, source, layout.homes.quad_slices(EAST)[:planes], rows)
+def _table(layout: Layout, name: str, sources: list[Source], planes: int, rows: int) -> None:
+    """Tables that gathers read by row number: ``name.i`` (the only one: ``name``), a stretch after the other.
+
+    Those of one stretch that have room side by side in a group of slices share it, if they are large.
+    """
+    for stretch in stretches(rows, layout.chip):
+        cut = slice(stretch.start, stretch.start + stretch.count)
+        slices: tuple[int, ...] = ()
+        for i, source in enumerate(sources):
+            if stretch.whole or len(slices) < planes:
+                slices = layout.homes.quad_slices(EAST if stretch.whole else None)
+            own, slices = slices[:planes], slices[planes:]
+            table = f"{name}.{i}" if len(sources) > 1 or planes == 1 else name
+            part = source if stretch.whole else replace(source, rows=source.rows[..., cut])
+            layout.homes.keep(stretch.home(table), part, own, stretch.count)
 
 
-def _embedding(layout: Layout, node: Node, vocab: int, out: Lanes) -> None:
+def _tables(layout: Layout, node: Node, vocab: int) -> None:
+    """What an ``embed`` or a ``rope`` looks up: codes and scales by token, cosines and sines by position."""
+    if node.op == "rope":
+        _rope(layout, node)
+        return
+    out = layout.lanes[node.output]
     rows, everywhere = np.arange(vocab, dtype=np.int32), np.zeros(layout.chip.lanes, np.int32)
-    _table(layout, "embedding.scale", Source("float", node.params["scale"], rows, everywhere), 4, vocab)
-    for v, channel in enumerate(out.channel):
-        _table(layout, f"embedding.codes.{v}", Source("codes", node.params["codes"], rows, channel), 1, vocab)
+    _table(layout, "embedding.scale", [Source("float", node.params["scale"], rows, everywhere)], 4, vocab)
+    codes = [Source("codes", node.params["codes"], rows, out.row(v)) for v in range(out.vectors)]
+    _table(layout, "embedding.codes", codes, 1, vocab)
 
 
 def _rope(layout: Layout, node: Node) -> None:
@@ -202,7 +247,7 @@ def _rope(layout: Layout, node: Node) -> None:
     rows = np.arange(layout.context, dtype=np.int32)
     for word, negate in (("cos", None), ("sin", used & (lane % dim < dim // 2))):
         source = Source("float", node.params[word], rows, pair, negate=negate)
-        _table(layout, f"rope.{word}", source, 4, layout.context)
+        _table(layout, f"rope.{word}", [source], 4, layout.context)
 
 
 def _cache(layout: Layout, node: Node) -> None:

@@ -4,6 +4,8 @@ The scheduler is greedy and keeps no graph: a call takes vectors that know when 
 the unit, the SRAM ports and every stream register on the way are free at once, reserves them, and returns the vector
 it made.  Calls made later may land in earlier cycles, so the order of calls is a priority, not a sequence.
 Beside every instruction goes its claim: which instruction's value each operand is meant to be.
+
+What comes in hundreds of thousands, the rows of weights, is found, taken and emitted as columns.
 """
 
 from __future__ import annotations
@@ -12,17 +14,19 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from openlpu.arch.chip import Chip
 from openlpu.arch.isa import BY_NAME
 from openlpu.place.sram import Sram
 from openlpu.schedule.program import CLAIM_OUTPUT, CLAIM_READ, Claims, queue_dtype
-from openlpu.schedule.timeline import Timeline
+from openlpu.schedule.timeline import Ints, Passage, Timeline
 from openlpu.schedule.values import Vec
 
 T = TypeVar("T")
 Claim = tuple[int, int, bool, int]  # operand, writer, or_resident, part: the columns of CLAIM_READ after the reader
 BEYOND = 1000  # more than any operand's way: so long after the last instruction everything is free
+SLACK = 64  # cycles that a search for many looks at beyond as many as it wants, at first
 
 
 class Assembler:
@@ -33,14 +37,19 @@ class Assembler:
         self.timeline = Timeline(chip)
         self.position = [chip.slice_position(s) for s in range(chip.slices)]
         self.by_distance: dict[int, list[int]] = {}  # MEM groups, the nearest to a position first
+        self.passages: dict[tuple[tuple[int, ...], int], Passage] = {}
         self.rows: dict[str, list[tuple[int, ...]]] = {name: [] for name in chip.queues}
+        self.columns: dict[str, list[NDArray]] = {name: [] for name in chip.queues}  # emitted many at once
         self.reads: list[tuple[int, int, int, bool, int]] = []
+        self.claims: list[NDArray] = []  # reads of what was emitted many at once
         self.outputs: list[tuple[int, int, int, bool]] = []
         self.pending: list[tuple[str, tuple[int, ...], list[Claim]]] = []
         self.next_id = 1
         self.last = 0  # no instruction is dispatched later, so far
         self.turn = 0
-        self.shape = {name: queue_dtype(name).names or () for name in chip.queues}
+        self.wait = 1  # after a trial in vain: cycles until it is worth another
+        self.dtype = {name: queue_dtype(name) for name in chip.queues}
+        self.fields = {name: (dtype.names or ())[3:] for name, dtype in self.dtype.items()}
 
     # -- places ------------------------------------------------------------------------------------------------
 
@@ -71,11 +80,15 @@ class Assembler:
     # -- search ------------------------------------------------------------------------------------------------
 
     def search(self, start: int, attempt: Callable[[int], T | None]) -> T:
-        """The result of ``attempt`` at the first cycle from ``start`` where all it wants is free."""
-        for cycle in range(max(start, 0), max(start, self.last) + BEYOND):
+        """The result of ``attempt`` at the first cycle from ``start`` where all it wants is free.
+
+        Cycles are passed over in which something that it cannot do without is known to be taken."""
+        cycle, end = max(start, 0), max(start, self.last) + BEYOND
+        while cycle < end:
             result = self.trial(cycle, attempt)
             if result is not None:
                 return result
+            cycle += self.wait
         raise AssertionError(f"no cycle from {start} on is free though all are: two operands want the same port")
 
     def trial(self, cycle: int, attempt: Callable[[int], T | None]) -> T | None:
@@ -86,7 +99,9 @@ class Assembler:
             self.timeline.keep()
             self._commit()
             return result
+        later = self.timeline.later
         self.timeline.undo(mark)
+        self.wait = max(1, later())
         del self.pending[count:]
         self.next_id = first
         return None
@@ -97,7 +112,7 @@ class Assembler:
         """Propose an instruction with its claims; returns its id."""
         number = self.next_id
         self.next_id += 1
-        row = (cycle, BY_NAME[name].opcode, number, *(fields.get(f, 0) for f in self.shape[queue][3:]))
+        row = (cycle, BY_NAME[name].opcode, number, *[fields.get(f, 0) for f in self.fields[queue]])
         self.pending.append((queue, row, list(reads)))
         return number
 
@@ -118,23 +133,30 @@ class Assembler:
 
     # -- operands and results ----------------------------------------------------------------------------------
 
-    def fetch(self, vec: Vec, x: int, arrive: int) -> tuple[int, list[int]] | None:
-        """Read a vector so that it passes position ``x`` in cycle ``arrive``: (first stream, reads' ids) or None."""
-        timeline, lead = self.timeline, self.chip.latency["read"]
+    def fetch(
+        self, vec: Vec, x: int, arrive: int, among: Sequence[int] | None = None
+    ) -> tuple[int, list[int]] | None:
+        """Read a vector so that it passes position ``x`` in cycle ``arrive``: (first stream, reads' ids) or None.
+
+        ``among``: the streams it may begin on, counted in its direction, in order of preference (None: any).
+        """
+        timeline, lead, width = self.timeline, self.chip.latency["read"], len(vec.slices)
         trips = [(at, arrive - abs(x - at)) for at in map(self.position.__getitem__, vec.slices)]
         for s, (_, leave) in zip(vec.slices, trips, strict=True):
             if leave - lead < vec.ready or not timeline.memory(s, leave - lead, vec.address, write=False):
                 return None
         per = self.chip.streams_per_direction
         first = 0 if x > trips[0][0] else per
-        for base in range(first, first + per, len(trips)):
+        for base in range(0, per, width) if among is None else among:
             mark = timeline.mark()
-            if all(timeline.stream(base + i, at, leave, x) for i, (at, leave) in enumerate(trips)):
+            if all(timeline.stream(first + base + i, at, leave, x) for i, (at, leave) in enumerate(trips)):
                 break
             timeline.undo(mark)
         else:
+            if among is not None and width == 1:
+                timeline.later = lambda: timeline.opening(among, first == 0, *trips[0], x)
             return None
-        ids = []
+        ids, base = [], first + base
         for i, (s, (_, leave)) in enumerate(zip(vec.slices, trips, strict=True)):
             claim = [(0, vec.writers[i], vec.or_resident, vec.address)]
             ids.append(self.emit(f"mem{s}", leave - lead, "read", claim, address=vec.address, stream=base + i))
@@ -175,15 +197,78 @@ class Assembler:
         """First cycle in which a vector can pass position ``x``."""
         return vec.ready + self.chip.latency["read"] + max(abs(x - self.position[s]) for s in vec.slices)
 
+    # -- many at once ------------------------------------------------------------------------------------------
+
+    def fetch_each(
+        self, queue: str, vec: Vec, addresses: Ints, x: int, start: int, options: tuple[int, ...]
+    ) -> tuple[Ints, Ints, Ints]:
+        """Read ``vec`` at each of some addresses of one bank, one after the other, each as early as it can pass ``x``
+        when ``queue`` has a dispatch slot; all that is taken is final.
+
+        ``options`` as in :meth:`Timeline.open`.  Returns cycles of arrival, first streams, ids of the reads
+        [reads, planes].
+        """
+        passage = self.passages.get((vec.slices, x))
+        if passage is None:
+            passage = self.passages[vec.slices, x] = Passage(self.chip, vec.slices, x)
+        bank, count = self.timeline.bank(int(addresses[0])), len(addresses)
+        start, reach = max(start, self.earliest(vec, x)), count + SLACK
+        while True:
+            cycles, chosen = self.timeline.open(queue, passage, bank, options, start, reach)
+            if len(cycles) >= count:
+                break
+            reach *= 2
+        cycles, chosen = cycles[:count], chosen[:count]
+        self.timeline.take(queue, passage, bank, cycles, chosen)
+        planes = len(vec.slices)
+        streams = chosen * planes + (0 if passage.east else self.chip.streams_per_direction)
+        ids = self.take_ids(count * planes).reshape(count, planes)
+        for i, (s, lead) in enumerate(zip(vec.slices, passage.lead, strict=True)):
+            self.emit_each(f"mem{s}", cycles - lead, "read", ids[:, i], address=addresses, stream=streams + i)
+        self.claim_each(ids, 0, np.array(vec.writers[:planes]), vec.or_resident, addresses[:, None])
+        return cycles, streams, ids
+
+    def take_ids(self, count: int) -> Ints:
+        """The next ``count`` instruction ids."""
+        self.next_id += count
+        return np.arange(self.next_id - count, self.next_id)
+
+    def emit_each(
+        self, queue: str, cycles: Ints, name: str, ids: Ints, **fields: ArrayLike
+    ) -> None:
+        """Instructions of one kind, under ids taken before; they are final."""
+        table = np.zeros(len(cycles), self.dtype[queue])
+        table["cycle"], table["op"], table["id"] = cycles, BY_NAME[name].opcode, ids
+        for field, value in fields.items():
+            table[field] = value
+        self.columns[queue].append(table)
+        self.last = max(self.last, int(cycles[-1]))
+
+    def claim_each(
+        self, readers: Ints, operand: ArrayLike, writers: ArrayLike, or_resident: bool, part: ArrayLike
+    ) -> None:
+        """Claims of many instructions; arguments broadcast."""
+        shape = np.broadcast_shapes(*map(np.shape, (readers, operand, writers, part)))
+        table = np.zeros(shape, CLAIM_READ)
+        table["reader"], table["operand"], table["writer"], table["part"] = readers, operand, writers, part
+        table["or_resident"] = or_resident
+        self.claims.append(table.ravel())
+
     # -- result ------------------------------------------------------------------------------------------------
 
-    def finish(self) -> tuple[dict[str, np.ndarray], Claims]:
-        """Sorted queues and the claims table."""
-        queues = {}
-        for name, rows in self.rows.items():
-            table = np.array(rows, queue_dtype(name))
-            queues[name] = table[np.lexsort((table["id"], table["cycle"]))]
-        reads = np.array(self.reads, CLAIM_READ)
-        outputs = np.array(self.outputs, CLAIM_OUTPUT)
-        return queues, Claims(reads, outputs)
+    def queue(self, name: str) -> NDArray:
+        """The instructions of a queue so far, sorted."""
+        parts = self.columns[name]
+        parts.append(np.array(self.rows[name], self.dtype[name]))
+        self.rows[name].clear()
+        table, at = np.empty(sum(map(len, parts)), self.dtype[name]), 0
+        for part in parts:
+            table[at : at + len(part)] = part
+            at += len(part)
+        return table[np.lexsort((table["id"], table["cycle"]))]
 
+    def finish(self) -> tuple[dict[str, NDArray], Claims]:
+        """Sorted queues and the claims table."""
+        queues = {name: self.queue(name) for name in self.chip.queues}
+        reads = np.concatenate([np.array(self.reads, CLAIM_READ), *self.claims])
+        return queues, Claims(reads, np.array(self.outputs, CLAIM_OUTPUT))

@@ -25,20 +25,23 @@ from openlpu.schedule.assembler import Assembler
 from openlpu.schedule.program import RESIDENT
 
 Ints = NDArray[np.int64]
+REACH = 32  # cycles in which a slice is looked for at once
 READ, IFETCH = BY_NAME["read"].opcode, BY_NAME["ifetch"].opcode
 
 
 @dataclass
 class Queue:
-    """The instructions of one queue in order, cycles from the segment's first; ``sent``: cycles of its fetches."""
+    """The instructions of one queue in order, cycles from the segment's first; ``sent``: rows of its fetches."""
 
     chip: Chip
-    cycle: Ints
-    op: Ints
-    sent: list[int] = field(default_factory=list)
+    columns: NDArray
+    cycle: Ints = field(init=False)
+    sent: Ints = field(init=False)
 
     def __post_init__(self) -> None:
-        self.start, self.end = extents(self.cycle, self.op)
+        self.start, self.end = extents(self.columns)
+        self.cycle = self.columns["cycle"].astype(np.int64)
+        self.sent = np.flatnonzero(self.columns["op"] == IFETCH)
 
     @property
     def size(self) -> int:
@@ -48,34 +51,39 @@ class Queue:
     @property
     def complete(self) -> bool:
         """Whether nothing is left to fetch."""
-        return self.size <= self.held(len(self.sent))
+        return self.size <= self.chip.queue_bytes + len(self.sent) * self.chip.ifetch_bytes
 
-    def held(self, fetches: int) -> int:
-        """Bytes that the host and so many fetches bring."""
-        return self.chip.queue_bytes + fetches * self.chip.ifetch_bytes
+    def deadline(self, fetches: NDArray[np.intp] | int) -> Ints:
+        """The cycle in which more must be there than the host and so many fetches bring."""
+        held = self.chip.queue_bytes + np.asarray(fetches) * self.chip.ifetch_bytes
+        found = np.searchsorted(self.end, held, "right")
+        i = np.minimum(found, len(self.end) - 1)
+        wait = np.where(i > 0, self.cycle[i - 1], -1) + 1  # when what lies in front of an instruction begins
+        due = np.where(self.start[i] > held, np.minimum(self.cycle[i], wait), self.cycle[i])
+        return np.where(found == len(self.end), self.cycle[-1] + 1, due)
 
-    def deadline(self, fetches: int) -> int:
-        """The cycle in which more than ``held(fetches)`` bytes must be there."""
-        i = int(np.searchsorted(self.end, self.held(fetches), "right"))
-        if i == len(self.end):
-            return int(self.cycle[-1]) + 1
-        before = int(self.cycle[i - 1]) if i else -1
-        cycle = int(self.cycle[i])
-        return min(cycle, before + 1) if self.start[i] > self.held(fetches) else cycle
-
-    def room(self, fetches: int) -> int:
-        """The first cycle in which the next page after so many fetches has room."""
-        keep = self.held(fetches + 1) - self.chip.queue_bytes
+    @property
+    def room(self) -> int:
+        """The first cycle in which the next page has room."""
+        keep = (len(self.sent) + 1) * self.chip.ifetch_bytes
         return int(self.cycle[min(int(np.searchsorted(self.end, keep)), len(self.end) - 1)])
 
-    def with_(self, cycles: list[int], op: int) -> Queue | None:
+    def in_time(self) -> bool:
+        """Whether every fetch finds room, and has brought its page when the queue would run empty."""
+        k = np.arange(len(self.sent))
+        brought = self.cycle[self.sent] + self.chip.latency["ifetch"]
+        roomy = self.end[self.sent] >= (k + 1) * self.chip.ifetch_bytes
+        return bool((roomy & (brought <= self.deadline(k))).all())
+
+    def with_(self, cycles: list[int], op: int, **fields: list[int]) -> Queue | None:
         """The queue with instructions of ``op`` added; None if a fetch would come too late or find no room."""
+        rows = np.zeros(len(cycles), self.columns.dtype)
+        rows["cycle"], rows["op"] = cycles, op
+        for name, values in fields.items():
+            rows[name] = values
         at = np.searchsorted(self.cycle, cycles, "right")
-        sent = sorted([*self.sent, *cycles]) if op == IFETCH else self.sent
-        longer = Queue(self.chip, np.insert(self.cycle, at, cycles), np.insert(self.op, at, op), sent)
-        wait = self.chip.latency["ifetch"]
-        fits = all(c + wait <= longer.deadline(k) and longer.room(k) <= c for k, c in enumerate(sent))
-        return longer if fits else None
+        longer = Queue(self.chip, np.insert(self.columns, at, rows))
+        return longer if longer.in_time() else None
 
 
 @dataclass(frozen=True)
@@ -94,11 +102,11 @@ class Fetcher:
         self.asm, self.homes = asm, homes
         self.pages: list[Page] = []
         self.used = [0] * asm.chip.slices  # rows
-        self.first = min(row[0] for rows in asm.rows.values() for row in rows)
-        self.queues = {}
-        for name, rows in asm.rows.items():
-            table = np.array([row[:2] for row in sorted(rows, key=lambda r: (r[0], r[2]))], np.int64).reshape(-1, 2)
-            self.queues[name] = Queue(asm.chip, table[:, 0] - self.first, table[:, 1])
+        tables = {name: asm.queue(name) for name in asm.chip.queues}
+        self.first = min(int(table["cycle"][0]) for table in tables.values() if len(table))
+        for table in tables.values():
+            table["cycle"] -= self.first
+        self.queues = {name: Queue(asm.chip, table) for name, table in tables.items()}
 
     def all(self) -> None:
         """Fetch until every queue is complete, the one that runs empty first, first."""
@@ -109,7 +117,7 @@ class Fetcher:
                 queue = self.queues[name]
                 due.pop(name, None)
                 if not queue.complete:
-                    due[name] = queue.deadline(len(queue.sent))
+                    due[name] = int(queue.deadline(len(queue.sent)))
             if not due:
                 return
             changed = self._fetch(min(due, key=lambda name: (due[name], name)))
@@ -118,63 +126,94 @@ class Fetcher:
         """Fetch the next page of a queue; the queues that changed."""
         queue, wait = self.queues[name], self.asm.chip.latency["ifetch"]
         count = len(queue.sent)
-        earliest = max(queue.room(count), queue.sent[-1] + wait if queue.sent else 0)
-        for cycle in range(earliest, queue.deadline(count) - wait + 1):
-            if changed := self.asm.trial(cycle, lambda c: self._at(name, c)):
+        cycle, due = queue.room, int(queue.deadline(count))
+        if count:
+            cycle = max(cycle, int(queue.cycle[queue.sent[-1]]) + wait)
+        while cycle <= due - wait:
+            ahead, slices = self._senders(name, cycle, min(REACH, due - wait - cycle + 1))
+            if changed := self.asm.trial(cycle + ahead, lambda c, slices=slices: self._at(name, c, slices)):
                 return changed
+            cycle += ahead + 1
         if all(self._room(s) < 2 for s in range(self.asm.chip.slices)):
             raise DoesNotFit("no rows are left for instructions", where=f"chip {self.asm.chip.name}",
                              fix="use a larger chip, a shorter context (--context) or a smaller model")
+        held = self.asm.chip.queue_bytes + count * self.asm.chip.ifetch_bytes
         raise ProgramError(
-            f"its bytes from {queue.held(count)} on cannot be fetched before cycle {queue.deadline(count)}, in which "
-            "they are dispatched", where=name, fix="use a chip whose queues hold more (queue_bytes)",
+            f"its bytes from {held} on cannot be fetched before cycle {due}, in which they are dispatched", where=name,
+            fix="use a chip whose queues hold more (queue_bytes)",
         )
 
     def _room(self, slice_: int) -> int:
         """Rows left in a slice."""
         return self.homes.sram.room((slice_,)) - self.used[slice_]
 
-    def _at(self, name: str, cycle: int) -> set[str] | None:
-        """Fetch a page by an ``ifetch`` in ``cycle`` from the slice with the shortest queue that can send it."""
+    def _senders(self, name: str, cycle: int, count: int) -> tuple[int, list[int]]:
+        """The first of ``count`` cycles from ``cycle`` in which slices can send a page, counted from it, and these
+        slices, the one with the shortest queue first.  If there is none, the last cycle and no slice."""
+        chip, timeline = self.asm.chip, self.asm.timeline
+        there, at = chip.queue_position(name), cycle + self.first
+        slot, best, found = timeline.fetchable(name, at, count), count - 1, []
+        for slices in map(self.asm.group_slices, range(2 * chip.groups)):
+            here = chip.slice_position(slices[0])
+            lead = abs(there - here) + chip.latency["read"]
+            skip = max(lead - cycle, 0)  # reads before the first cycle
+            good = slot[: best + 1] & timeline.pair(here, there, at, best + 1).any(axis=1)
+            free = [k for k in np.flatnonzero(good).tolist() if k >= skip]
+            for s in slices:
+                row = timeline.reads[s]
+                k = next((k for k in free if not any(row[at + k - lead : at + k - lead + 2])), None)
+                if k is None or f"mem{s}" == name or self._room(s) < 2 or k > best:
+                    continue
+                found, best = (found if k == best else []) + [s], k
+        return best, sorted(found, key=lambda s: (self.queues[f"mem{s}"].size, s))
+
+    def _at(self, name: str, cycle: int, slices: list[int]) -> set[str] | None:
+        """Fetch a page by an ``ifetch`` in ``cycle`` from the first of some slices that can send it."""
         if not self.asm.timeline.ifetch(name, cycle + self.first):
             return None
-        queue = self.queues[name].with_([cycle], IFETCH)
-        if queue is None:
-            return None
-        others = [s for s in range(self.asm.chip.slices) if f"mem{s}" != name]
-        for s in sorted(others, key=lambda s: (self.queues[f"mem{s}"].size, s)):
-            if self._room(s) < 2:
+        for s in slices:
+            found = self._way(s, name, cycle)
+            if found is None:
                 continue
-            source = self._send(s, name, cycle)
-            if source is not None:
-                self.queues[name], self.queues[f"mem{s}"] = queue, source
-                return {name, f"mem{s}"}
+            read, stream, source = found
+            queue = self.queues[name].with_([cycle], IFETCH, stream=[stream])
+            if queue is None:
+                return None
+            self._send(s, read, name, cycle, stream)
+            self.queues[name], self.queues[f"mem{s}"] = queue, source
+            return {name, f"mem{s}"}
         return None
 
-    def _send(self, slice_: int, name: str, cycle: int) -> Queue | None:
-        """Read a page's two vectors from a slice so that they reach the queue in ``cycle`` and the next; the slice's
-        queue after that."""
+    def _way(self, slice_: int, name: str, cycle: int) -> tuple[int, int, Queue] | None:
+        """Take a way for a page's two vectors from a slice to a queue that they reach in ``cycle`` and the next: the
+        first read, the stream, and the slice's queue after that; or None."""
         chip, timeline = self.asm.chip, self.asm.timeline
         here, there = chip.slice_position(slice_), chip.queue_position(name)
         read = cycle - abs(there - here) - chip.latency["read"]
-        address = self.homes.sram.bottom[slice_] + self.used[slice_]
+        address = self._address(slice_)
         mark = timeline.mark()
-        if read < 0 or not all(timeline.memory(slice_, read + self.first + i, address + i, False) for i in (0, 1)):
-            timeline.undo(mark)
-            return None
-        post = read + chip.latency["read"] + self.first
-        stream = self._stream(here, post, there)
-        queue = None if stream is None else self.queues[f"mem{slice_}"].with_([read, read + 1], READ)
-        if stream is None or queue is None:
-            timeline.undo(mark)
-            return None
+        if read >= 0 and all(timeline.memory(slice_, read + self.first + i, address + i, False) for i in (0, 1)):
+            stream = self._stream(here, read + chip.latency["read"] + self.first, there)
+            if stream is not None:
+                fields = {"address": [address, address + 1], "stream": [stream, stream]}
+                source = self.queues[f"mem{slice_}"].with_([read, read + 1], READ, **fields)
+                if source is not None:
+                    return read, stream, source
+        timeline.undo(mark)
+        return None
+
+    def _address(self, slice_: int) -> int:
+        return self.homes.sram.bottom[slice_] + self.used[slice_]
+
+    def _send(self, slice_: int, read: int, name: str, cycle: int, stream: int) -> None:
+        """Emit the two reads and the ``ifetch``."""
+        address = self._address(slice_)
         reads = [self.asm.emit(f"mem{slice_}", read + self.first + i, "read", [(0, RESIDENT, False, address + i)],
                                address=address + i, stream=stream) for i in (0, 1)]
         claims = [(i, number, False, 0) for i, number in enumerate(reads)]
         self.asm.emit(name, cycle + self.first, "ifetch", claims, stream=stream)
         self.pages.append(Page(name, slice_, address))
         self.used[slice_] += 2
-        return queue
 
     def _stream(self, start: int, post: int, end: int) -> int | None:
         """A stream that is free for two vectors one after the other; the last ones first, as others take the first."""

@@ -7,13 +7,16 @@ weights of the same shape reuse it.  Instructions are NumPy columns, one structu
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from openlpu.arch.chip import Chip
-from openlpu.arch.isa import columns_of, unit_of_queue
+from openlpu.arch.isa import BY_NAME, TABLE, columns_of, unit_of_queue
+from openlpu.arch.link import Link, port_queue
+from openlpu.partition.split import Split
 from openlpu.place.layout import Resident
 
 RESIDENT = 0  # as a claim's writer: in SRAM before the token began (a parameter, the host's rows, older KV)
@@ -40,9 +43,10 @@ class Claims:
     of the fields: VXM a 0-3, b 4-7 (a latch or byte operand: 0 or 4); memory word of read and gather 0, map 1;
     scatter data 0, map 1; load_weights 0-15; install_weights: weight buffer groups 0-19; activate: stream 0,
     array 1 (the install); accumulate: arriving sum 0 (the activate), accumulator 1; SXM data 0-15, maps 16, 17;
-    ifetch: the vector of its cycle 0, of the next 1.
+    ifetch: the vector of its cycle 0, of the next 1; send 0; receive 0, its writer the peer's send, which has the same
+    id as this program's own (:data:`RESIDENT`: what the stage before handed over).
     ``part``: which byte stream of the writer's result it is (quad plane 0-3, SXM output 0-15), or for a memory word
-    the address (the base, of a gather); else 0.
+    the address (the base, of a gather), or for a receive p where role r takes it from role r XOR p; else 0.
     ``outputs``: after the token the word at ``address`` of ``slice`` was written by ``writer``; ``indirect``:
     address is the base of a scatter and the words are those of its map.
     """
@@ -67,7 +71,8 @@ class Segment:
 
     ``tensors``: where each fp32 value of the graph lies after a token, in execution order, the logits last; nothing
     overwrites them inside a token.  ``cycles``: first dispatch to last logit written.  ``origin``: (first
-    instruction id, operator's output) in ascending order: which operator an instruction belongs to.
+    instruction id, operator's output) in ascending order: which operator an instruction belongs to.  Of a stage that
+    hands over, ``cycles`` ends with its last send, and its output is the residual.
     """
 
     context: int
@@ -107,3 +112,104 @@ class Program:
         """The smallest segment whose context holds a position."""
         assert 0 <= position < self.context, f"position {position} is outside the context"
         return next(s for s in self.segments if position < s.context)
+
+
+@dataclass(frozen=True)
+class StageProgram:
+    """One program for all chips of a stage, which differ in what their SRAM holds and in nothing else.
+
+    With ``tensor`` > 1 the arrays of ``program``'s sources and the channels of its :class:`Rows` have an axis in front
+    where roles differ: use :attr:`residents` and :meth:`rows`.  ``ports[p - 1]`` is the queue of port p, which leads
+    from role r to role r XOR p.  ``next`` and ``previous`` are the queues that hand over to the stage behind and take
+    from the one before, "" at the ends of the pipeline; where the system wires another port of the same hemisphere,
+    the queue is renamed.
+    """
+
+    program: Program
+    tensor: int
+    ports: tuple[str, ...] = ()
+    next: str = ""
+    previous: str = ""
+
+    @cached_property
+    def residents(self) -> tuple[tuple[Resident, ...], ...]:
+        """By role, what its SRAM holds before the first token."""
+        items = self.program.resident
+        return tuple(tuple(replace(i, source=i.source.of(r)) for i in items) for r in range(self.tensor))
+
+    def rows(self, rows: Rows, role: int) -> Rows:
+        """Where a role's chip leaves a value, and which channels it has there."""
+        return replace(rows, channel=rows.channel[role]) if rows.channel.ndim == 3 else rows
+
+    def handed_over(self, segment: Segment) -> int:
+        """The cycle of the first vector for the next stage."""
+        queue = segment.queues[self.next]
+        return int(queue["cycle"][queue["op"] == BY_NAME["send"].opcode].min())
+
+    def busy(self, segment: Segment) -> int:
+        """Cycles from the first dispatch to the last result: after so many the chips can begin another token."""
+        latency = np.array([self.program.chip.latency[i.latency] if i.latency else 1 for i in TABLE])
+        return max(int((q["cycle"] + latency[q["op"]]).max()) for q in segment.queues.values() if len(q))
+
+
+@dataclass(frozen=True)
+class Hop:
+    """How a stage is wired to the next: the class of cable, the port a vector leaves by, and the one it arrives by."""
+
+    link: Link
+    leaves: int
+    arrives: int
+
+
+@dataclass(frozen=True)
+class SystemProgram:
+    """The programs of all chips of a system, role r of stage s on chip ``s * tensor + r``.
+
+    Stage s runs ``programs[stages[s]]``, whose ``layers.0`` is the model's layer ``first[s]``; equal stages share a
+    program.  ``local`` is the cable between the chips of a stage (None: a stage is one chip), ``hops[s]`` the way from
+    stage s to stage s + 1.
+    """
+
+    split: Split
+    programs: tuple[StageProgram, ...]
+    stages: tuple[int, ...]
+    first: tuple[int, ...]
+    local: Link | None
+    hops: tuple[Hop, ...]
+
+    @property
+    def slot(self) -> int:
+        """Cycles that a vector occupies the slowest of the cables."""
+        return max((link.cycles for link in (self.local, *(hop.link for hop in self.hops)) if link), default=1)
+
+    def stage(self, s: int) -> StageProgram:
+        """The program of a stage."""
+        return self.programs[self.stages[s]]
+
+    def queues(self, s: int, segment: int) -> dict[str, NDArray]:
+        """The queues of a stage's chips, those that lead to other stages under the names of their ports."""
+        stage = self.stage(s)
+        queues = dict(stage.program.segments[segment].queues)
+        behind, before = self.hops[s : s + 1], self.hops[s - 1 : s] if s else ()
+        ports = [(stage.next, port_queue(hop.leaves)) for hop in behind]
+        ports += [(stage.previous, port_queue(hop.arrives)) for hop in before]
+        moved = {port: queues[name] for name, port in ports}
+        queues |= {name: queues[name][:0] for name, _ in ports}
+        assert not any(len(queues[port]) for port in moved), "a port leads to one chip"
+        return queues | moved
+
+    def starts(self, segment: int) -> tuple[int, ...]:
+        """The cycle in which each stage begins a token, in the segment of that number, on a clock common to all."""
+        out = [0]
+        for s, hop in enumerate(self.hops):
+            stage = self.stage(s)
+            out.append(out[-1] + stage.handed_over(stage.program.segments[segment]) + hop.link.latency)
+        return tuple(out)
+
+    def cycles(self, segment: int) -> int:
+        """From a token's first dispatch on the first stage to its last logit on the last one."""
+        return self.starts(segment)[-1] + self.stage(-1).program.segments[segment].cycles
+
+    def interval(self, segment: int) -> int:
+        """Cycles between two tokens when every stage has one: those of the stage that takes longest."""
+        return max(stage.busy(stage.program.segments[segment]) for stage in self.programs)

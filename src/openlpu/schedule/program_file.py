@@ -2,7 +2,8 @@
 
 ``manifest.json`` holds what is short (sorted keys), ``resident.safetensors`` where resident vectors lie and the arrays
 of their sources, ``segment-<context>.safetensors`` the instruction columns of every queue, the claims, where
-tensors lie.  The manifest names the SHA-256 of each other file.
+tensors lie.  The manifest names the SHA-256 of each other file.  The programs of a system are folders of this kind in
+a folder with a manifest.
 """
 
 from __future__ import annotations
@@ -24,10 +25,25 @@ from openlpu._base import manifest as manifest_file
 from openlpu._base.errors import ProgramError
 from openlpu._base.manifest import MANIFEST
 from openlpu.arch.chip import Chip
+from openlpu.arch.link import Link
+from openlpu.partition.split import Split
 from openlpu.place.emplace import Source
-from openlpu.schedule.program import CLAIM_OUTPUT, CLAIM_READ, Claims, Program, Resident, Rows, Segment, queue_dtype
+from openlpu.schedule.program import (
+    CLAIM_OUTPUT,
+    CLAIM_READ,
+    Claims,
+    Hop,
+    Program,
+    Resident,
+    Rows,
+    Segment,
+    StageProgram,
+    SystemProgram,
+    queue_dtype,
+)
 
 FORMAT = "openlpu program 2"
+SYSTEM_FORMAT = "openlpu programs 1"
 ROWS = tuple(f.name for f in fields(Rows))
 Json = dict[str, Any]
 Arrays = Mapping[str, NDArray]
@@ -79,6 +95,41 @@ def load(folder: Path) -> Program:
         _chip(manifest["chip"]), tuple(resident), tuple(manifest["host"]), manifest["v_rows"], manifest["vocab"],
         tuple(segments),
     )
+
+
+def save_system(system: SystemProgram, folder: Path) -> str:
+    """Write all programs of a system, each into a folder of its own; the SHA-256 of the manifest, which names all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [f"stage-{i}" for i in range(len(system.programs))]
+    hashes = [save(stage.program, folder / name) for name, stage in zip(names, system.programs, strict=True)]
+    programs = [
+        {"folder": name, "sha256": digest, "tensor": s.tensor, "ports": list(s.ports), "next": s.next,
+         "previous": s.previous}
+        for name, digest, s in zip(names, hashes, system.programs, strict=True)
+    ]
+    manifest = {
+        "format": SYSTEM_FORMAT, "split": asdict(system.split), "programs": programs, "stages": list(system.stages),
+        "first": list(system.first), "local": asdict(system.local) if system.local else None,
+        "hops": [asdict(hop) for hop in system.hops],
+    }
+    text = json.dumps(manifest, sort_keys=True, indent=1).encode() + b"\n"
+    (folder / MANIFEST).write_bytes(text)
+    return hashlib.sha256(text).hexdigest()
+
+
+def load_system(folder: Path) -> SystemProgram:
+    """The programs of the system in ``folder``; raises :class:`ProgramError` as :func:`load` does."""
+    fix = "compile the model again"
+    m = manifest_file.read(folder / MANIFEST, SYSTEM_FORMAT, "there are no programs here", fix)
+    programs = []
+    for p in m["programs"]:
+        path = folder / p["folder"] / MANIFEST
+        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != p["sha256"]:
+            raise ProgramError("this file is damaged", where=str(path), fix=fix)
+        programs.append(StageProgram(load(path.parent), p["tensor"], tuple(p["ports"]), p["next"], p["previous"]))
+    hops = tuple(Hop(Link(**hop["link"]), hop["leaves"], hop["arrives"]) for hop in m["hops"])
+    local = Link(**m["local"]) if m["local"] else None
+    return SystemProgram(Split(**m["split"]), tuple(programs), tuple(m["stages"]), tuple(m["first"]), local, hops)
 
 
 def _chip_json(chip: Chip) -> Json:

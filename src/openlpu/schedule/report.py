@@ -2,13 +2,14 @@
 
 The path is walked back from the last logit.  At each instruction it follows the operand that was available last, so
 every cycle of the token falls into exactly one kind: a unit working, a value hopping along stream registers, or
-waiting for a port, a plane or a free stream.  The kinds add up to the total.
+waiting for a port, a plane or a free stream, or for a vector on a link between chips.  The kinds add up to the total.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,20 +18,40 @@ from openlpu.arch.chip import Chip
 from openlpu.arch.isa import TABLE, unit_of_queue
 from openlpu.schedule.program import RESIDENT, Segment
 
-HOPS, WAITING = "hops", "waiting"
+HOPS, WAITING, LINKS = "hops", "waiting", "links"
+LINK = "C2C"  # the unit that sends and receives
 PASSIVE = ("read", "load_weights", "install_weights")
 
 
 @dataclass(frozen=True)
+class Piece:
+    """``cycles`` of the critical path from cycle ``start``: what happened, and for which operator."""
+
+    start: int
+    cycles: int
+    kind: str
+    operator: str
+
+
+@dataclass(frozen=True)
 class Report:
-    """``busy``: unit -> (dispatches, share of its queues' slots); ``path``: kind -> cycles and ``operators``:
-    operator -> cycles, both along the critical path and both adding up to ``cycles``."""
+    """``busy``: unit -> (dispatches, share of its queues' slots); ``pieces``: the critical path, each cycle from 0 to
+    ``cycles`` in exactly one."""
 
     cycles: int
     instructions: int
     busy: dict[str, tuple[int, float]]
-    path: dict[str, int]
-    operators: dict[str, int]
+    pieces: tuple[Piece, ...]
+
+    @property
+    def path(self) -> dict[str, int]:
+        """Kind -> cycles along the critical path, ``cycles`` in all."""
+        return totals((piece.kind, piece.cycles) for piece in self.pieces)
+
+    @property
+    def operators(self) -> dict[str, int]:
+        """Operator -> cycles along the critical path, ``cycles`` in all."""
+        return totals((piece.operator, piece.cycles) for piece in self.pieces)
 
 
 @dataclass(frozen=True)
@@ -44,17 +65,46 @@ class Dispatch:
     passive: bool  # it could have happened earlier: a read of a word long there, a weight load, an install
 
 
+def totals(parts: Iterable[tuple[str, int]]) -> dict[str, int]:
+    """Cycles by name, in the order in which names come first."""
+    out: dict[str, int] = {}
+    for name, cycles in parts:
+        out[name] = out.get(name, 0) + cycles
+    return out
+
+
 def report(chip: Chip, segment: Segment) -> Report:
     """Account for every cycle of a segment."""
+    instructions = sum(len(rows) for rows in segment.queues.values())
+    return Report(segment.cycles, instructions, _busy(chip, segment), critical_path(chip, segment))
+
+
+def critical_path(chip: Chip, segment: Segment, until: int | None = None) -> tuple[Piece, ...]:
+    """The pieces of a segment's critical path in order of time: to its last logit, or to the dispatch of instruction
+    ``until``."""
     dispatches = _dispatches(chip, segment)
-    operands = _operands(segment)
+    last = _last_logit(dispatches, segment) if until is None else until
+    walk = _walk(dispatches, _operands(segment), last)
+    end, pieces = dispatches[last].cycle, []
+    if until is None:
+        end += dispatches[last].latency
+    else:
+        next(walk)  # the work of that instruction itself
+    starts, names = zip(*segment.origin, strict=True)
+    for kind, cycles, number in walk:
+        end -= cycles
+        if cycles:
+            pieces.append(Piece(end, cycles, kind, names[bisect_right(starts, number) - 1]))
+    assert not end, "the path reaches back to the first cycle"
+    return tuple(reversed(pieces))
+
+
+def _last_logit(dispatches: Mapping[int, Dispatch], segment: Segment) -> int:
+    """The id of the write that ends the token."""
     outputs = segment.claims.outputs
     logits = set(outputs["writer"][~outputs["indirect"]].tolist())
-    last = max((int(row["id"]) for q, rows in segment.queues.items() if q.startswith("mem") for row in rows
-                if int(row["id"]) in logits),
-               key=lambda i: dispatches[i].cycle)
-    path, operators = _walk(dispatches, operands, last, segment)
-    return Report(segment.cycles, len(dispatches), _busy(chip, segment), dict(path), dict(operators))
+    writes = (n for queue, rows in segment.queues.items() if queue.startswith("mem") for n in rows["id"].tolist())
+    return max((n for n in writes if n in logits), key=lambda n: dispatches[n].cycle)
 
 
 def _dispatches(chip: Chip, segment: Segment) -> dict[int, Dispatch]:
@@ -89,30 +139,26 @@ def _available(dispatches: dict[int, Dispatch], operands: dict[int, list[int]], 
 
 
 def _walk(
-    dispatches: dict[int, Dispatch], operands: dict[int, list[int]], last: int, segment: Segment
-) -> tuple[Counter[str], Counter[str]]:
-    path: Counter[str] = Counter()
-    operators: Counter[str] = Counter()
-    starts, names = zip(*segment.origin, strict=True)
-
-    def charge(kind: str, cycles: int, number: int) -> None:
-        path[kind] += cycles
-        operators[names[bisect_right(starts, number) - 1]] += cycles
-
+    dispatches: dict[int, Dispatch], operands: dict[int, list[int]], last: int
+) -> Iterator[tuple[str, int, int]]:
+    """(kind, cycles, the instruction charged) from the end of the token back to its first cycle."""
     now = last
-    charge(dispatches[now].unit, dispatches[now].latency, now)
+    yield dispatches[now].unit, dispatches[now].latency, now
     while operands.get(now):
         here = dispatches[now]
         before = max(operands[now], key=lambda w: (_available(dispatches, operands, w), dispatches[w].cycle))
         there = dispatches[before]
-        gap = here.cycle - there.cycle - there.latency
+        work = min(there.latency, here.cycle - there.cycle)  # a sum is back at its accumulator in the next cycle
+        gap = here.cycle - there.cycle - work
+        if here.unit == there.unit == LINK:
+            yield LINKS, gap, now
+            gap = 0
         hops = min(abs(here.position - there.position), gap)
-        charge(there.unit, there.latency, before)
-        charge(HOPS, hops, now)
-        charge(WAITING, gap - hops, now)
+        yield HOPS, hops, now
+        yield WAITING, gap - hops, now
+        yield there.unit, work, before
         now = before
-    charge(WAITING, dispatches[now].cycle, now)
-    return path, operators
+    yield WAITING, dispatches[now].cycle, now
 
 
 def _busy(chip: Chip, segment: Segment) -> dict[str, tuple[int, float]]:

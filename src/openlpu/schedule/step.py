@@ -1,4 +1,4 @@
-"""An integer graph and its layout in; the program, a segment per context bucket, out.
+"""A stage and its layout in; the program of its chips, a segment per context bucket, out.
 
 Nodes are scheduled in the graph's order, which is the priority of the greedy scheduler.
 """
@@ -10,11 +10,13 @@ import numpy as np
 from openlpu._base.errors import Unsupported
 from openlpu.arch.truepoint import BLOCK
 from openlpu.graph.ir import Graph, Node
+from openlpu.partition.split import Stage, alone
 from openlpu.place.layout import Layout
 from openlpu.schedule.fetch import Fetcher, keep
-from openlpu.schedule.program import Program, Rows, Segment
-from openlpu.schedule.select import attention, codes, elementwise, headnorm, linear
+from openlpu.schedule.program import Program, Rows, Segment, StageProgram
+from openlpu.schedule.select import attention, codes, elementwise, exchange, headnorm, linear
 from openlpu.schedule.select.build import Build, Floats
+from openlpu.schedule.units.c2c import Cabling, group_ports
 from openlpu.schedule.values import Vec
 
 FETCH = "instructions"  # in a segment's origin: what is fetched, no operator's
@@ -29,25 +31,38 @@ def buckets(context: int) -> list[int]:
 
 
 def schedule(graph: Graph, layout: Layout, contexts: list[int]) -> Program:
-    """The program with a segment per context bucket, ascending; a segment serves positions below its context."""
-    assert graph.level == "int", "the scheduler takes integer graphs"
-    built = [build(graph, layout, context) for context in contexts]
+    """The program of a model on one chip: :func:`schedule_stage` of the whole graph."""
+    return schedule_stage(alone(graph), layout, contexts, Cabling()).program
+
+
+def schedule_stage(stage: Stage, layout: Layout, contexts: list[int], cabling: Cabling) -> StageProgram:
+    """The program with a segment per context bucket, ascending; a segment serves positions below its context.
+
+    Raises :class:`Unsupported` when the chip has too few links, :class:`~openlpu._base.errors.DoesNotFit` when
+    what the scheduler adds finds no room.
+    """
+    assert stage.graph.level == "int", "the scheduler takes integer graphs"
+    built = [build(stage, layout, context, cabling) for context in contexts]
     segments = tuple(_finish(b, origin) for b, origin in built)  # what is fetched takes rows that all have left
     homes = layout.homes
     homes.sram.require_fit()
     host = tuple(name.removeprefix("host.") for name in homes.resident if name.startswith("host."))
-    return Program(
-        layout.chip, tuple(homes.resident.values()), host, layout.heads.channel_groups, graph.config.vocab, segments
-    )
+    program = Program(layout.chip, tuple(homes.resident.values()), host, layout.heads.channel_groups,
+                      stage.graph.config.vocab, segments)
+    ops = {node.op for node in stage.graph.nodes}
+    return StageProgram(program, stage.tensor, group_ports(layout.chip, stage.tensor, cabling),
+                        cabling.next if "pass" in ops else "", cabling.previous if "arrive" in ops else "")
 
 
-def build(graph: Graph, layout: Layout, context: int) -> tuple[Build, tuple[tuple[int, str], ...]]:
+def build(
+    stage: Stage, layout: Layout, context: int, cabling: Cabling
+) -> tuple[Build, tuple[tuple[int, str], ...]]:
     """A decode step for contexts of at most ``context`` positions, all but its fetches; and the segment's origin."""
     layout.homes.sram.clear()
-    b = Build(graph, layout, context)
+    b = Build(stage, layout, context, cabling)
     rope_row: tuple[Vec, Vec] | None = None
     origin = []
-    for node in graph.nodes:
+    for node in stage.graph.nodes:
         origin.append((b.asm.next_id, node.output))
         if node.op == "rope" and rope_row is None:
             rope_row = elementwise.rope_row(b)
@@ -60,12 +75,26 @@ def _node(b: Build, node: Node, rope_row: tuple[Vec, Vec] | None) -> None:
     """Schedule one operator and file its output."""
     inputs = node.inputs
     if node.op == "quantize":
-        b.coded[node.output] = codes.quantize(b, b.floats[inputs[0]], node.attrs["wide"])
-        return
-    if node.op == "rms":
+        size, known = b.graph.values[node.output].size, _known(b, inputs[1:])
+        b.coded[node.output] = codes.quantize(b, b.floats[inputs[0]], size, node.attrs["wide"], known)
+    elif node.op == "rms":
         b.coded[node.output] = codes.rms(b, node, b.coded[inputs[0]], b.coded[inputs[1]])
-        return
-    b.floats[node.output] = _float_node(b, node, rope_row)
+    elif node.op == "gather":
+        exchange.gather(b, node)
+    elif node.op == "pass":
+        b.last_send = exchange.hand_over(b, node)
+    elif node.op in EXCHANGES:
+        b.floats[node.output] = EXCHANGES[node.op](b, node)
+    else:
+        b.floats[node.output] = _float_node(b, node, rope_row)
+
+
+EXCHANGES = {"scale": exchange.scale, "max": exchange.largest, "arrive": exchange.take_over}
+
+
+def _known(b: Build, inputs: tuple[str, ...]) -> Vec | None:
+    """The scale of all chips' codes, if an operator is given one."""
+    return b.floats[inputs[0]].vecs[0] if inputs else None
 
 
 def _float_node(b: Build, node: Node, rope_row: tuple[Vec, Vec] | None) -> Floats:
@@ -79,7 +108,7 @@ def _float_node(b: Build, node: Node, rope_row: tuple[Vec, Vec] | None) -> Float
     if node.op == "rope" and rope_row and f[0]:
         return elementwise.rope(b, f[0], rope_row)
     if node.op == "attention" and f[0] and f[1] and f[2]:
-        return attention.attention(b, node, f[0], f[1], f[2])
+        return attention.attention(b, node, f[0], f[1], f[2], _known(b, node.inputs[3:]))
     if node.op in ("silu_mul", "add") and f[0] and f[1]:
         return (elementwise.silu_mul if node.op == "silu_mul" else elementwise.add)(b, f[0], f[1])
     if node.op == "mul" and f[0]:
@@ -90,8 +119,8 @@ def _float_node(b: Build, node: Node, rope_row: tuple[Vec, Vec] | None) -> Float
 
 def _finish(b: Build, origin: tuple[tuple[int, str], ...]) -> Segment:
     """The segment: fetches inserted, cycles counted from its first instruction."""
-    logits = b.floats[b.graph.output]
-    for vec in logits.vecs:
+    logits = b.floats.get(b.graph.output)
+    for vec in logits.vecs if logits else ():
         b.asm.outputs.extend((s, vec.address, w, False) for s, w in zip(vec.slices, vec.writers, strict=True))
     origin = (*origin, (b.asm.next_id, FETCH))
     fetcher = Fetcher(b.asm, b.layout.homes)
@@ -104,7 +133,7 @@ def _finish(b: Build, origin: tuple[tuple[int, str], ...]) -> Segment:
         context=b.context,
         queues=queues,
         tensors={name: _rows(value) for name, value in b.floats.items()},
-        cycles=max(vec.ready for vec in logits.vecs) - fetcher.first,
+        cycles=(max(vec.ready for vec in logits.vecs) if logits else b.last_send + 1) - fetcher.first,
         claims=claims,
         origin=origin,
     )
@@ -112,4 +141,5 @@ def _finish(b: Build, origin: tuple[tuple[int, str], ...]) -> Segment:
 
 def _rows(value: Floats) -> Rows:
     slices, addresses = [v.slices for v in value.vecs], [v.address for v in value.vecs]
-    return Rows(np.array(slices, np.int32), np.array(addresses, np.int32), value.lanes.channel)
+    channel = value.lanes.channel
+    return Rows(np.array(slices, np.int32), np.array(addresses, np.int32), channel[0] if len(channel) == 1 else channel)

@@ -1,66 +1,168 @@
 """Reservations in; yes or no out: which queue, SRAM port and stream register is taken at which cycle.
 
-A value on a stream is a diagonal in space and time, so a stream is a table from diagonal to the set of positions
-(a bit mask) where that diagonal is in use.  Reservations are made one by one and undone together: an instruction
-takes all it needs at a cycle, or nothing.
+Everything that can be busy is a growing row of bytes, so one reservation is a look at a byte, a thousand of them are
+one array operation, and the next free cycle is a search for a zero.  A value on a stream is a diagonal in space and
+time: streams are rows of (diagonal, stream, position).  Reservations are made one by one and undone together: an
+instruction takes all it needs at a cycle, or nothing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
 from openlpu.arch.chip import Chip
 
-ANY_BANK = -1  # of an address that a map decides
-NO_BANK = -2  # of a port whose dispatch slot is taken, not its SRAM
+# What a byte of an SRAM port says: 0 free, a bank (1 …), or one of these.
+ANY_BANK = 255  # a map decides the address
+NO_BANK = 254  # the dispatch slot is taken, not the SRAM
+BANK_CODES = 253  # banks beyond share a code, and so are taken for one
+GROWTH = 4096  # bytes by which a row grows at least
+AHEAD = 32  # cycles that a look ahead takes in
+
+Bytes = NDArray[np.uint8]
+Ints = NDArray[np.int64]
+
+
+def free(row: bytearray, cycle: int) -> int:
+    """The first free cycle from ``cycle`` on."""
+    found = row.find(0, cycle)
+    return max(cycle, len(row)) if found < 0 else found
+
+
+def window(row: bytearray, start: int, count: int) -> Bytes:
+    """A view of ``count`` bytes of a row, which grows to hold them; let go of it before the row grows again."""
+    _reach(row, start + count)
+    return np.frombuffer(row, np.uint8, count, start)
+
+
+def _next() -> int:
+    return 1
+
+
+def _any(row: bytearray, start: int, count: int) -> bool:
+    part = row[start : start + count]
+    return part.count(0) < len(part)
+
+
+def _reach(row: bytearray, end: int) -> None:
+    if end > len(row):
+        row.extend(bytes(max(end - len(row), GROWTH, len(row) // 4)))
+
+
+@dataclass(frozen=True)
+class Passage:
+    """Vectors read from ``slices`` that pass position ``x`` together, on neighbouring streams of one direction.
+
+    ``lead[i]``: cycles from the read in slice i until then.
+    """
+
+    chip: Chip
+    slices: tuple[int, ...]
+    x: int
+
+    @cached_property
+    def at(self) -> list[int]:
+        """Positions of the slices."""
+        return [self.chip.slice_position(s) for s in self.slices]
+
+    @cached_property
+    def lead(self) -> list[int]:
+        """Cycles from each read until its vector passes."""
+        return [abs(self.x - at) + self.chip.latency["read"] for at in self.at]
+
+    @cached_property
+    def east(self) -> bool:
+        """Whether the vectors flow east."""
+        return self.x > self.at[0]
+
+    @cached_property
+    def span(self) -> tuple[int, int]:
+        """The positions between which all ways lie: first, and one past the last."""
+        return min(self.x, *self.at), max(self.x, *self.at) + 1
+
+    @cached_property
+    def way(self) -> Bytes:
+        """[slices, positions of the span]: 1 on the way of each vector."""
+        low, high = self.span
+        out = np.zeros((len(self.at), high - low), np.uint8)
+        for row, at in zip(out, self.at, strict=True):
+            row[min(at, self.x) - low : max(at, self.x) - low + 1] = 1
+        return out
 
 
 class Timeline:
-    """Everything of one chip that can be busy."""
+    """Everything of one chip that can be busy.
+
+    After a refusal ``later()`` is how many cycles later the same can be had at the earliest, as far as known; it is
+    asked when all that was taken beside it is released.  Whoever has an alternative calls :meth:`undo`, which forgets.
+    """
 
     def __init__(self, chip: Chip) -> None:
         self.chip = chip
-        self.queues: dict[str, dict[int, int]] = {name: {} for name in chip.queues}
-        self.reads: list[dict[int, int]] = [{} for _ in range(chip.slices)]
-        self.writes: list[dict[int, int]] = [{} for _ in range(chip.slices)]
-        self.streams: list[dict[int, int]] = [{} for _ in range(2 * chip.streams_per_direction)]
-        self.latches: list[dict[int, int]] = [{} for _ in range(chip.vxm_alus)]
+        self.queues = {name: bytearray() for name in chip.queues}
+        self.reads = [bytearray() for _ in range(chip.slices)]
+        self.writes = [bytearray() for _ in range(chip.slices)]
+        self.latches = [bytearray() for _ in range(chip.vxm_alus)]
+        self.alus = [self.queues[f"vxm{i}"] for i in range(chip.vxm_alus)]
+        self.streams = (bytearray(), bytearray())  # eastward, westward
+        self.per, self.width = chip.streams_per_direction, chip.positions
         self.half = chip.words_per_slice // chip.banks
-        self.log: list[tuple[dict[int, int], int, int]] = []
+        self.log: list[tuple[bytearray, int, int]] = []
+        self.later: Callable[[], int] = _next
 
     def mark(self) -> int:
         """A point to return to with :meth:`undo`."""
         return len(self.log)
 
     def undo(self, mark: int) -> None:
-        """Release every reservation made since ``mark``."""
+        """Release every reservation made since ``mark``, and forget refusals."""
+        self.later = _next
         while len(self.log) > mark:
-            table, key, mask = self.log.pop()
-            if mask:
-                table[key] &= ~mask
-            else:
-                del table[key]
+            row, start, count = self.log.pop()
+            row[start : start + count] = bytes(count)
 
     def keep(self) -> None:
-        """Make all reservations final."""
+        """Make all reservations final, and forget refusals."""
         self.log.clear()
+        self.later = _next
+
+    def _take(self, row: bytearray, at: int, code: int = 1) -> None:
+        if at >= len(row):
+            _reach(row, at + 1)
+        row[at] = code
+        self.log.append((row, at, 1))
 
     def queue(self, name: str, cycle: int) -> bool:
         """Take a dispatch slot."""
-        table = self.queues[name]
-        if cycle < 0 or cycle in table:
+        row = self.queues[name]
+        if cycle < 0 or (cycle < len(row) and row[cycle]):
+            self.later = lambda: free(row, max(cycle, 0)) - cycle
             return False
-        table[cycle] = 1
-        self.log.append((table, cycle, 0))
+        self._take(row, cycle)
         return True
+
+    def either(self, names: tuple[str, ...], cycle: int) -> str | None:
+        """Take a dispatch slot of the first of some queues that has one; the queue."""
+        for name in names:
+            row = self.queues[name]
+            if cycle >= 0 and (cycle >= len(row) or not row[cycle]):
+                self._take(row, cycle)
+                return name
+        return None
 
     def ifetch(self, queue: str, cycle: int) -> bool:
         """Take a dispatch slot for an ``ifetch``; in a MEM queue that of a write or a read, which leaves the other."""
         if not queue.startswith("mem"):
             return self.queue(queue, cycle)
         slice_ = int(queue[3:])
-        for table in (self.writes[slice_], self.reads[slice_]):
-            if cycle not in table:
-                table[cycle] = NO_BANK
-                self.log.append((table, cycle, 0))
+        for row in (self.writes[slice_], self.reads[slice_]):
+            if cycle >= len(row) or not row[cycle]:
+                self._take(row, cycle, NO_BANK)
                 return True
         return False
 
@@ -68,13 +170,13 @@ class Timeline:
         """Take an ALU's dispatch slot and its latch when the result comes; the ALU, or None if none has both.
 
         Cycles begin with different ALUs, so that no queue is so busy that it finds no slot to fetch in."""
-        count = len(self.latches)
+        count, done = len(self.latches), cycle + latency
         for i in range(cycle % count, cycle % count + count):
             i %= count
-            latch = self.latches[i]
-            if cycle + latency not in latch and self.queue(f"vxm{i}", cycle):
-                latch[cycle + latency] = 1
-                self.log.append((latch, cycle + latency, 0))
+            row, latch = self.alus[i], self.latches[i]
+            if cycle >= 0 and not (cycle < len(row) and row[cycle]) and not (done < len(latch) and latch[done]):
+                self._take(row, cycle)
+                self._take(latch, done)
                 return i
         return None
 
@@ -84,36 +186,45 @@ class Timeline:
         ``address`` None: a map decides, so the slice is taken alone.
         """
         mine, other = (self.writes, self.reads) if write else (self.reads, self.writes)
-        if cycle < 0 or cycle in mine[slice_]:
+        row, beside = mine[slice_], other[slice_]
+        if cycle < 0 or (cycle < len(row) and row[cycle]):
+            self.later = lambda: free(row, max(cycle, 0)) - cycle
             return False
-        bank = ANY_BANK if address is None else address // self.half
-        beside = other[slice_].get(cycle)
-        if beside is not None and (beside == bank or ANY_BANK in (beside, bank)):
+        bank = ANY_BANK if address is None else self.bank(address)
+        there = beside[cycle] if cycle < len(beside) else 0
+        if there and (there in (bank, ANY_BANK) or (bank == ANY_BANK and there != NO_BANK)):
             return False
-        mine[slice_][cycle] = bank
-        self.log.append((mine[slice_], cycle, 0))
+        self._take(row, cycle, bank)
         return True
+
+    def bank(self, address: int) -> int:
+        """The code of the bank of an address."""
+        return address // self.half % BANK_CODES + 1
+
+    # -- streams -----------------------------------------------------------------------------------------------
+
+    def _diagonal(self, east: bool, x: int, cycle: int) -> int:
+        return cycle - x + self.width - 1 if east else cycle + x
 
     def stream(self, stream: int, start: int, cycle: int, end: int) -> bool:
         """Take a stream's registers for a value that is at position ``start`` in ``cycle`` and is read at ``end``."""
-        east = stream < self.chip.streams_per_direction
+        east = stream < self.per
         assert (end >= start) if east else (end <= start), "a stream flows one way"
-        diagonal = start - cycle if east else start + cycle
-        low, high = (start, end) if east else (end, start)
-        mask = ((1 << (high - low + 1)) - 1) << low
-        table = self.streams[stream]
-        taken = table.get(diagonal, 0)
-        if taken & mask:
+        row, low = self.streams[not east], min(start, end)
+        at = (self._diagonal(east, start, cycle) * self.per + stream % self.per) * self.width + low
+        count = abs(end - start) + 1
+        if row.find(1, at, at + count) >= 0:
             return False
-        table[diagonal] = taken | mask
-        self.log.append((table, diagonal, mask))
+        if at + count > len(row):
+            _reach(row, at + count)
+        row[at : at + count] = b"\1" * count
+        self.log.append((row, at, count))
         return True
 
     def stream_group(self, count: int, start: int, cycle: int, end: int, prefer: int = 0) -> int | None:
         """Take ``count`` neighbouring streams (aligned to ``count``) for one trip; the first, or None."""
-        per = self.chip.streams_per_direction
-        first = 0 if end > start else per
-        options = range(0, per, count)
+        first = 0 if end > start else self.per
+        options = range(0, self.per, count)
         for k in range(len(options)):
             base = first + options[(k + prefer) % len(options)]
             mark = self.mark()
@@ -121,3 +232,69 @@ class Timeline:
                 return base
             self.undo(mark)
         return None
+
+    # -- many at once ------------------------------------------------------------------------------------------
+
+    def open(
+        self, queue: str, passage: Passage, bank: int, options: tuple[int, ...], start: int, count: int
+    ) -> tuple[Ints, Ints]:
+        """When a queue, a passage's slices (for a read in ``bank``) and its streams are free at once.
+
+        Cycles of arrival from ``start``, of the next ``count``, ascending; and for each the first of ``options`` that
+        is free: the multiple of the passage's width at which its streams begin.
+        """
+        busy = window(self.queues[queue], start, count) != 0
+        for s, lead in zip(passage.slices, passage.lead, strict=True):
+            if _any(self.reads[s], start - lead, count):
+                busy |= window(self.reads[s], start - lead, count) != 0
+            if _any(self.writes[s], start - lead, count):
+                beside = window(self.writes[s], start - lead, count)
+                busy |= (beside == bank) | (beside == ANY_BANK)
+        cells = self._cells(passage, start, count)[:, options]
+        shut = (cells & passage.way).max(axis=(2, 3)) != 0
+        cycles = np.flatnonzero(~busy & (shut.sum(axis=1) < len(options)))
+        return cycles + start, np.array(options, np.int64)[shut[cycles].argmin(axis=1)]
+
+    def take(
+        self, queue: str, passage: Passage, bank: int, cycles: Ints, options: Ints
+    ) -> None:
+        """Take what :meth:`open` found, for good."""
+        start = int(cycles[0])
+        at, count = cycles - start, int(cycles[-1]) - start + 1
+        window(self.queues[queue], start, count)[at] = 1
+        for s, lead in zip(passage.slices, passage.lead, strict=True):
+            window(self.reads[s], start - lead, count)[at] = bank
+        self._cells(passage, start, count)[at, options] |= passage.way
+
+    def pair(self, start: int, end: int, cycle: int, count: int) -> NDArray[np.bool_]:
+        """[cycle, stream of the direction]: where two vectors from position ``start`` can pass ``end`` one after the
+        other, the first of them in ``cycle`` or one of the ``count`` - 1 after it."""
+        east, low, high = end > start, min(start, end), max(start, end) + 1
+        stride = self.per * self.width
+        cells = window(self.streams[not east], self._diagonal(east, end, cycle) * stride, (count + 1) * stride)
+        clear = cells.reshape(count + 1, self.per, self.width)[:, :, low:high].max(axis=2) == 0
+        return clear[:-1] & clear[1:]
+
+    def opening(self, streams: Sequence[int], east: bool, start: int, cycle: int, end: int) -> int:
+        """In how many cycles, as far as known, a vector that would be at ``start`` in ``cycle`` can take one of some
+        streams of a direction to ``end``."""
+        low, high = min(start, end), max(start, end) + 1
+        stride = self.per * self.width
+        cells = window(self.streams[not east], self._diagonal(east, start, cycle) * stride, AHEAD * stride)
+        shut = cells.reshape(AHEAD, self.per, self.width)[:, streams, low:high].max(axis=2).min(axis=1)
+        return int(shut.argmin()) if not shut.all() else AHEAD
+
+    def fetchable(self, queue: str, cycle: int, count: int) -> NDArray[np.bool_]:
+        """In which of ``count`` cycles from ``cycle`` :meth:`ifetch` can have a slot."""
+        if not queue.startswith("mem"):
+            return window(self.queues[queue], cycle, count) == 0
+        rows = self.writes[int(queue[3:])], self.reads[int(queue[3:])]
+        return (window(rows[0], cycle, count) == 0) | (window(rows[1], cycle, count) == 0)
+
+    def _cells(self, passage: Passage, start: int, count: int) -> Bytes:
+        """[cycle of arrival, option, stream, position]: the registers of all streams of the passage's direction."""
+        planes, stride = len(passage.slices), self.per * self.width
+        diagonal = self._diagonal(passage.east, passage.x, start)
+        cells = window(self.streams[not passage.east], diagonal * stride, count * stride)
+        low, high = passage.span
+        return cells.reshape(count, self.per // planes, planes, self.width)[..., low:high]

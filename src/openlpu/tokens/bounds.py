@@ -68,6 +68,7 @@ def _linear(graph: Graph, executable: CpuExecutable, count: int) -> float:
             size, wide = executable.plan.codes[source]
             tiles = -(-size // TILE)
             kept = node.attrs.get("tiles", tiles) / tiles  # what is dropped whole is not multiplied
-            rows = graph.values[node.output].size * (1 if node.output == graph.output else count)
+            chosen, experts = executable.plan.experts.get(source, (1, 1))
+            rows = graph.values[node.output].size * (1 if node.output == graph.output else count * chosen / experts)
             total += rows * (size + wide) * kept
     return total

@@ -2,21 +2,22 @@
 
 Every case runs the same requests, greedy and sampled, and hashes all their logits and tokens in order.  What
 differs between cases is what promise 1 says cannot matter: target, threads, prefill chunk, batch, neighbours,
-vector path, and whether a step checks guessed tokens.
+vector path, whether a step checks guessed tokens, and how many chips share the model, and how.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from time import perf_counter
 from typing import Any
 
-from openlpu._base.errors import DoesNotFit
+from openlpu._base.errors import DoesNotFit, Unsupported
 from openlpu._base.progress import Progress, silent
 from openlpu.graph.ir import Graph
+from openlpu.partition.split import CODES, Split
 from openlpu.target.base import Executable
 from openlpu.tokens.engine import Engine, Running
 from openlpu.tokens.request import Request, Sampling
@@ -38,6 +39,10 @@ SAMPLINGS = (
     Sampling(temperature=0.7, top_k=50, top_p=0.95, min_p=0.02, repetition_penalty=1.1, seed=2**63),
 )
 TOKENS = 5  # generated for each request
+SPLITS = (  # tensor parallel, pipeline parallel and both, on 2, 4 and 8 chips
+    Split(2), Split(4, exchange=CODES), Split(8), Split(1, 2), Split(1, 4), Split(2, 2), Split(2, 4, CODES),
+    Split(4, 2),
+)
 MIXED, APART = "greedy+sampled", "greedy first"
 
 
@@ -48,6 +53,7 @@ class Case:
     ``greedy+sampled`` takes both kinds in turns, ``greedy first`` all greedy requests before the sampled ones.
     ``guess`` is how many guessed tokens a step checks behind each request's next one, right and wrong ones.
     ``threads`` and ``path`` (the vector path) are for native targets; 0 and empty: the target has no such choice.
+    ``split`` spreads the model over several chips.
     """
 
     target: str
@@ -57,11 +63,13 @@ class Case:
     guess: int = 0
     threads: int = 0
     path: str = ""
+    split: Split | None = None
 
     def __str__(self) -> str:
         native = f" threads={self.threads} path={self.path}" if self.threads else ""
         guess = f" guess={self.guess}" if self.guess else ""
-        return f"{self.target}{native} batch={self.batch} chunk={self.chunk or 'whole'} {self.order}{guess}"
+        split = f" {self.split}" if self.split else ""
+        return f"{self.target}{native}{split} batch={self.batch} chunk={self.chunk or 'whole'} {self.order}{guess}"
 
 
 @dataclass(frozen=True)
@@ -77,7 +85,7 @@ class Row:
 class Verdict:
     """All rows; ``difference`` names the first case, and the first layer, that is not like the first row.
 
-    ``skipped`` maps a case that has no room on its target to the reason: it has no bits to compare.
+    ``skipped`` maps a case that its target has no room or no schedule for to the reason: it has no bits to compare.
     """
 
     rows: tuple[Row, ...]
@@ -92,7 +100,7 @@ class Verdict:
     def to_json(self) -> dict[str, Any]:
         """Plain data for ``--json``; times are seconds of the wall clock."""
         cases = [
-            {"case": str(r.case), **vars(r.case), "sha256": r.digest, "wall_s": r.wall_s} for r in self.rows
+            {"case": str(r.case), **asdict(r.case), "sha256": r.digest, "wall_s": r.wall_s} for r in self.rows
         ]
         return {
             "distinct": self.distinct, "cases": cases, "skipped": dict(self.skipped),
@@ -100,10 +108,11 @@ class Verdict:
         }
 
 
-def cases(paths: Sequence[str], chip: bool) -> list[Case]:
+def cases(paths: Sequence[str], chip: bool, layers: int = 0) -> list[Case]:
     """Each factor alone from one base, then cases until every pair of native values has met.
 
-    ``paths`` are the native target's vector paths, best first; ``chip`` adds the chip model at batch 1.
+    ``paths`` are the native target's vector paths, best first; ``chip`` adds the chip model at batch 1, alone and in
+    the splits that a model of so many ``layers`` has.
     """
     ref = Case("ref")
     listed = [ref, replace(ref, chunk=7), replace(ref, batch=8, order=APART), replace(ref, guess=3)]
@@ -116,7 +125,10 @@ def cases(paths: Sequence[str], chip: bool) -> list[Case]:
         rows = [base]
         rows += [base | {name: value} for name, values in factors.items() for value in values[1:]]
         listed += [Case("cpu", **row) for row in _cover_pairs(factors, rows)]
-    return listed + [Case("chip")] if chip else listed
+    if chip:
+        listed.append(Case("chip"))
+        listed += [Case("chip", split=split) for split in SPLITS if split.stages <= layers]
+    return listed
 
 
 def requests(graph: Graph) -> list[Request]:
@@ -133,7 +145,9 @@ def run_case(case: Case, graph: Graph, load: Loader) -> str:
     """The hash of all logits and tokens of one case on an integer graph."""
     asked = requests(graph)
     longest = max(len(r.prompt) for r in asked) + TOKENS
-    options = {"threads": case.threads, "path": case.path} if case.threads else {}
+    options: dict[str, Any] = {"threads": case.threads, "path": case.path} if case.threads else {}
+    if case.split:  # a model cut to find a difference has fewer stages
+        options["split"] = replace(case.split, stages=max(1, min(case.split.stages, graph.config.layers)))
     executable = load(graph, slots=case.batch, context=longest, **options)
     try:
         finished = _answers(case, graph, executable, asked)
@@ -193,7 +207,7 @@ def check(graph: Graph, cases: Sequence[Case], loaders: Mapping[str, Loader], pr
         start = perf_counter()
         try:
             digest = run_case(case, graph, loaders[case.target])
-        except DoesNotFit as report:
+        except (DoesNotFit, Unsupported) as report:
             skipped[str(case)] = str(report)
             continue
         rows.append(Row(case, digest, perf_counter() - start))

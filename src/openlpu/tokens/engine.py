@@ -7,11 +7,12 @@ chunks, and which guessed tokens a step checks, decides when a token appears but
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -24,6 +25,15 @@ from openlpu.tokens.speculate import History, Speculation
 
 if TYPE_CHECKING:
     from hashlib import _Hash
+
+
+class Mark(NamedTuple):
+    """Where a request stood behind one of its tokens: the ids there were, steps, guesses, the hash of its logits."""
+
+    ids: int
+    steps: int
+    guessed: int
+    rows: _Hash
 
 
 @dataclass
@@ -63,12 +73,24 @@ class Running:
         """Hash of the little-endian fp32 logits each generated token was chosen from, in order."""
         return self.rows.hexdigest()
 
+    def mark(self) -> Mark:
+        """Where the request stands now, for :meth:`forget`."""
+        return Mark(len(self.ids), self.steps, self.guessed, self.rows.copy())
+
+    def forget(self, mark: Mark) -> None:
+        """Be as plain decoding was behind that token: what a step made further on is gone."""
+        made = mark.ids - len(self.request.prompt)
+        del self.ids[mark.ids :], self.times[made:], self.cycles[made:]
+        self.steps, self.guessed, self.rows = mark.steps, mark.guessed, mark.rows
+        self.ran = min(self.ran, max(0, mark.ids - 1))
+
 
 class Engine:
     """Runs requests on an executable; ``chunk`` is the most prompt tokens of one request in one step (0: all).
 
     ``eos`` are the model's end ids; ``vocab`` bounds a prompt's ids.  ``speculation`` guesses tokens to check
-    beside the next one (None: a step is one token of each request).
+    beside the next one (None: a step is one token of each request).  Threads that read answers of one engine take
+    turns.
     """
 
     def __init__(
@@ -76,7 +98,7 @@ class Engine:
         speculation: Speculation | None = None,
     ) -> None:
         self.executable, self.vocab, self.eos, self.chunk = executable, vocab, frozenset(eos), chunk
-        self.speculation, self._rest = speculation, 0
+        self.speculation, self._rest, self.turn = speculation, 0, threading.RLock()
         self.slots = Slots(executable.slots, executable.context)
         self.waiting: deque[Running] = deque()
         self.running: list[Running] = []
@@ -99,6 +121,10 @@ class Engine:
 
     def step(self) -> list[Running]:
         """Advance every running request by one chunk or by its next tokens; returns those that got a token."""
+        with self.turn:
+            return self._advance()
+
+    def _advance(self) -> list[Running]:
         chunks, decode = self._plan()
         if not chunks:
             return []
@@ -115,16 +141,25 @@ class Engine:
         return self._commit(chunks, logits)
 
     def end(self, running: Running, finish: str) -> None:
-        """Take a request out and free its slot: a stop text was found, or its reader went away."""
-        if running.finish:
-            return
-        running.finish = finish
-        if running in self.waiting:
-            self.waiting.remove(running)
-            return
-        self.running.remove(running)
-        self.slots.give_back(running.slot)
-        self.slots.check_integrity()
+        """Take a request out and free its slot: a stop text was found, or somebody wants no more of it."""
+        with self.turn:
+            if running.finish:
+                return
+            running.finish = finish
+            if running in self.waiting:
+                self.waiting.remove(running)
+                return
+            self.running.remove(running)
+            self.slots.give_back(running.slot)
+            self.slots.check_integrity()
+
+    def cancel(self, running: Running, read: Mark) -> None:
+        """End a request whose reader went away behind the token of a mark; tokens it has not seen are forgotten."""
+        with self.turn:
+            self.end(running, "cancelled")
+            if read.ids < len(running.ids):
+                running.forget(read)
+                running.finish = "cancelled"
 
     def _plan(self) -> tuple[list[Chunk], bool]:
         """The next chunk of each request, and whether all of them decode: run one token, the last, for the next."""

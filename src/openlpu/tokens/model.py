@@ -16,7 +16,7 @@ from openlpu._base.progress import Progress, silent
 from openlpu.checkpoint.chat import Chat
 from openlpu.checkpoint.tokenizer import Tokenizer
 from openlpu.target.base import Executable
-from openlpu.tokens.engine import Engine, Running
+from openlpu.tokens.engine import Engine, Mark, Running
 from openlpu.tokens.request import Request, Sampling
 from openlpu.tokens.speculate import Speculation
 from openlpu.tokens.stop import StopText
@@ -27,8 +27,8 @@ Prompt = str | Sequence[int] | Sequence[Mapping[str, str]]
 class Generation:
     """One answer: iterate for its pieces; ``text``, ``token_ids`` and the rest grow while it is iterated.
 
-    Leaving the loop early cancels the request and frees its KV slot; ids of tokens that came in one step with the
-    last piece are then there already.
+    Leaving the loop early cancels the request and frees its KV slot; what a step made behind the last piece is
+    forgotten, so ids, logits' hash and text end together.
     """
 
     def __init__(self, engine: Engine, request: Request, tokenizer: Tokenizer, progress: Progress) -> None:
@@ -36,7 +36,7 @@ class Generation:
         self.request, self.text = request, ""
         self._engine, self._progress = engine, progress
         self._words, self._stop = tokenizer.stream(request.prompt), StopText(request.stop_texts)
-        self._fresh: deque[str] = deque()  # said by the engine's steps, not yet by an iterator
+        self._fresh: deque[tuple[str, Mark]] = deque()  # said by the engine's steps, not yet by an iterator
 
     def __iter__(self) -> Iterator[str]:
         running = self.running
@@ -46,10 +46,13 @@ class Generation:
                 if running.ran <= len(self.request.prompt):
                     self._progress("prefill", running.ran, len(self.request.prompt))
                 yield from self._say()
-            self._fresh.append(self._stop.push(self._words.finish()) + self._stop.finish())
-            yield from self._say()
-        finally:
-            self._engine.end(running, "cancelled")
+            if running.finish != "cancelled":
+                self._fresh.append((self._stop.push(self._words.finish()) + self._stop.finish(), running.mark()))
+                yield from self._say()
+        except BaseException:  # its reader leaves
+            self._fresh.clear()
+            self._engine.cancel(running, self._read)
+            raise
 
     def finish(self) -> Generation:
         """Run to the end without looking at the pieces; returns itself."""
@@ -60,7 +63,10 @@ class Generation:
     @cached_property
     def running(self) -> Running:
         """The engine's record of this request, which joins the engine's queue when it is first needed."""
-        return self._engine.add(self.request, self._watch)
+        with self._engine.turn:
+            running = self._engine.add(self.request, lambda token: self._watch(running, token))
+            self._read = running.mark()  # behind what an iterator gave away
+        return running
 
     @property
     def token_ids(self) -> list[int]:
@@ -113,15 +119,16 @@ class Generation:
             "accepted": len(times) - running.steps,
         }
 
-    def _watch(self, token: int) -> bool:
+    def _watch(self, running: Running, token: int) -> bool:
         """Called by the engine for each token; True ends the answer at a stop text."""
-        self._fresh.append(self._stop.push(self._words.push(token)))
+        self._fresh.append((self._stop.push(self._words.push(token)), running.mark()))
         return self._stop.found
 
     def _say(self) -> Iterator[str]:
         """A piece for each token that says something, however many came in one step."""
         while self._fresh:
-            if piece := self._fresh.popleft():
+            piece, self._read = self._fresh.popleft()
+            if piece:
                 self.text += piece
                 yield piece
 

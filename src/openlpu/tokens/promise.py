@@ -7,20 +7,21 @@ Afterwards the measured times stand beside it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
-from time import perf_counter
+from itertools import pairwise
 from typing import Any
 
-import numpy as np
-
 from openlpu._base import units
-from openlpu.target.base import F32, Chunk
+from openlpu.checkpoint.folder import DEMO
+from openlpu.checkpoint.tokenizer import Tokenizer
 from openlpu.target.cpu import cost
 from openlpu.target.cpu.machine import PERCENTS, Machine
 from openlpu.target.cpu.plan import Plan
-from openlpu.tokens.engine import Engine
-from openlpu.tokens.request import Request, Sampling
+from openlpu.target.cpu.run import CpuExecutable
+from openlpu.tokens.model import Model
+from openlpu.tokens.request import Sampling
 
 MOST = 1.25  # a limit further above the median would not be worth having
 SLACK = 1.05  # what a predicted median may be wrong by
@@ -28,8 +29,7 @@ SLACK = 1.05  # what a predicted median may be wrong by
 SAFE = {99: 99.5, 95: 98, 90: 95, 80: 90}
 LEAST = 50  # percent that are left when times spread so far that no limit helps
 CONTEXTS = (1, 256, 1024, 4096, 16384, 65536)  # at which --json says the time per token
-TOKENS = 64  # a round of measuring the engine
-VOCABULARIES = (256, 65536)
+TOKENS = 64  # of an answer that is measured
 DRAWN = Sampling(temperature=0.8, top_p=0.95)
 
 
@@ -55,8 +55,9 @@ def limit(machine: Machine, median: float) -> Limit:
 class Forecast:
     """What this machine promises for a plan.
 
-    ``chunk`` is the most prompt tokens of one step (0: all); ``engine`` counts what the engine adds to a step, for
-    tokens that are the likeliest or ``drawn`` at random.
+    ``chunk`` is the most prompt tokens of one step (0: all).  ``engine`` counts what a request adds to its steps: for
+    each token, which is the likeliest or ``drawn`` at random, and for the first of a process, whose weights may still
+    be ``mapped`` from a file.
     """
 
     machine: Machine
@@ -64,6 +65,7 @@ class Forecast:
     chunk: int = 0
     engine: bool = True
     drawn: bool = False
+    mapped: bool = False
 
     def token(self, context: int) -> Limit:
         """The time of a token that sees ``context`` positions."""
@@ -71,16 +73,26 @@ class Forecast:
         return limit(self.machine, self.machine.seconds(self.plan, step) + self._engine())
 
     def first(self, prompt: int) -> Limit:
-        """The time from a request's start to its first token."""
+        """The time from a process's first request to its first token."""
         steps = cost.prefill(0, prompt, self.chunk)
-        return limit(self.machine, sum(self.machine.seconds(self.plan, step) for step in steps))
+        warm = limit(self.machine, sum(self.machine.seconds(self.plan, step) for step in steps))
+        if not self.engine:
+            return warm
+        prices = self.machine.prices
+        weights = cost.weight_bytes(self.plan, self.machine.setting.path) if self.mapped else 0
+        cold, late = (prices[f"start: {how}call"] + weights * prices[f"start: {how}mapped byte"]
+                      for how in ("", "late "))
+        return Limit(warm.median + cold, warm.limit + late, warm.percent)
 
     def _engine(self) -> float:
         if not self.engine:
             return 0.0
-        way = "drawn" if self.drawn else "likeliest"
-        prices = self.machine.prices
-        return prices[f"engine: {way}"] + cost.logits(self.plan) * prices[f"engine: {way} logit"]
+        way, size = "engine: drawn " if self.drawn else "engine: likeliest ", cost.logits(self.plan)
+        prices = self.machine.prices.items()
+        known = sorted((int(kind.removeprefix(way)), price) for kind, price in prices if kind.startswith(way))
+        # A straight line between the vocabularies that were measured, and on beyond them.
+        (a, low), (b, high) = next((two for two in pairwise(known) if size <= two[1][0]), known[-2:])
+        return max(0.0, low + (high - low) * (size - a) / (b - a))
 
 
 @dataclass(frozen=True)
@@ -125,38 +137,37 @@ class Promise:
         return sum(gap <= most for gap, most in zip(gaps, limits, strict=True)) / len(gaps) if gaps else 1.0
 
 
-class _Silent:
-    """An executable that answers at once: what remains is the engine's own time."""
+def start_prices(call: Sequence[float], mapped: Sequence[float], weights: int) -> dict[str, float]:
+    """Prices of a cold start from what first tokens took in new processes beyond the steps of a warm one.
 
-    def __init__(self, vocab: int) -> None:
-        self.slots, self.context = 1, 2 * TOKENS
-        generator = np.random.Generator(np.random.Philox(0))
-        self.logits = generator.uniform(-10, 10, (1, vocab)).astype(np.float32)
-
-    def run(self, chunks: Sequence[Chunk]) -> list[F32]:
-        return [self.logits for _ in chunks]
-
-    def close(self) -> None:
-        pass
+    ``call`` are seconds with weights in memory, ``mapped`` with ``weights`` bytes of them in files.  ``late`` are those
+    of the latest: there are too few for more.
+    """
+    once = max(0.0, units.percentile(call, 50))
+    each, late = (max(0.0, units.percentile(mapped, percent) - once) / weights for percent in (50, 100))
+    return {"start: call": once, "start: late call": max(once, *call),
+            "start: mapped byte": each, "start: late mapped byte": late}
 
 
-def engine_prices() -> Mapping[str, float]:
-    """Wall seconds that the engine adds to a token, and to each logit of it, by how a token is chosen."""
-    prices: dict[str, float] = {}
-    for way, sampling in (("likeliest", Sampling()), ("drawn", DRAWN)):
-        small, large = (_engine_seconds(vocab, sampling) for vocab in VOCABULARIES)
-        each = max(0.0, (large - small) / (VOCABULARIES[1] - VOCABULARIES[0]))
-        prices |= {f"engine: {way}": max(0.0, small - each * VOCABULARIES[0]), f"engine: {way} logit": each}
-    return prices
+class _AnyId(Tokenizer):
+    """A tokenizer whose ids begin again behind its last."""
+
+    def audible(self, token_id: int) -> bool:
+        return super().audible(token_id % self.size)
+
+    def spell(self, ids: list[int]) -> str:
+        return super().spell([token_id % self.size for token_id in ids])
 
 
-def _engine_seconds(vocab: int, sampling: Sampling) -> float:
-    """The median time between two tokens of an answer that costs nothing else."""
-    engine = Engine(_Silent(vocab), vocab=vocab)
-    running = engine.add(Request((0,), sampling, TOKENS))
+def answers(executable: CpuExecutable, drawn: bool, seconds: float) -> list[float]:
+    """Wall seconds between tokens of plain answers as somebody reads them, for about so many seconds of them."""
+    tokenizer, sampling = _AnyId(DEMO / "tokenizer.json"), DRAWN if drawn else Sampling()
+    model = Model("", executable, tokenizer, vocab=executable.vocab, defaults=sampling, fingerprint=str)
     times: list[float] = []
-    while not running.finish:
-        start = perf_counter()
-        engine.step()
-        times.append(perf_counter() - start)
-    return units.percentile(times, 50)
+    with open(os.devnull, "w", encoding="utf-8") as reader:
+        while sum(times) < seconds:
+            answer = model.generate((0,), max_tokens=TOKENS)
+            for piece in answer:
+                print(end=piece, file=reader, flush=True)
+            times += answer.gaps
+    return times

@@ -6,8 +6,9 @@ program: only comparing values with the reference finds it, and the first tensor
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -15,10 +16,15 @@ from openlpu._base.errors import BadRequest
 from openlpu._base.progress import Progress, silent
 from openlpu.arch.truepoint import BLOCK
 from openlpu.graph.ir import Graph, Node
+from openlpu.partition.names import shift
 from openlpu.schedule.program import Program
-from openlpu.target.base import Chunk
+from openlpu.schedule.search import Found
+from openlpu.target.base import F32, Chunk
 from openlpu.target.chip.run import ChipExecutable
+from openlpu.target.chip.system import SystemExecutable
 from openlpu.target.ref.run import load as load_reference
+
+WHOLE = ".whole"  # of a value's name: gathered on every chip
 
 
 @dataclass(frozen=True)
@@ -30,29 +36,83 @@ class Verdict:
     difference: str
 
 
-def verify(graph: Graph, program: Program, tokens: int = 4, progress: Progress = silent) -> Verdict:
+class Runner(Protocol):
+    """Chips that run a token in a segment and can then be looked into."""
+
+    contexts: list[int]
+
+    def step(self, token: int, position: int, segment: int) -> None:
+        """Run a token in the segment of that number."""
+        ...
+
+    def tensors(self, segment: int, known: Container[str]) -> Iterator[tuple[str, F32]]:
+        """Every fp32 value of the last token under the graph's name for it, if it is ``known``."""
+        ...
+
+
+class OneChip:
+    """A program of one chip."""
+
+    def __init__(self, graph: Graph, program: Program) -> None:
+        self.chip = ChipExecutable(program, graph.params)
+        self.contexts = [segment.context for segment in program.segments]
+
+    def step(self, token: int, position: int, segment: int) -> None:
+        """As :class:`Runner`."""
+        self.chip.step(token, position, self.chip.program.segments[segment])
+
+    def tensors(self, segment: int, known: Container[str]) -> Iterator[tuple[str, F32]]:
+        """As :class:`Runner`."""
+        for name, rows in self.chip.program.segments[segment].tensors.items():
+            if name in known:
+                yield name, self.chip.value(rows)
+
+
+class ManyChips:
+    """The programs of a system's stages."""
+
+    def __init__(self, graph: Graph, found: Found) -> None:
+        self.chips = SystemExecutable(found.program, graph.params, found.system)
+        self.contexts = [segment.context for segment in found.program.stage(0).program.segments]
+
+    def step(self, token: int, position: int, segment: int) -> None:
+        """As :class:`Runner`."""
+        self.chips.step(token, position, segment)
+
+    def tensors(self, segment: int, known: Container[str]) -> Iterator[tuple[str, F32]]:
+        """As :class:`Runner`; what only exchanges know, a chip's own scale say, has no name in the graph."""
+        program = self.chips.program
+        for s, first in enumerate(program.first):
+            for name in program.stage(s).program.segments[segment].tensors:
+                if (meant := shift(name, first).removesuffix(WHOLE)) in known:
+                    yield meant, self.chips.value(s, segment, name)
+
+
+def verify(graph: Graph, program: Program | Found, tokens: int = 4, progress: Progress = silent) -> Verdict:
     """Run the first tokens on the chip model, claims compared, and every fp32 tensor against the reference.
 
     Each segment takes part: the last token runs in every one that has room for it.  Raises
     :class:`~openlpu._base.errors.ProgramError` when the referee refuses the program.
     """
-    if not 1 <= tokens <= program.context:
-        raise BadRequest(f"{tokens} is out of range", where="tokens", fix=f"tokens is 1 to {program.context}")
-    chip = ChipExecutable(program, graph.params)
-    reference = load_reference(graph, context=program.context)
+    context = program.context if isinstance(program, Program) else program.program.stage(0).program.context
+    if not 1 <= tokens <= context:
+        raise BadRequest(f"{tokens} is out of range", where="tokens", fix=f"tokens is 1 to {context}")
+    chips: Runner = OneChip(graph, program) if isinstance(program, Program) else ManyChips(graph, program)
+    reference = load_reference(graph, context=context)
     compared = 0
     ids = [(7919 * i + 1) % graph.config.vocab for i in range(tokens)]
     for position, token in enumerate(ids):
         progress("verify", position, tokens)
         want: dict[str, np.ndarray] = {}
         reference.run([Chunk(0, position, (token,))], _collect(want))
-        segments = [segment for segment in program.segments if position < segment.context]
+        segments = [i for i, end in enumerate(chips.contexts) if position < end]
         for segment in segments if position == tokens - 1 else segments[:1]:
-            chip.step(token, position, segment)
-            for name, rows in segment.tensors.items():
+            chips.step(token, position, segment)
+            for name, value in chips.tensors(segment, want):
                 compared += 1
-                if not np.array_equal(chip.value(rows).view(np.int32), want[name].view(np.int32)):
-                    where = f"position {position}, segment {segment.context} ({position // BLOCK} blocks before it)"
+                if not np.array_equal(value.view(np.int32), want[name].view(np.int32)):
+                    end = chips.contexts[segment]
+                    where = f"position {position}, segment {end} ({position // BLOCK} blocks before it)"
                     return Verdict(position + 1, compared, f"{name} differs from the reference at {where}")
     return Verdict(tokens, compared, "")
 

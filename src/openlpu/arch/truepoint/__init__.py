@@ -15,12 +15,14 @@ from openlpu.arch.truepoint.codes import (
     rms_scale,
 )
 from openlpu.arch.truepoint.elementwise import exp, reciprocal, rsqrt, sigmoid, silu, tanh
+from openlpu.arch.truepoint.experts import mix, route, select
 from openlpu.arch.truepoint.rope import rotate
 
 VERSION = 1
 """Numerics version: any change of a bit anywhere raises it."""
 
 __all__ = [
-    "BLOCK", "VERSION", "Cache", "Codes", "attend", "embed", "exp", "headnorm", "linear", "planes", "quantize",
-    "quantize_cache", "reciprocal", "rms_scale", "rotate", "rsqrt", "sigmoid", "silu", "tanh",
+    "BLOCK", "VERSION", "Cache", "Codes", "attend", "embed", "exp", "headnorm", "linear", "mix", "planes",
+    "quantize", "quantize_cache", "reciprocal", "rms_scale", "rotate", "route", "rsqrt", "select", "sigmoid", "silu",
+    "tanh",
 ]

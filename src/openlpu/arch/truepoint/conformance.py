@@ -64,6 +64,10 @@ def _quantize_nibbles(t: Tensors) -> dict[str, np.ndarray]:
     return {"codes": q.codes, "scale": q.scale}
 
 
+def _select(t: Tensors) -> dict[str, np.ndarray]:
+    return {"scale": tp.select(_codes(t), t["weight"]).scale}
+
+
 def _tables(t: Tensors) -> dict[str, np.ndarray]:
     freqs = rope.frequencies(float(t["theta"][0]), int(t["dim"][0]))
     cos, sin = rope.tables(freqs, int(t["positions"][0]))
@@ -90,6 +94,9 @@ OPERATIONS: Mapping[str, Operation] = {
     "attention": _attention,
     "quantize_nibbles": _quantize_nibbles,
     "attention_window": _attention,
+    "route": lambda t: {"weights": tp.route(t["logits"], int(t["chosen"][0]))},
+    "select": _select,
+    "mix": lambda t: {"y": tp.mix(t["weights"], list(t["outputs"]))},
 }
 """The reference: operation name -> what it does to a case's input tensors."""
 
@@ -97,7 +104,7 @@ OPERATIONS: Mapping[str, Operation] = {
 def cases() -> list[Case]:
     """Every case of every operation, with the reference's outputs."""
     inputs = [*_elementwise(), *_embeds(), *_quantizes(), *_norms(), *_linears(), *_ropes(), *_attentions(),
-              *_nibbles(), *_windows()]
+              *_nibbles(), *_windows(), *_mixtures()]
     return [Case(op, name, tensors, OPERATIONS[op](tensors)) for op, name, tensors in inputs]
 
 
@@ -220,6 +227,25 @@ def _windows() -> Inputs:
         length = len(tensors["k"])
         for window in sorted({1, length // 2 + 1, max(length - 256, 1), length}):
             out.append(("attention_window", f"{name}_w{window}", tensors | {"window": _one(window)}))
+    return out
+
+
+def _mixtures() -> Inputs:
+    """Ties, zeros of both signs, chosen experts whose weight is 0 or subnormal; one expert, all of them."""
+    out: Inputs = []
+    for experts, chosen in ((1, 1), (4, 1), (8, 2), (5, 5), (33, 4)):
+        name = f"e{experts}_k{chosen}"
+        logits = normal(f"{name}.logits", (12, experts)) * np.float32(3)
+        logits[0], logits[1], logits[2] = 0, np.where(np.arange(experts) % 2, np.float32(-0.0), np.float32(0)), -7
+        logits[3], logits[4] = np.arange(experts) * np.float32(-90), np.arange(experts) * np.float32(1e12)
+        logits[5] = np.where(np.arange(experts) < 2, 0, -87)
+        out.append(("route", name, {"logits": logits, "chosen": _one(chosen)}))
+        outputs = normal(f"{name}.outputs", (experts, 12, 7))
+        outputs[..., 0], outputs[..., 1] = np.float32(-0.0), outputs[..., 1] * np.float32(2.0**-140)
+        out.append(("mix", name, {"weights": tp.route(logits, chosen), "outputs": outputs}))
+    coded = _coded("select", 4, 9, 2)
+    weight = np.array([[0], [0.25], [1], [2.0**-149]], np.float32)
+    out.append(("select", "weights", coded | {"weight": weight}))
     return out
 
 

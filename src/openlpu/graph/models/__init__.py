@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from openlpu._base.registry import Registry
 from openlpu.checkpoint.folder import Checkpoint
-from openlpu.graph import decoder
+from openlpu.checkpoint.onnx.model import OnnxTensors
+from openlpu.graph import decoder, onnx_check
 from openlpu.graph.ir import Graph
 
 ARCHITECTURES = Registry(
     "architecture",
-    {name: f"openlpu.graph.models.{name}:variant" for name in ("llama", "mistral", "qwen2", "qwen3")},
+    {name: f"openlpu.graph.models.{name}:variant" for name in ("llama", "mistral", "qwen2", "qwen3", "mixtral")},
 )
 
 
@@ -19,4 +20,7 @@ def build(checkpoint: Checkpoint) -> Graph:
     Raises :class:`~openlpu._base.errors.BadCheckpoint` for a tensor that is missing or has the wrong shape.
     """
     variant = ARCHITECTURES.get(checkpoint.config.architecture)(checkpoint.config)
-    return decoder.build(checkpoint.config, checkpoint.tensors, variant)
+    graph = decoder.build(checkpoint.config, checkpoint.tensors, variant)
+    if isinstance(checkpoint.tensors, OnnxTensors):
+        onnx_check.compare(graph, checkpoint.tensors)
+    return graph

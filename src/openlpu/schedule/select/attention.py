@@ -43,8 +43,8 @@ class Scored:
     top: Vec
 
 
-def attention(b: Build, node: Node, q: Floats, k: Floats, v: Floats) -> Floats:
-    """The output over the lanes of the query layout."""
+def attention(b: Build, node: Node, q: Floats, k: Floats, v: Floats, scale: Vec | None = None) -> Floats:
+    """The output over the lanes of the query layout; ``scale``: that of all chips' query codes, where it is known."""
     side, bits = node.attrs["layer"] % 2, node.attrs["kv_bits"]
     window = node.attrs.get("window", 0)
     window = window if window < b.layout.context else 0  # one that hides nothing is none
@@ -55,7 +55,7 @@ def attention(b: Build, node: Node, q: Floats, k: Floats, v: Floats) -> Floats:
     k_rows = [cache.write(b, f"{node.where}.k", k, c, side, bits, transposed=False) for c in vectors]
     v_rows = [cache.write(b, f"{node.where}.v", v, c, side, bits, transposed=True) for c in vectors]
     out: list[Vec] = []
-    queries, factor = _query_codes(b, q, float(np.float32(node.attrs["softmax_scale"])))
+    queries, factor = _query_codes(b, q, float(np.float32(node.attrs["softmax_scale"])), scale)
     for c in vectors:
         heads = [Head(g, c, lane, j) for j in range(b.heads.group) for g, lane in b.heads.heads_in(c)]
         scored = _scores(b, heads, (queries, factor), k_rows[c], side, window)
@@ -63,7 +63,7 @@ def attention(b: Build, node: Node, q: Floats, k: Floats, v: Floats) -> Floats:
         for j in range(b.heads.group):
             parts = [results[i] for i, head in enumerate(heads) if head.member == j]
             out.append(merge(b, parts, [head.lane for head in heads if head.member == j]))
-    return Floats(b.heads.query, out)
+    return Floats(q.lanes, out)
 
 
 def merge(b: Build, parts: list[Vec], lanes: list[int]) -> Vec:
@@ -76,9 +76,9 @@ def merge(b: Build, parts: list[Vec], lanes: list[int]) -> Vec:
     return b.vxm.evaluate(only) if isinstance(only, Op) else only
 
 
-def _query_codes(b: Build, q: Floats, softmax_scale: float) -> tuple[list[Vec], Vec]:
+def _query_codes(b: Build, q: Floats, softmax_scale: float, scale: Vec | None) -> tuple[list[Vec], Vec]:
     """Two-plane codes of all query vectors under one scale, and that scale times the softmax's."""
-    scale = scale_of(b, None, amax(b, q.vecs, [None] * len(q.vecs)))
+    scale = scale or scale_of(b, None, amax(b, q.vecs, [None] * len(q.vecs)))
     inverse = b.vxm.evaluate(reciprocal(scale))
     codes = [b.vxm.evaluate(code_of(v, inverse, WIDE_MAX)) for v in q.vecs]
     return codes, b.vxm.evaluate(Op("mul", scale, softmax_scale))
@@ -110,8 +110,7 @@ def _dots(b: Build, queries: list[tuple[Vec, Vec]], rows: cache.Rows, block: int
     sums: list[list[tuple[Vec, Vec]]] = []  # by plane of K: per head (low, high) plane of q
     for k_plane in range(len(rows.planes)):
         plane = b.mxm.pick(side)
-        for group in range(tp.BLOCK // b.chip.weight_streams):
-            b.mxm.load(plane, group, rows.vectors(k_plane, block, group))
+        b.mxm.load(plane, 0, rows.vectors(k_plane, block, 0), tp.BLOCK // b.chip.weight_streams)
         b.mxm.install(plane)
         sums.append([_both(b, plane, pair) for pair in queries])
     if len(sums) == 1:

@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 from openlpu.arch.chip import Chip
 from openlpu.arch.truepoint import BLOCK
 from openlpu.graph.ir import Graph
+from openlpu.partition.split import Stage
 from openlpu.place.emplace import Source, byte_planes
 from openlpu.place.lanes import HeadLanes, Lanes
-from openlpu.place.layout import Layout, lanes_of
+from openlpu.place.layout import Layout
 from openlpu.schedule.assembler import Assembler
 from openlpu.schedule.expression import Op
+from openlpu.schedule.units.c2c import C2c, Cabling, group_ports
 from openlpu.schedule.units.mem import Mem
 from openlpu.schedule.units.mxm import Mxm
 from openlpu.schedule.units.sxm import Sxm
@@ -48,23 +50,32 @@ class Coded:
 
 @dataclass
 class Build:
-    """One chip's program for contexts of at most ``context`` positions."""
+    """The program of a stage's chips for contexts of at most ``context`` positions."""
 
-    graph: Graph
+    stage: Stage
     layout: Layout
     context: int
+    cabling: Cabling = field(default_factory=Cabling)
     asm: Assembler = field(init=False)
     mem: Mem = field(init=False)
     vxm: Vxm = field(init=False)
     sxm: Sxm = field(init=False)
     mxm: Mxm = field(init=False)
+    c2c: C2c = field(init=False)
     floats: dict[str, Floats] = field(default_factory=dict)
     coded: dict[str, Coded] = field(default_factory=dict)
+    last_send: int = 0  # to the next stage
 
     def __post_init__(self) -> None:
         self.asm = Assembler(self.layout.chip, self.layout.homes.sram)
         self.mem, self.vxm, self.mxm = Mem(self.asm), Vxm(self.asm), Mxm(self.asm)
         self.sxm = Sxm(self.asm, self.vxm)
+        self.c2c = C2c(self.asm, group_ports(self.chip, self.stage.tensor, self.cabling), self.cabling)
+
+    @property
+    def graph(self) -> Graph:
+        """The nodes of the stage."""
+        return self.stage.graph
 
     @property
     def chip(self) -> Chip:
@@ -90,13 +101,19 @@ class Build:
 
     def lanes(self, name: str) -> Lanes:
         """The lane map of a graph value."""
-        return lanes_of(self.graph, self.layout.heads, self.chip, name)
+        return self.layout.lanes[name]
 
     def constant(self, words: I32, planes: int = 4, copy: int = 0) -> Vec:
-        """A vector of 32-bit words (or their low ``planes`` bytes), the same one each time it is asked for."""
+        """A vector of 32-bit words (or their low ``planes`` bytes), the same one each time it is asked for.
+
+        ``words``: [lanes], or [roles, lanes].
+        """
         words = words.astype("<i4")
+        if words.ndim == 2 and (words == words[0]).all():
+            words = words[0]
         name = f"constants.{planes}.{copy}.{hashlib.sha256(words.tobytes()).hexdigest()[:16]}"
-        source = Source("bytes", data=byte_planes(words[None, :])[:, :planes])
+        data = byte_planes(words.reshape(-1, self.chip.lanes))[:, :planes]
+        source = Source("bytes", data=data if words.ndim == 1 else data[:, None])
         return self._keep(name, source, planes)
 
     def _keep(self, name: str, source: Source, planes: int, hemisphere: int | None = None) -> Vec:
@@ -107,7 +124,7 @@ class Build:
         return self.home(name)
 
     def mask(self, lanes: NDArray[np.bool_]) -> Vec:
-        """All ones in the lanes, zeros elsewhere: the operand of ``mask``."""
+        """All ones in the lanes, zeros elsewhere: the operand of ``mask``; lanes by role where they differ."""
         return self.constant(np.where(lanes, -1, 0).astype(np.int32))
 
     def lane_map(self, source: I32) -> list[Vec]:

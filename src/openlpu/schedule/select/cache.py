@@ -8,6 +8,7 @@ a token's row where it belongs; the instructions are the same for every position
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -110,7 +111,7 @@ def _v_rows(b: Build, code: Op, byte: int, groups: int, far: tuple[int, ...]) ->
     return [b.sxm.permute(turned, b.rotation(per * group), far) for group in range(groups)]
 
 
-def joined(b: Build, parts: list[Op]) -> Op:
+def joined(b: Build, parts: Sequence[Op | Vec]) -> Op:
     """The sum of masked vectors with no lane in common."""
     pieces: list[Op | Vec] = list(parts)
     while len(pieces) > 4:
@@ -121,11 +122,14 @@ def joined(b: Build, parts: list[Op]) -> Op:
 
 
 def _write_scale(b: Build, table: Vec, scale: Vec, side: int) -> Vec:
-    """Put a scale into this position's lane of the current block's row; returns the table with its writers."""
+    """Put a scale into this position's lane of the current block's row; returns the table with its writers.
+
+    Lanes are masked, not multiplied: a token that runs again must not find what an error left there, NaN say.
+    """
     block = b.host_row(f"block.{1 - side}", 1, 1 - side)
     old = b.mem.gather(table, block)
-    kept = Op("mul", old, b.host_row("others"))
-    new = b.vxm.evaluate(Op("add", kept, Op("mul", scale, b.host_row("onehot"))), b.asm.side(side) + block.slices)
+    kept, own = Op("mask", old, b.host_row("others")), Op("mask", scale, b.host_row("onehot"))
+    new = b.vxm.evaluate(Op("add_mod", kept, own), b.asm.side(side) + block.slices)
     ready, ids = b.mem.scatter(new, [(block, 0)] * 4, table.slices, table.address, range(4))
     return Vec(table.slices, table.address, ready, ids, True)
 

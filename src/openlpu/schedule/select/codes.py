@@ -34,14 +34,15 @@ def amax(b: Build, vecs: list[Vec], masks: list[Vec | None]) -> Vec:
         for v, m in zip(vecs, masks, strict=True)
     ]
     while len(parts) > 1:
-        parts = [_stored(b, chain("max_int", parts[i : i + 6])) for i in range(0, len(parts), 6)]
-    top = b.lane_max(_stored(b, parts[0]), "max_int")
+        parts = [stored(b, chain("max_int", parts[i : i + 6])) for i in range(0, len(parts), 6)]
+    top = b.lane_max(stored(b, parts[0]), "max_int")
     # Magnitudes that TruePoint refuses stop the step here: times TRAP they do not fit the conversion.
     b.vxm.evaluate(Op("to_int", Op("mul", top, TRAP)))
     return top
 
 
-def _stored(b: Build, x: Op | Vec) -> Vec:
+def stored(b: Build, x: Op | Vec) -> Vec:
+    """A vector as it is, or the result of an operation."""
     return b.vxm.evaluate(x) if isinstance(x, Op) else x
 
 
@@ -73,20 +74,25 @@ def high_plane(b: Build, code: Vec) -> Vec:
     return b.vxm.evaluate(Op("add_mod", code, 128)).plane(1)
 
 
-def quantize(b: Build, x: Floats, wide: int) -> Coded:
-    """Codes of a value whose first ``wide`` channels take two planes."""
-    size = int(x.lanes.channel.max()) + 1
-    is_wide = (x.lanes.channel >= 0) & (x.lanes.channel < wide)
-    is_narrow = x.lanes.channel >= wide
+def scale(b: Build, x: Floats, size: int, wide: int) -> Vec:
+    """The scale of codes, in every lane; ``size`` and ``wide`` as in :func:`quantize`."""
     if wide in (0, size):
         only = amax(b, x.vecs, [None] * len(x.vecs))
-        scale = scale_of(b, only, None) if wide == 0 else scale_of(b, None, only)
-    else:
-        narrow = amax(b, x.vecs, [b.mask(m) for m in is_narrow])
-        scale = scale_of(b, narrow, amax(b, x.vecs, [b.mask(m) for m in is_wide]))
-    inverse = b.vxm.evaluate(reciprocal(scale))
+        return scale_of(b, only, None) if wide == 0 else scale_of(b, None, only)
+    channel = x.lanes.channel
+    narrow, above = channel >= wide, (channel >= 0) & (channel < wide)
+    tops = [amax(b, x.vecs, [b.mask(flags[:, v]) for v in range(len(x.vecs))]) for flags in (narrow, above)]
+    return scale_of(b, tops[0], tops[1])
+
+
+def quantize(b: Build, x: Floats, size: int, wide: int, known: Vec | None = None) -> Coded:
+    """Codes of a value of ``size`` channels, of which the first ``wide`` take two planes; ``known``: their scale."""
+    is_wide = (x.lanes.channel >= 0) & (x.lanes.channel < wide)
+    factor = known or scale(b, x, size, wide)
+    inverse = b.vxm.evaluate(reciprocal(factor))
     low, high = [], []
-    for vec, flags in zip(x.vecs, is_wide, strict=True):
+    for v, vec in enumerate(x.vecs):
+        flags = is_wide[:, v]
         limit: int | tuple[Vec, Vec] = tp.WIDE_MAX if wide == size else tp.NARROW_MAX
         if 0 < wide < size and flags.any():
             words = np.where(flags, tp.WIDE_MAX, tp.NARROW_MAX).astype(np.int32)
@@ -94,7 +100,7 @@ def quantize(b: Build, x: Floats, wide: int) -> Coded:
         code = b.vxm.evaluate(code_of(vec, inverse, limit))
         low.append(code.plane(0))
         high.append(high_plane(b, code) if flags.any() else None)
-    return Coded(x.lanes, low, high, scale)
+    return Coded(x.lanes, low, high, factor)
 
 
 def rms(b: Build, node: Node, q: Coded, reference: Coded) -> Coded:
@@ -126,8 +132,7 @@ def _product(b: Build, weights: list[Vec], rows: list[Vec]) -> Vec:
     slot = b.mxm.new_slot(plane)
     out: Vec | None = None
     for i, (weight, row) in enumerate(zip(weights, rows, strict=True)):
-        for group in range(b.chip.superlanes):
-            b.mxm.load(plane, group, weight)
+        b.mxm.load(plane, 0, weight, b.chip.superlanes)
         b.mxm.install(plane)
         out = b.mxm.activate(plane, row, slot, clear=i == 0, emit=i == len(rows) - 1)
     assert out is not None, "the last activation emits"

@@ -6,20 +6,21 @@ import numpy as np
 
 from openlpu.graph.ir import Node
 from openlpu.place.lanes import Lanes
+from openlpu.place.tables import stretches
 from openlpu.schedule.expression import Op
 from openlpu.schedule.select.build import Build, Floats
+from openlpu.schedule.select.cache import joined
 from openlpu.schedule.values import Vec
 
-MAP_SIDE = 0  # tables lie east, the address maps that reach them lie west: maps flow east
+MAP_SIDE = 0  # small tables lie east, the address maps that reach them lie west; of large ones also the other way
 
 
 def embed(b: Build, node: Node, out: Lanes) -> Floats:
     """Codes of the token's row times the row's scale (times a gain per channel where there is one)."""
-    token = b.host_row("token", 1, MAP_SIDE)
-    scale = b.mem.gather(b.home("embedding.scale"), token)
+    scale = lookup(b, "embedding.scale", "token", b.graph.config.vocab)
     vecs = []
     for v in range(out.vectors):
-        codes = b.mem.gather(b.home(f"embedding.codes.{v}"), token)
+        codes = lookup(b, f"embedding.codes.{v}", "token", b.graph.config.vocab)
         x = Op("mul", Op("to_float", codes), scale)
         if "gain" in node.params:
             x = Op("mul", x, b.home(f"gain.{node.where}.{v}"))
@@ -29,8 +30,19 @@ def embed(b: Build, node: Node, out: Lanes) -> Floats:
 
 def rope_row(b: Build) -> tuple[Vec, Vec]:
     """This position's cosine and signed sine over the lanes of heads side by side; gathered once a token."""
-    position = b.host_row("position", 1, MAP_SIDE)
-    return b.mem.gather(b.home("rope.cos"), position), b.mem.gather(b.home("rope.sin"), position)
+    rows = b.layout.context
+    return lookup(b, "rope.cos", "position", rows), lookup(b, "rope.sin", "position", rows)
+
+
+def lookup(b: Build, table: str, kind: str, rows: int) -> Vec:
+    """The row of a table that the host's map of a kind names: the sum of its stretches, all but one of them zeros."""
+    parts = []
+    for stretch in stretches(rows, b.chip):
+        home = b.home(stretch.home(table))
+        east = home.slices[0] >= b.chip.slices_per_hemisphere
+        name = stretch.map(kind) if stretch.whole else f"{stretch.map(kind)}.{int(not east)}"
+        parts.append(b.mem.gather(home, b.host_row(name, 1, MAP_SIDE if east else 1 - MAP_SIDE)))
+    return parts[0] if len(parts) == 1 else b.vxm.evaluate(joined(b, parts))
 
 
 def rope(b: Build, x: Floats, row: tuple[Vec, Vec]) -> Floats:

@@ -19,8 +19,8 @@ from openlpu.schedule.values import Vec
 def headnorm(b: Build, node: Node, x: Floats) -> Floats:
     """(x * factor of its head) * gain."""
     vecs = []
-    for v, (vec, channel) in enumerate(zip(x.vecs, x.lanes.channel, strict=True)):
-        starts = [int(lane) for lane in np.flatnonzero(channel >= 0)[:: b.heads.dim]]
+    for v, vec in enumerate(x.vecs):
+        starts = [int(lane) for lane in np.flatnonzero(x.lanes.used(v))[:: b.heads.dim]]
         factor = joined(b, _factors(b, node, vec, starts))
         vecs.append(b.vxm.evaluate(Op("mul", Op("mul", vec, factor), b.home(f"gain.{node.where}.{v}"))))
     return Floats(x.lanes, vecs)
@@ -47,8 +47,7 @@ def _factors(b: Build, node: Node, vec: Vec, starts: list[int]) -> list[Op]:
 def _products(b: Build, weight: Vec, rows: list[Vec]) -> list[Vec]:
     """Σ over lanes of weight * row, in every lane, for each row."""
     plane = b.mxm.pick()
-    for group in range(b.chip.superlanes):
-        b.mxm.load(plane, group, weight)
+    b.mxm.load(plane, 0, weight, b.chip.superlanes)
     b.mxm.install(plane)
     sums = [b.mxm.activate(plane, row, b.mxm.new_slot(plane), clear=True, emit=True) for row in rows]
     return [s for s in sums if s is not None]

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from openlpu.graph.ir import Node
 from openlpu.place.lanes import Lanes
+from openlpu.place.layout import steady
 from openlpu.schedule.expression import Op
 from openlpu.schedule.select.build import Build, Coded, Floats
 from openlpu.schedule.values import Vec
+
+RUN, FETCH = 16, 2  # after so many tiles in a row, cycles in which the plane's streams can bring it instructions
 
 
 def linear(b: Build, node: Node, q: Coded, out: Lanes) -> Floats:
@@ -25,21 +28,36 @@ def linear(b: Build, node: Node, q: Coded, out: Lanes) -> Floats:
 
 
 def sums(b: Build, node: Node, q: Coded, j: int) -> tuple[Vec, Vec | None]:
-    """Exact (Σ low, Σ high) of output vector j; Σ high is None where no input channel is wide."""
-    m = b.mxm
+    """Exact (Σ low, Σ high) of output vector j; Σ high is None where no input channel is wide.
+
+    Where loads are the long part, the next tile is loaded before the activations of this one find their cycle.
+    """
+    m, homes = b.mxm, b.layout.homes.homes
     plane = m.planes[b.layout.plane[f"{node.where}.{j}"]]
+    tiles = [(i, home) for i in range(q.lanes.vectors) if (home := homes.get(f"weights.{node.where}.{j}.{i}"))]
+    wide = [i for i, _ in tiles if q.high[i] is not None]
     low_slot = m.new_slot(plane)
-    wide = [i for i, high in enumerate(q.high) if high is not None]
     high_slot = m.new_slot(plane) if wide else 0
     low = high = None
-    for i in range(q.lanes.vectors):
-        home = b.layout.homes.homes[f"weights.{node.where}.{j}.{i}"]
-        for group in range(home.count):
-            m.load(plane, group, Vec(home.slices, home.address + group, 0, (0,) * len(home.slices)))
-        m.install(plane)
-        low = m.activate(plane, q.low[i], low_slot, clear=i == 0, emit=i == q.lanes.vectors - 1)
-        above = q.high[i]
-        if above is not None:
-            high = m.activate(plane, above, high_slot, clear=i == wide[0], emit=i == wide[-1])
+    ahead = steady(len(tiles) * b.lanes(node.output).vectors, b.chip)
+
+    def activate(i: int) -> None:
+        nonlocal low, high
+        last = i == tiles[-1][0]
+        low = m.activate(plane, q.low[i], low_slot, clear=i == tiles[0][0], emit=last, steady=ahead and not last)
+        if (above := q.high[i]) is not None:
+            ends = i == wide[-1]
+            out = m.activate(plane, above, high_slot, clear=i == wide[0], emit=ends, steady=ahead and not last)
+            high = out if ends else None
+
+    for k, (i, home) in enumerate(tiles):
+        m.load(plane, 0, Vec(home.slices, home.address, 0, (0,) * len(home.slices)), home.count, steady=ahead)
+        if ahead and k:
+            activate(tiles[k - 1][0])
+        m.install(plane, FETCH if ahead and k % RUN == RUN - 1 else 0)
+        if not ahead:
+            activate(i)
+    if ahead:
+        activate(tiles[-1][0])
     assert low is not None, "the last activation emits"
     return low, high

@@ -2,13 +2,20 @@
 
 A plane works tile after tile: load the buffer, install it, let activations pass, collect sums in accumulators.  The
 buffer of the next tile fills while the array works on this one.
+
+The planes of a hemisphere share the streams towards the edge.  Where tiles come in one long run, each plane keeps to
+streams of its own, as many as a load takes: they are free only in the cycle in which the plane installs, and there the
+activations of the tile before pass.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from openlpu.schedule.assembler import Assembler
+from openlpu.schedule.timeline import Ints
 from openlpu.schedule.values import Vec
 
 
@@ -19,6 +26,7 @@ class Plane:
     name: str
     hemisphere: int
     x: int
+    own: int  # the first of its own streams, counted in their direction
     tiles: int = 0
     buffer_from: int = 0  # first cycle a load may be dispatched: after the last install
     last_load: int = -1
@@ -35,8 +43,9 @@ class Mxm:
 
     def __init__(self, asm: Assembler) -> None:
         self.asm, self.chip = asm, asm.chip
+        per, width = self.chip.streams_per_direction, self.chip.weight_streams
         self.planes = [
-            Plane(f"mxm{'we'[h]}{i}", h, self.chip.mxm_position(h))
+            Plane(f"mxm{'we'[h]}{i}", h, self.chip.mxm_position(h), i * width % per)
             for i in range(self.chip.mxm_planes_per_hemisphere)
             for h in (0, 1)
         ]
@@ -51,38 +60,42 @@ class Mxm:
         plane.slot = (plane.slot + 1) % self.chip.accumulators
         return plane.slot
 
-    def load(self, plane: Plane, group: int, rows: Vec) -> None:
-        """16 rows of the buffer from 16 streams; a vector of one plane fills all 16 rows with itself."""
-        asm, width = self.asm, self.chip.weight_streams
-        same = len(rows.slices) == 1
+    def load(self, plane: Plane, group: int, rows: Vec, count: int = 1, *, steady: bool = False) -> None:
+        """16 rows of the buffer from 16 streams, and those of the next groups from the addresses behind, ``count``
+        groups in all; a vector of one plane fills all rows with itself.  ``steady``: on streams of its own first."""
+        same, half = len(rows.slices) == 1, self.asm.timeline.half
+        at = rows.address + (np.zeros(count, np.int64) if same else np.arange(count))
+        for bank in np.unique(at // half):
+            here = np.flatnonzero(at // half == bank)
+            self._load(plane, group + here, rows, at[here], steady)
 
-        def attempt(cycle: int) -> int | None:
-            if not asm.timeline.queue(f"{plane.name}.weights", cycle):
-                return None
-            got = asm.fetch(rows, plane.x, cycle)
-            if got is None:
-                return None
-            reads = [(i, got[1][0 if same else i], False, 0) for i in range(width)]
-            fields = {"stream": got[0], "group": group, "step": 0 if same else 1}
-            plane.loads[group] = asm.emit(f"{plane.name}.weights", cycle, "load_weights", reads, **fields)
-            return cycle
-
-        start = max(plane.buffer_from, asm.earliest(rows, plane.x))
-        plane.last_load = max(plane.last_load, asm.search(start, attempt))
+    def _load(self, plane: Plane, groups: Ints, rows: Vec, addresses: Ints, steady: bool) -> None:
+        """:meth:`load` within one bank."""
+        asm, width, planes = self.asm, self.chip.weight_streams, len(rows.slices)
+        queue, step = f"{plane.name}.weights", 0 if planes == 1 else 1
+        own, runs = plane.own // planes if steady else 0, self.chip.streams_per_direction // planes
+        options = tuple((own + k) % runs for k in range(runs))
+        cycles, streams, reads = asm.fetch_each(queue, rows, addresses, plane.x, plane.buffer_from, options)
+        ids = asm.take_ids(len(groups))
+        asm.emit_each(queue, cycles, "load_weights", ids, stream=streams, group=groups, step=step)
+        asm.claim_each(ids[:, None], np.arange(width), reads, False, 0)
+        plane.loads |= zip(groups.tolist(), ids.tolist(), strict=True)
+        plane.last_load = max(plane.last_load, int(cycles[-1]))
 
     def load_transposed(self, plane: Plane, group: int, rows: Vec) -> None:
         """16 vectors through an SXM transposer into 16 rows of the buffer."""
         asm, width = self.asm, self.chip.weight_streams
         sxm = self.chip.sxm_position(plane.hemisphere)
         delay = self.chip.latency["transpose"] + abs(plane.x - sxm)
+        side = f"sxm{'we'[plane.hemisphere]}"
+        queues = f"{side}.transpose0", f"{side}.transpose1"
 
         def attempt(cycle: int) -> int | None:
-            queues = [f"sxm{'we'[plane.hemisphere]}.transpose{i}" for i in (0, 1)]
-            queue = next((q for q in queues if asm.timeline.queue(q, cycle)), None)
-            if queue is None or not asm.timeline.queue(f"{plane.name}.weights", cycle + delay):
+            if not asm.timeline.queue(f"{plane.name}.weights", cycle + delay):
                 return None
-            got = asm.fetch(rows, sxm, cycle)
-            if got is None:
+            queue = asm.timeline.either(queues, cycle)
+            got = asm.fetch(rows, sxm, cycle) if queue else None
+            if got is None or queue is None:
                 return None
             base = asm.timeline.stream_group(width, sxm, cycle + self.chip.latency["transpose"], plane.x)
             if base is None:
@@ -99,8 +112,11 @@ class Mxm:
         start = max(plane.buffer_from - delay, asm.earliest(rows, sxm))
         plane.last_load = max(plane.last_load, asm.search(start, attempt))
 
-    def install(self, plane: Plane) -> None:
-        """Make the loaded rows the array, as soon as the activations of the tile before are through."""
+    def install(self, plane: Plane, pause: int = 0) -> None:
+        """Make the loaded rows the array, as soon as the activations of the tile before are through.
+
+        ``pause``: cycles without a load behind it.
+        """
         asm = self.asm
         settle = self.chip.latency["install"]
         reads = [(group, number, False, 0) for group, number in sorted(plane.loads.items())]
@@ -112,14 +128,20 @@ class Mxm:
             return cycle
 
         cycle = asm.search(max(plane.last_load + 1, plane.last_activate - settle + 1), attempt)
-        plane.buffer_from, plane.array_from = cycle + 1, cycle + settle
+        plane.buffer_from, plane.array_from = cycle + 1 + pause, cycle + settle
         plane.loads.clear()
         plane.tiles += 1
 
-    def activate(self, plane: Plane, row: Vec, slot: int, *, clear: bool, emit: bool) -> Vec | None:
-        """Pass one int8 vector; sums go to accumulator ``slot`` and, with ``emit``, on into SRAM."""
+    def activate(
+        self, plane: Plane, row: Vec, slot: int, *, clear: bool, emit: bool, steady: bool = False
+    ) -> Vec | None:
+        """Pass one int8 vector; sums go to accumulator ``slot`` and, with ``emit``, on into SRAM.
+
+        ``steady``: on streams of its plane only, because the planes beside it load, or will load, in every cycle.
+        """
         asm, lat = self.asm, self.chip.latency
         before = plane.slot_last.get(slot, (-1, 0))
+        among = range(plane.own, plane.own + self.chip.weight_streams) if steady else None
 
         def attempt(cycle: int) -> tuple[int, int, Vec | None] | None:
             arrive = cycle + lat["matmul"]
@@ -128,7 +150,7 @@ class Mxm:
                 and asm.timeline.queue(f"{plane.name}.accumulate", arrive)
             ):
                 return None
-            got = asm.fetch(row, plane.x, cycle)
+            got = asm.fetch(row, plane.x, cycle, among)
             if got is None:
                 return None
             reads = [(0, got[1][0], False, 0), (1, plane.array, False, 0)]

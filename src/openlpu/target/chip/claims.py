@@ -83,7 +83,7 @@ def _compare(code: Code, operands: Operands, at: Ints, reads: NDArray, writer: I
     right = (actual == writer) | (reads["or_resident"] & (actual == RESIDENT)) | (actual == DYNAMIC)
     if not right.all():
         k = int(np.argmin(right))
-        refuse(code, int(operands.row[at[k]]), int(reads["operand"][k]), int(writer[k]), int(actual[k]))
+        refuse(code, code.where(int(operands.row[at[k]])), int(reads["operand"][k]), int(writer[k]), int(actual[k]))
     part = reads["part"] == operands.part[at]
     if not part.all():
         k = int(np.argmin(part))
@@ -94,11 +94,11 @@ def _compare(code: Code, operands: Operands, at: Ints, reads: NDArray, writer: I
         )
 
 
-def refuse(code: Code, reader: int, operand: int, claimed: int, actual: int) -> None:
-    """Raise the error of an operand that another instruction wrote."""
+def refuse(code: Code, where: str, operand: int, claimed: int, actual: int) -> None:
+    """Raise the error of an operand that another instruction wrote; ``where`` names its reader."""
     raise ProgramError(
         f"operand {operand} was written by {_name(code, actual)}; claimed is {_name(code, claimed)}",
-        where=code.where(reader),
+        where=where,
     )
 
 

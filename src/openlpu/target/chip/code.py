@@ -67,11 +67,12 @@ class Code:
         """Rows of a unit's instructions, in queue order."""
         return self.rows(*(i.name for i in TABLE if i.unit == unit))
 
-    def where(self, row: int) -> str:
-        """``cycle 120, mem3, read (instruction 17)``."""
+    def where(self, row: int, role: int | None = None) -> str:
+        """``cycle 120, mem3, read (instruction 17)``; of a group, `` on role 2`` behind it."""
         op = int(self.op[row])
         name = TABLE[op].name if op < len(TABLE) else f"opcode {op}"
-        return f"cycle {self.cycle[row]}, {self.names[self.queue[row]]}, {name} (instruction {self.id[row]})"
+        chip = "" if role is None else f" on role {role}"
+        return f"cycle {self.cycle[row]}, {self.names[self.queue[row]]}, {name} (instruction {self.id[row]}){chip}"
 
     def refuse(self, rows: NDArray, what: str) -> None:
         """Raise :class:`ProgramError` for the earliest of ``rows``, if there is one."""

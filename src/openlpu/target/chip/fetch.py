@@ -38,7 +38,7 @@ def resolve(code: Code, queues: Mapping[str, NDArray]) -> Pages:
     for k, name in enumerate(code.names):
         first, end = bounds[k : k + 2]
         fetches = rows[np.searchsorted(rows, first) : np.searchsorted(rows, end)]
-        size = _check(code, np.arange(first, end), fetches)
+        size = _check(code, np.arange(first, end), fetches, queues[name])
         if len(fetches):
             data.append(_pages(code, encode(name, queues[name]), len(fetches)))
         code.refuse(fetches[-(-max(size - code.chip.queue_bytes, 0) // code.chip.ifetch_bytes) :], NOTHING)
@@ -54,17 +54,18 @@ def _pages(code: Code, program: bytes, count: int) -> NDArray[np.uint8]:
     return np.frombuffer(later.ljust(count * chip.ifetch_bytes, b"\0"), np.uint8).reshape(count, 2, chip.lanes)
 
 
-def _check(code: Code, rows: Ints, fetches: Ints) -> int:
+def _check(code: Code, rows: Ints, fetches: Ints, columns: NDArray) -> int:
     """The rules of one queue, ``rows`` all and ``fetches`` some of its instructions; its size in bytes."""
     chip, cycle = code.chip, code.cycle[rows]
-    start, end = extents(cycle, code.op[rows])
+    start, end = extents(columns)
     sent = code.cycle[fetches]
     code.refuse(fetches[1:][np.diff(sent) < chip.latency["ifetch"]], "the fetch before it is still filling the queue")
     # A fetch has room for what is dispatched up to itself.
     filled = chip.queue_bytes + chip.ifetch_bytes * np.arange(1, len(fetches) + 1)
     over = filled - end[fetches - rows[0]] > chip.queue_bytes
     code.refuse(fetches[over], "the queue has no room for what it fetches")
-    # An instruction is there when it is dispatched, the NOPs in front of it in the cycle after the one before it.
+    # An instruction is there when it is dispatched; the NOPs in front of it, or the repeat that it is one of, in the
+    # cycle after the one before it.
     come = np.concatenate([[0], sent + chip.latency["ifetch"], [NEVER]])
     wait = np.minimum(cycle, np.append(-1, cycle)[:-1] + 1)
     for edge, needed in ((end, cycle), (start, wait)):

@@ -1,8 +1,8 @@
 """Resolved operands in; groups of instructions that can run as one array operation, in a legal order, out.
 
-A result that is read through SRAM is followed back to the instruction that made it, so what is left is dataflow:
-an instruction's level is one more than that of its latest operand, and equal instructions of one level form a
-group.  Only scatters and what touches their slices keep an order of their own, slice by slice.
+A result that is read through SRAM, or sent, is followed back to the instruction that made it, so what is left is
+dataflow: an instruction's level is one more than that of its latest operand, and equal instructions of one level form
+a group.  Only scatters and what touches their slices keep an order of their own, slice by slice.
 """
 
 from __future__ import annotations
@@ -35,10 +35,13 @@ OPERANDS = 32  # more than any instruction's operand numbers
 
 
 def follow(code: Code, operands: Operands) -> Flow:
-    """Replace reads of words written in this run by the written value's maker."""
+    """Replace reads of words written in this run, and sends, by the value's maker."""
     key = operands.row * OPERANDS + operands.number
     order = np.argsort(key, kind="stable")
     flow = Flow(key[order], operands.row[order], operands.writer[order], operands.part[order])
+    passing = operands.passing
+    received, sent = flow.entry(passing.receives, 0), flow.entry(passing.sends, 0)
+    flow.writer[received], flow.part[received] = flow.writer[sent], flow.part[sent]
     stored = np.full(len(code) + 1, RESIDENT)  # one more: writer -1 finds RESIDENT
     stored[operands.memory.reads] = operands.memory.writer
     while (through := (flow.writer >= 0) & (stored[flow.writer] >= 0)).any():
@@ -55,12 +58,14 @@ def groups(code: Code, operands: Operands, flow: Flow) -> list[Ints]:
     for unit in ("vxm", "sxm.shift", "sxm.permute", "sxm.distribute", "sxm.rotate", "sxm.transpose"):
         run[code.unit(unit)] = True
     run[code.rows("activate", "accumulate", "gather", "scatter", "ifetch")] = True
+    run[operands.passing.receives] = True
     run[memory.reads[memory.writer == DYNAMIC]] = True
     writes = code.rows("write")
     run[writes[tracked[writes]]] = True
     level = _levels(code, flow, run)
     rows = np.flatnonzero(run)
     variant = _variant(code, flow)
+    variant[operands.passing.receives] = operands.passing.peer
     order = rows[np.lexsort((variant[rows], code.op[rows], level[rows]))]
     same = (np.diff(level[order]) == 0) & (np.diff(code.op[order]) == 0) & (np.diff(variant[order]) == 0)
     return np.split(order, np.flatnonzero(~same) + 1) if len(order) else []

@@ -1,37 +1,25 @@
 """An accepted program in; how many of its one-instruction mutants the referee refuses, and why, out.
 
-A mutant differs from the program in one instruction's cycle, stream, direction, address, kind of operand or flag, in
-the order of two neighbours, or lacks one instruction.  None may run to the end with other bits when claims are
-compared.  Opcodes and constants are left alone: such a mutant is another legal program.
+None may run to the end with other bits when claims are compared.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from openlpu._base.errors import NumericsError, ProgramError
-from openlpu.arch.isa import ALU, BYTE, IMM, QUAD, TABLE
 from openlpu.schedule.program import Claims
-from openlpu.target.chip.machine import Machine, Trace, resolve, with_claims
+from openlpu.target.chip.machine import Machine, Trace, with_claims
+from openlpu.target.chip.mutations import Mutant, mutants
 from openlpu.target.chip.run import ChipExecutable
 
-Queues = dict[str, NDArray]
 HARDWARE, CLAIMS, SAME, OTHER = "hardware", "claims", "same", "other"
 OUTCOMES = (HARDWARE, CLAIMS, SAME, OTHER)
-
-
-@dataclass(frozen=True)
-class Mutant:
-    """What was changed, in words, and the changed queues."""
-
-    kind: str
-    text: str
-    queues: Queues
 
 
 @dataclass
@@ -61,20 +49,21 @@ class MutantReport:
 
 def run_mutants(
     machine: Machine, queues: Mapping[str, NDArray], claims: Claims, outputs: tuple[NDArray, NDArray],
-    count: int = 1000, seed: int = 0,
+    count: int = 1000, seed: int = 0, among: str = "",
 ) -> MutantReport:
     """Break ``queues`` ``count`` times on ``machine``, whose SRAM is as before the run (and is so again afterwards).
 
-    ``outputs``: slices and addresses of the words whose bits are compared with those of the program itself.
+    ``outputs``: slices and addresses of the words whose bits are compared with those of the program itself, on every
+    chip.  ``among``: how the names of the queues that are broken begin.
     Raises :class:`ProgramError` when the program itself is refused.
     """
     restore = _Restore(machine)
-    trace = resolve(machine.chip, queues, claims)
+    trace = machine.resolve(queues, claims)
     machine.execute(trace)
-    reference = machine.peek(*outputs).copy()
+    reference = _bits(machine, outputs)
     restore(trace)
     report = MutantReport()
-    for mutant in mutants(dict(queues), count, seed):
+    for mutant in mutants(dict(queues), count, seed, among):
         outcome, other = _classify(machine, mutant, claims, outputs, reference, restore)
         report.counts[mutant.kind, outcome] += 1
         report.silent += outcome == CLAIMS and other
@@ -116,7 +105,7 @@ def _classify(
 ) -> tuple[str, bool]:
     """The outcome, and whether the bits without claims were others."""
     try:
-        trace = resolve(machine.chip, mutant.queues)
+        trace = machine.resolve(mutant.queues)
     except ProgramError:
         return HARDWARE, False
     bits = _run(machine, trace, outputs, restore)
@@ -138,121 +127,13 @@ def _run(
     """Output bits of a run, None when it was refused."""
     try:
         machine.execute(trace)
-        return machine.peek(*outputs).copy()
+        return _bits(machine, outputs)
     except (ProgramError, NumericsError):
         return None
     finally:
         restore(trace)
 
 
-def mutants(queues: Queues, count: int, seed: int) -> Iterator[Mutant]:
-    """``count`` mutants, the same for the same seed; every queue is hit as often as any other."""
-    rng = np.random.default_rng(seed)
-    names = sorted(name for name in queues if len(queues[name]))
-    while count:
-        name, kind = names[rng.integers(len(names))], KINDS[rng.integers(len(KINDS))]
-        i = int(rng.integers(len(queues[name])))
-        changed = _MUTATIONS[kind](queues[name].copy(), i, rng)
-        if changed is not None:
-            text = f"{kind} of instruction {queues[name]['id'][i]} in {name}"
-            yield Mutant(kind, text, queues | {name: changed})
-            count -= 1
-
-
-Mutation = Callable[[NDArray, int, np.random.Generator], NDArray | None]
-
-
-def _cycle(columns: NDArray, i: int, rng: np.random.Generator) -> NDArray:
-    delta = int(rng.integers(1, 5))
-    earlier = rng.random() < 0.5 and columns["cycle"][i] >= delta
-    columns["cycle"][i] = int(columns["cycle"][i]) + (-delta if earlier else delta)
-    return columns
-
-
-def _stream_fields(row: NDArray) -> list[str]:
-    """Fields of an instruction that name a stream."""
-    i = TABLE[row["op"]]
-    if i.unit == "vxm":
-        kinds = (("a", "a_kind"), ("b", "b_kind"), ("dst", "dst_kind"))
-        return [name for name, kind in kinds if row[kind] in (QUAD, BYTE)]
-    return [f.name for f in i.fields if f.name in ("stream", "dst", "map")]
-
-
-def _pick(names: list[str], rng: np.random.Generator) -> str | None:
-    return names[rng.integers(len(names))] if names else None
-
-
-def _stream(columns: NDArray, i: int, rng: np.random.Generator) -> NDArray | None:
-    """Another stream of the same direction: a neighbour, the next quad or any."""
-    name = _pick(_stream_fields(columns[i]), rng)
-    if name is None:
-        return None
-    value = int(columns[name][i])
-    step = (1, -1, 4, -4, int(rng.integers(1, 32)))[rng.integers(5)]
-    columns[name][i] = value // 32 * 32 + (value + step) % 32
-    return columns
-
-
-def _direction(columns: NDArray, i: int, rng: np.random.Generator) -> NDArray | None:
-    name = _pick(_stream_fields(columns[i]), rng)
-    if name is None:
-        return None
-    columns[name][i] ^= 32
-    return columns
-
-
-def _address(columns: NDArray, i: int, rng: np.random.Generator) -> NDArray | None:
-    """Another SRAM word, weight buffer group, accumulator or ALU latch."""
-    row = columns[i]
-    instruction = TABLE[row["op"]]
-    names = [f.name for f in instruction.fields if f.name in ("address", "group", "slot")]
-    if instruction.unit == "vxm":
-        names = [side for side in ("a", "b") if row[f"{side}_kind"] == ALU]
-    name = _pick(names, rng)
-    if name is None:
-        return None
-    width = next(f.bits for f in instruction.fields if f.name == name)
-    step = (1, -1, int(rng.integers(1, 1 << width)))[rng.integers(3)]
-    columns[name][i] = (row[name] + step) % (1 << width)
-    return columns
-
-
-def _kind(columns: NDArray, i: int, rng: np.random.Generator) -> NDArray | None:
-    """Another kind of VXM operand or destination."""
-    if TABLE[columns[i]["op"]].unit != "vxm":
-        return None
-    name = ("a_kind", "b_kind", "dst_kind")[rng.integers(3)]
-    kinds = IMM if name == "dst_kind" else IMM + 1
-    columns[name][i] = (columns[name][i] + rng.integers(1, kinds)) % kinds
-    return columns
-
-
-def _flag(columns: NDArray, i: int, rng: np.random.Generator) -> NDArray | None:
-    """The other value of a bit: clear or emit of accumulate, step of load_weights."""
-    fields = TABLE[columns[i]["op"]].fields
-    name = _pick([f.name for f in fields if f.name in ("clear", "emit", "step")], rng)
-    if name is None:
-        return None
-    columns[name][i] ^= 1
-    return columns
-
-
-def _swap(columns: NDArray, i: int, rng: np.random.Generator) -> NDArray | None:
-    """Two neighbours trade places; the cycles stay."""
-    if i + 1 == len(columns):
-        return None
-    cycles = columns["cycle"].copy()
-    columns[[i, i + 1]] = columns[[i + 1, i]]
-    columns["cycle"] = cycles
-    return columns
-
-
-def _drop(columns: NDArray, i: int, rng: np.random.Generator) -> NDArray:
-    return np.delete(columns, i)
-
-
-_MUTATIONS: Mapping[str, Mutation] = {
-    "cycle": _cycle, "stream": _stream, "direction": _direction, "address": _address, "kind": _kind, "flag": _flag,
-    "order": _swap, "drop": _drop,
-}
-KINDS = tuple(_MUTATIONS)
+def _bits(machine: Machine, outputs: tuple[NDArray, NDArray]) -> NDArray[np.uint8]:
+    """The words of every chip of the group."""
+    return np.stack([machine.peek(*outputs, role=role) for role in range(machine.roles)])

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from openlpu.arch.isa import ALU
-from openlpu.target.chip import sram, streams
+from openlpu.target.chip import deskew, links, sram, streams
 from openlpu.target.chip.code import Code, Ints
 
 
@@ -20,7 +20,8 @@ class Operands:
     """Operand ``number`` of instruction ``row`` is result ``part`` of instruction ``writer``.
 
     Numbers are those of :class:`~openlpu.schedule.program.Claims`.  A part counts the byte streams of a result; for
-    a word in SRAM it is the address in the instruction, and the writer may be RESIDENT or DYNAMIC.
+    a word in SRAM it is the address in the instruction, and the writer may be RESIDENT or DYNAMIC.  A receive of role r
+    takes what the writer, a send, sent on role r XOR part, or (RESIDENT, part 0) what another stage sent.
     """
 
     row: Ints
@@ -28,24 +29,28 @@ class Operands:
     writer: Ints
     part: Ints
     memory: sram.Sram
+    passing: links.Passing
 
 
-def resolve(code: Code) -> Operands:
+def resolve(code: Code, ports: links.Ports) -> Operands:
     """All operands of all instructions; refuses what arrives at the wrong time, twice or not at all."""
+    passing = links.resolve(code, ports)
     taken, posted = streams.reads(code), streams.posts(code)
     source = streams.match(code, taken, posted)
+    deskew.crossing(code, taken.row, posted.row[source])
     memory = sram.resolve(code)
     parts = [
         (taken.row, taken.part, posted.row[source], posted.part[source]),
         (memory.reads, 0, memory.writer, code.field["address"][memory.reads]),
         *_latches(code), _buffer(code), _array(code), *_accumulators(code),
+        (passing.receives, 0, passing.sends, passing.peer), (passing.arriving, 0, sram.RESIDENT, 0),
     ]
     filled = [[np.broadcast_to(np.asarray(c, np.int64), len(p[0])) for c in p] for p in parts]
     row, number, writer, part = (np.concatenate(columns) for columns in zip(*filled, strict=True))
-    return Operands(row, number, writer, part, memory)
+    return Operands(row, number, writer, part, memory, passing)
 
 
-Part = tuple[Ints, Ints | int, Ints, Ints | int]
+Part = tuple[Ints, Ints | int, Ints | int, Ints | int]
 
 
 def _find(keys: Ints, wanted: Ints) -> Ints:

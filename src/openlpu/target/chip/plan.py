@@ -39,27 +39,33 @@ class Batch:
 
 @dataclass(frozen=True)
 class Plan:
-    """``fetched``: reads of words nobody wrote before, done first; ``stored``: last direct writes, done at the end."""
+    """``fetched``: reads of words nobody wrote before, done first; then what other stages sent, ``arriving``.
+
+    ``stored``: last direct writes, done at the end; ``handed``: what leaves for another stage.
+    """
 
     words: int
     bytes: int
     fetched: Ints
+    arriving: Ints
     batches: tuple[Batch, ...]
     stored: Ints
     data: Bytes
+    handed: Bytes
 
 
 def plan(code: Code, operands: Operands) -> Plan:
     """Everything about execution that does not depend on values."""
     flow = levels.follow(code, operands)
     groups = levels.groups(code, operands, flow)
-    memory = operands.memory
+    memory, passing = operands.memory, operands.passing
     fetched = memory.reads[memory.writer == RESIDENT]
-    numbering = _Numbering(code, flow, [fetched, *groups])
+    numbering = _Numbering(code, flow, [fetched, passing.arriving, *groups])
     stored = memory.last[~np.isin(code.number[memory.last], memory.dynamic)]
     batches = tuple(numbering.batch(rows) for rows in groups)
     data = Bytes(numbering.source(stored, 0), numbering.words)
-    return Plan(numbering.words, numbering.bytes, fetched, batches, stored, data)
+    handed = Bytes(numbering.source(passing.handed, 0), numbering.words)
+    return Plan(numbering.words, numbering.bytes, fetched, passing.arriving, batches, stored, data, handed)
 
 
 class _Numbering:
@@ -137,6 +143,8 @@ class _Numbering:
             return ()
         if name == "ifetch":
             return (self.run(rows, 0, 2),)
+        if name == "receive":
+            return (self.source(rows, 0),)
         if name == "gather":
             return (self.source(rows, 1),)
         if name == "scatter":

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from openlpu.arch.isa import ALU, BY_NAME, BYTE, IMM, NONE, QUAD, TABLE, instructions_of, unit_of_queue
+from openlpu.target.chip import deskew
 from openlpu.target.chip.code import FIELDS, Code, Ints
 from openlpu.target.chip.streams import LOADED, Uses, posts, reads
 
@@ -29,6 +30,7 @@ def check(code: Code) -> None:
     _runs(code, posts(code))
     _order(code)
     _banks(code)
+    deskew.check(code)
 
 
 def _opcodes(code: Code) -> None:
@@ -37,7 +39,6 @@ def _opcodes(code: Code) -> None:
     own = np.array([np.isin(np.arange(len(TABLE)), [i.opcode for i in instructions_of(unit)]) for unit in units], bool)
     own = own.reshape(len(units), len(TABLE))
     code.refuse(np.flatnonzero(~own[code.queue, code.op]), "not an instruction of this queue's unit")
-    code.refuse(code.unit("c2c"), "there is no link: this is a single chip")
 
 
 def _ranges(code: Code) -> None:

@@ -12,12 +12,14 @@ import numpy as np
 from openlpu._base.errors import NumericsError
 from openlpu.arch.chip import Chip, load_chip
 from openlpu.graph.ir import Graph
-from openlpu.place import emplace, host
+from openlpu.partition.split import Split
 from openlpu.place.layout import place
 from openlpu.schedule.program import Program, Rows, Segment
 from openlpu.schedule.step import buckets, schedule
 from openlpu.target.base import F32, Chunk
+from openlpu.target.chip import host, system
 from openlpu.target.chip.machine import Machine, Trace, resolve
+from openlpu.target.chip.system import SystemExecutable
 
 
 class ChipExecutable:
@@ -34,11 +36,7 @@ class ChipExecutable:
         self.check = check
         self.traces: dict[int, Trace] = {}
         self.cycles = program.segments[0].cycles
-        self.rows = {item.name: item for item in program.resident}
-        for item in program.resident:
-            count, planes = item.slices.shape
-            data = emplace.vectors(item.source, count, planes, program.chip.lanes, params)
-            self.machine.load(item.slices, item.addresses[:, None], data)
+        host.fill(self.machine, program.resident, params)
 
     def run(self, chunks: Sequence[Chunk]) -> list[F32]:
         """Logits per chunk, token after token; ``cycles`` is then what the last token took."""
@@ -69,27 +67,25 @@ class ChipExecutable:
 
     def write_host_rows(self, token: int, position: int) -> None:
         """What the host does before a token: which one it is, and where."""
-        p = self.program
-        for name in p.host:
-            item = self.rows[f"host.{name}"]
-            data = host.row(name, p.chip, token, position, p.v_rows)[None]
-            self.machine.load(item.slices, item.addresses[:, None], data)
+        host.write_rows(self.machine, self.program, token, position)
 
     def value(self, rows: Rows) -> F32:
         """An fp32 value of the last token, by channel, from where the segment left it."""
-        planes = self.machine.peek(rows.slices, rows.addresses[:, None])
-        words = np.ascontiguousarray(planes.transpose(0, 2, 1)).view("<f4")[..., 0]
-        used = rows.channel >= 0
-        out = np.empty(int(used.sum()), np.float32)
-        out[rows.channel[used]] = words[used]
-        return out
+        return host.value(self.machine, [rows])
 
     def close(self) -> None:
         """Nothing to release."""
 
 
-def load(graph: Graph, *, slots: int = 1, context: int = 0, chip: Chip | str = "lpu-v1") -> ChipExecutable:
-    """Compile for a chip and load; ``context`` 0 means the model's own."""
-    assert slots == 1, "one chip holds one sequence"
+def load(
+    graph: Graph, *, slots: int = 1, context: int = 0, chip: Chip | str = "lpu-v1", split: Split | None = None
+) -> ChipExecutable | SystemExecutable:
+    """Compile for a chip, or with a ``split`` for the chips of a node of them, and load.
+
+    ``context`` 0 means the model's own.
+    """
+    assert slots == 1, "a chip holds one sequence"
+    if split:
+        return system.load(graph, context=context, split=split)
     layout = place(graph, load_chip(chip) if isinstance(chip, str) else chip, context)
     return ChipExecutable(schedule(graph, layout, buckets(layout.context)), graph.params)

@@ -25,12 +25,12 @@ _READS: tuple[tuple[str, str, int | str, int], ...] = (
     ("load_weights", "stream", LOADED, 0), ("activate", "stream", 1, 0),
     ("shift", "stream", "count", 0), ("permute", "stream", "count", 0), ("permute", "map", 2, MAP),
     ("distribute", "stream", 1, 0), ("distribute", "map", 1, MAP),
-    ("rotate", "stream", "size", 0), ("transpose", "stream", 16, 0),
+    ("rotate", "stream", "size", 0), ("transpose", "stream", 16, 0), ("send", "stream", 1, 0),
 )
 _POSTS: tuple[tuple[str, str, int | str, int], ...] = (
     ("read", "stream", 1, 0), ("gather", "stream", 1, 0), ("accumulate", "stream", "emit", 0),
     ("shift", "dst", "count", 0), ("permute", "dst", "count", 0), ("distribute", "dst", 1, 0),
-    ("rotate", "dst", "size", 0), ("transpose", "dst", 16, 0),
+    ("rotate", "dst", "size", 0), ("transpose", "dst", 16, 0), ("receive", "stream", 1, 0),
 )
 
 

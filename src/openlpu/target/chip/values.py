@@ -14,12 +14,37 @@ I32 = NDArray[np.int32]
 
 
 class Values:
-    """The words table, int32 [words, lanes], and the bytes table, uint8 [bytes, lanes]."""
+    """The words table, int32 [words, width], and the bytes table, uint8 [bytes, width]; both grow as asked."""
 
-    def __init__(self, words: int, bytes_: int, lanes: int) -> None:
-        self.words = np.empty((words, lanes), np.dtype("<i4"))
-        self.planes = self.words.view(np.uint8).reshape(words, lanes, 4)
-        self.bytes = np.empty((bytes_, lanes), np.uint8)
+    words: I32
+    planes: U8
+    bytes: U8
+
+    def __init__(self) -> None:
+        self._make(0, 0, 1)
+        self._third = np.empty(0, np.int32)
+
+    def zeros(self, shape: tuple[int, ...]) -> I32:
+        """A third table of any shape, all zero; until it is asked for again."""
+        size = int(np.prod(shape))
+        if len(self._third) < size:
+            self._third = np.empty(size, np.int32)
+        out = self._third[:size]
+        out.fill(0)
+        return out.reshape(shape)
+
+    def _make(self, words: int, bytes_: int, width: int) -> None:
+        self.words = np.empty((words, width), np.dtype("<i4"))
+        self.planes = self.words.view(np.uint8).reshape(words, width, 4)
+        self.bytes = np.empty((bytes_, width), np.uint8)
+
+    def hold(self, words: int, bytes_: int, width: int) -> None:
+        """Make room for so many vectors of this width; if there was not, what was held is lost."""
+        if self.bytes.shape[1] == width:
+            words, bytes_ = max(words, len(self.words)), max(bytes_, len(self.bytes))
+        if (words, bytes_, width) != (len(self.words), *self.bytes.shape):
+            self._make(0, 0, 1)  # give the old tables back before asking for larger ones
+            self._make(words, bytes_, width)
 
 
 def _index(rows: Ints) -> slice | Ints:
@@ -46,7 +71,7 @@ class Bytes:
         self.word, self.plane = flat[self.word_at] // 4, flat[self.word_at] % 4
 
     def take(self, values: Values) -> U8:
-        """The vectors, uint8 [*shape, lanes]; may be a view that the caller must not write."""
+        """The vectors, uint8 [*shape, width]; may be a view that the caller must not write."""
         lanes = values.bytes.shape[1]
         if self.only_bytes:
             return values.bytes[self.byte].reshape(*self.shape, lanes)
@@ -70,7 +95,7 @@ class Words:
         self.parts = [Bytes(sources[~whole, k], words) for k in range(4)] if len(self.parts_at) else []
 
     def take(self, values: Values) -> I32:
-        """The numbers, int32 [n, lanes]; may be a view that the caller must not write."""
+        """The numbers, int32 [n, width]; may be a view that the caller must not write."""
         if len(self.whole_at) == self.size:
             return values.words[self.whole]
         out = np.empty((self.size, values.words.shape[1]), np.dtype("<i4"))

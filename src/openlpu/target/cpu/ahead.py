@@ -49,9 +49,14 @@ class Ahead:
 
 
 def _pieces(stage: Stage, args: int, path: Path, threads: int, thread: int) -> list[Piece]:
-    """The first weights of a thread's segment in the order its kernel reads them, at most ``LIMIT`` bytes."""
+    """The first weights of a thread's segment in the order its kernel reads them, at most ``LIMIT`` bytes.
+
+    Of experts nothing: which will be read is not known yet.
+    """
     spec = stage.spec
     assert isinstance(spec, LinearStage), "only linear stages read weights"
+    if spec.experts:
+        return [END]
     panels, tiles = spec.panels(path), spec.tiles(path, threads)
     first, end = (tiles * (thread + i) // threads * panels // tiles for i in range(2))
     pieces: list[Piece] = []

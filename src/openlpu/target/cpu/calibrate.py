@@ -30,7 +30,7 @@ from openlpu.target.cpu.crew import Crew
 from openlpu.target.cpu.machine import PERCENTS, Machine, Spread, processor
 from openlpu.target.cpu.native import kernels_hash
 from openlpu.target.cpu.plan import Plan
-from openlpu.target.cpu.run import load
+from openlpu.target.cpu.run import CpuExecutable, load
 
 ROUNDS = 6  # of samples over all points
 POINT_S = 0.01  # wall seconds of samples of a point in a round, as long as they are
@@ -42,6 +42,8 @@ KINDS = ("linear", "rows", "attention")
 NOTHING = "nothing"  # a step without stages: what calling native code takes
 
 Clock = Callable[[], float]
+Answers = Callable[[CpuExecutable, bool, float], list[float]]
+"""An executable, whether tokens are drawn at random, seconds of answers -> wall seconds between their tokens."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ SPECIMENS = {
     "groups": Specimen(_shape(128, 6, (16, 2, 64), 512, 512), 8, NEAR),
     "heads": Specimen(_shape(1024, 3, (6, 6, 128), 128, 256), 8, NEAR),
     "layers": Specimen(_shape(384, 8, (6, 2, 64), 1024, 1024), 8, NEAR),
+    "words": Specimen(_shape(64, 4, (4, 2, 16), 192, 1024), 8, ((1, 16),)),
     "vocabulary": Specimen(_shape(64, 1, (1, 1, 64), 64, 65536), 8, ((1, 16), (8, 8))),
     "deep": Specimen(_shape(320, 120, (8, 4, 64), 1280, 2048), 8, FAR),
     "broad": Specimen(_shape(2048, 4, (16, 8, 64), 6144, 8192), 8, FAR),
@@ -80,6 +83,8 @@ SPECIMENS = {
 }
 # How steady times are: wall seconds of tokens that take some ten microseconds, some hundred, some thousand.
 STEADY = {"tiny": 0.3, "layers": 0.6, "deep": 2.4}
+VOCABULARIES = ("tiny", "words", "vocabulary")  # what the engine does to a token follows the number of its logits
+ENGINE_S = 0.06  # wall seconds of answers of each in a round, likeliest and drawn
 
 Key = tuple[str, str, int, int]  # specimen, kind, rows, seen
 
@@ -125,9 +130,12 @@ class Bench:
         self.executable.close()
 
 
-def calibrate(threads: int, path: str = "auto", *, clock: Clock = time.perf_counter,
+def calibrate(threads: int, path: str = "auto", *, answers: Answers, clock: Clock = time.perf_counter,
               progress: Progress = silent) -> Machine:
-    """Measure this machine with a vector path and a number of threads; takes some ten seconds of the wall clock."""
+    """Measure this machine with a vector path and a number of threads; takes some ten seconds of the wall clock.
+
+    ``answers`` makes tokens as a user's request does: what that takes beside the steps, and how steady it is.
+    """
     total = len(SPECIMENS) + ROUNDS + 1
     with ExitStack() as stack:
         benches: dict[str, Bench] = {}
@@ -137,13 +145,18 @@ def calibrate(threads: int, path: str = "auto", *, clock: Clock = time.perf_coun
             stack.callback(benches[name].close)
         times: dict[Key, list[float]] = {}
         steady: dict[str, list[float]] = {name: [] for name in STEADY}
+        whole: dict[tuple[str, bool], list[float]] = {}
         for turn in range(ROUNDS):
             progress("measure", len(SPECIMENS) + turn, total)
             for key in _keys():
                 name, kind, rows, seen = key
                 times.setdefault(key, []).extend(benches[name].samples(kind, rows, seen, POINT_S, clock))
             for name, found in steady.items():
-                found += _tokens(benches[name], STEADY[name] / ROUNDS, clock)
+                found += answers(benches[name].executable, False, STEADY[name] / ROUNDS)
+            for name in VOCABULARIES:
+                for drawn in (False, True):
+                    found = answers(benches[name].executable, drawn, ENGINE_S)
+                    whole.setdefault((name, drawn), []).extend(found)
         progress("memory", total - 1, total)
         reach = _reach(threads, clock)
         first = next(iter(benches.values()))
@@ -151,6 +164,8 @@ def calibrate(threads: int, path: str = "auto", *, clock: Clock = time.perf_coun
         call = units.percentile([t for _ in range(ROUNDS) for t in first.samples(NOTHING, 1, 1, POINT_S, clock)], 50)
         medians = {key: units.percentile(found, 50) - call * (key[1] in KINDS) for key, found in times.items()}
         prices = _prices({name: bench.plans for name, bench in benches.items()}, setting, medians)
+        prices |= _engine({key: units.percentile(found, 50) - medians[key[0], "step", 1, 16]
+                           for key, found in whole.items()})
     spreads = tuple(map(_spread, steady.values()))
     return Machine(processor(), loaded.path.name, threads, reach, prices, spreads, kernels_hash())
 
@@ -164,12 +179,15 @@ def _keys() -> Iterator[Key]:
                     yield name, kind, rows, seen
 
 
-def _tokens(bench: Bench, budget: float, clock: Clock) -> list[float]:
-    """Wall seconds of tokens in a row."""
-    times: list[float] = []
-    while sum(times) < budget:
-        times += bench.samples("step", 1, 16, budget, clock)
-    return times
+def _engine(beside: dict[tuple[str, bool], float]) -> dict[str, float]:
+    """Prices of a token by its number of logits, which only grow, from what answers take beside their steps."""
+    prices: dict[str, float] = {}
+    for drawn, way in ((False, "likeliest"), (True, "drawn")):
+        most = 0.0
+        for name in VOCABULARIES:
+            most = max(most, beside[name, drawn])
+            prices[f"engine: {way} {SPECIMENS[name].config.vocab}"] = most
+    return prices
 
 
 def _spread(times: Sequence[float]) -> Spread:

@@ -40,6 +40,7 @@ Counts = defaultdict[str, float]
 ROW_WORK = {
     "embed": ("embed",), "quantize": ("quantize",), "rms": ("rms",), "rope": ("rope",), "store": ("quantize", "store"),
     "headnorm": ("quantize", "rms", "plain"), "add": ("plain",), "mul": ("plain",), "silu_mul": ("silu",),
+    "route": ("plain",), "group": ("plain",), "coded": ("quantize",), "mix": ("plain",),
 }
 
 
@@ -131,14 +132,14 @@ def walked(plan: Plan, path: Path, step: Step) -> int:
     """Bytes of weights and caches that a step walks through."""
     seen = max(step.seen)
     caches = [stage.spec for stage in plan.stages if isinstance(stage.spec, AttentionStage)]
-    return weight_bytes(plan, path) + sum(
+    return weight_bytes(plan, path, len(step.seen)) + sum(
         spec.cache.bytes_read(padded(min(seen, spec.window or seen), POSITIONS)) for spec in caches
     )
 
 
-def weight_bytes(plan: Plan, path: Path) -> int:
-    """Bytes of weights that a step reads."""
-    return sum(stage.spec.weight_bytes(path) for stage in plan.stages if isinstance(stage.spec, LinearStage))
+def weight_bytes(plan: Plan, path: Path, rows: int = 1) -> int:
+    """Bytes of weights that a step of so many rows reads; of experts, as many as the rows can choose."""
+    return sum(stage.spec.weight_bytes(path, rows) for stage in plan.stages if isinstance(stage.spec, LinearStage))
 
 
 def logits(plan: Plan) -> int:
@@ -173,8 +174,9 @@ class _Counting:
         self.counts[f"{stage.kind}: stage"] += 1
         self.counts[f"{stage.kind}: tile"] += each
         if isinstance(stage.spec, LinearStage):
+            active, rows = stage.spec.met(len(seen))
             for part in stage.spec.parts:
-                self._part(part, stage.spec, len(seen), each / tiles)
+                self._part(part, stage.spec, rows, active * each / tiles)
         elif isinstance(stage.spec, AttentionStage):
             self._attention(stage.spec, seen, tiles)
         else:
@@ -236,6 +238,7 @@ class _Counting:
     def _op(self, op: Op, plan: Plan, rows: float) -> None:
         numbers = dict(op.numbers)
         size = plan.cache.heads * plan.cache.dim if op.name == "store" else numbers["size"]
+        rows *= numbers.get("chosen", 1)  # of one token, where there are experts
         self.counts["rows: op"] += rows
         self.counts["rows: wide"] += rows * numbers.get("wide", 0)
         for what in ROW_WORK[op.name]:

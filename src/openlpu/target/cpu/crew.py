@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
 from dataclasses import dataclass
 
@@ -29,7 +30,10 @@ class Entry:
 
 
 class Crew:
-    """The calling thread and ``threads - 1`` native workers, walking one table of stages."""
+    """The calling thread and ``threads - 1`` native workers, walking one table of stages.
+
+    Workers do not survive a fork: a forked process gets its own at its first step.
+    """
 
     def __init__(self, module: Module, entries: list[Entry], step: int, scratch: int, threads: int) -> None:
         assert len(entries) < 1 << STAGE_BITS, "the step has more stages than the team's word can count"
@@ -44,13 +48,22 @@ class Crew:
         area = self._arena.take(scratch * threads)
         plan = (self._arena.address + table, len(rows), step, self._arena.address + area, scratch, threads)
         self._arena.view(PLAN_AT, 8 * len(plan)).view(np.int64)[:] = plan
-        self._run = module.function("run_step", ctypes.c_void_p)
-        self._quit = module.function("quit", ctypes.c_void_p)
-        module.function("prepare", ctypes.c_void_p)(self._team)
-        worker = module.function("worker", ctypes.c_void_p, ctypes.c_int64)
+        self._lines = [self._arena.view(area + scratch * i, OWN_BYTES) for i in range(threads)]
+        self._run, self._quit, self._prepare = (
+            module.function(name, ctypes.c_void_p) for name in ("run_step", "quit", "prepare"))
+        self._work = module.function("worker", ctypes.c_void_p, ctypes.c_int64)
+        self._begin()
+
+    def _begin(self) -> None:
+        """An idle team that nobody has worked in yet, and its workers."""
+        self._process = os.getpid()
+        for words in (self._arena.view(0, PLAN_AT), *self._lines):
+            words[:] = 0
+        self._prepare(self._team)
         self._workers: list[threading.Thread] = []
+        threads = len(self._lines)
         for i in range(1, threads):
-            thread = threading.Thread(target=worker, args=(self._team, i), daemon=True)
+            thread = threading.Thread(target=self._work, args=(self._team, i), daemon=True)
             try:
                 thread.start()
             except RuntimeError as error:
@@ -61,6 +74,8 @@ class Crew:
 
     def run(self) -> None:
         """One step of the rows in the header."""
+        if self._process != os.getpid():
+            self._begin()
         self._run(self._team)
 
     @property
@@ -70,7 +85,8 @@ class Crew:
 
     def close(self) -> None:
         """Send the workers home."""
-        self._quit(self._team)
-        for thread in self._workers:
-            thread.join()
+        if self._process == os.getpid():
+            self._quit(self._team)
+            for thread in self._workers:
+                thread.join()
         self._workers = []

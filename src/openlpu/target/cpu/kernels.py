@@ -9,9 +9,10 @@ from openlpu.target.cpu.attention_block import Areas, AttentionStage
 from openlpu.target.cpu.dots import dot_kernels
 from openlpu.target.cpu.emit import Function
 from openlpu.target.cpu.linear import LinearKernel, LinearStage
+from openlpu.target.cpu.mixture import ExpertKernel
+from openlpu.target.cpu.mixture_rows import MixtureRows
 from openlpu.target.cpu.path import Path
 from openlpu.target.cpu.plan import Plan, Spec, Stage
-from openlpu.target.cpu.rows import RowKernel
 from openlpu.target.cpu.team import Team
 
 PARAMS = [("ptr", "args"), ("ptr", "step"), ("i64", "tile"), ("i64", "rows"), ("ptr", "scratch")]
@@ -81,11 +82,11 @@ def kernel(name: str, spec: Spec, plan: Plan, path: Path, threads: int) -> Funct
     """One stage's kernel."""
     fn = Function(name, "void", PARAMS)
     if isinstance(spec, LinearStage):
-        LinearKernel(fn, path, spec, threads).emit()
+        (ExpertKernel if spec.experts else LinearKernel)(fn, path, spec, threads).emit()
     elif isinstance(spec, AttentionStage):
         AttentionKernel(fn, path, spec, threads).emit()
     else:
-        RowKernel(fn, path, plan.cache).emit(spec)
+        MixtureRows(fn, path, plan.cache).emit(spec)
     fn.line("ret void")
     return fn
 

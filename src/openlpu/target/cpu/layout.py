@@ -66,12 +66,14 @@ class Layout:
         return self.params[operand]
 
     def _value_bytes(self, name: str, values: Mapping[str, Value]) -> dict[tuple[str, str], int]:
-        """What a value needs for MAX_ROWS rows: numbers, or codes and their scales and sums."""
+        """What a value needs for MAX_ROWS tokens: numbers, or codes and their scales and sums."""
+        rows = MAX_ROWS * self.plan.experts.get(name, (1, 1))[0]
         if name not in self.plan.codes:
-            return {("value", name): MAX_ROWS * 4 * value_stride(values[name].size)}
-        sizes = {("meta", name): 16 * MAX_ROWS}
+            size = self.plan.tables[name] if name in self.plan.tables else values[name].size
+            return {("value", name): rows * 4 * value_stride(size)}
+        sizes = {("meta", name): 16 * rows}
         if name not in self.plan.alias:
-            sizes["value", name] = MAX_ROWS * code_stride(self.path, *self.plan.codes[name])
+            sizes["value", name] = rows * code_stride(self.path, *self.plan.codes[name])
         return sizes
 
     def _values(self, graph: Graph) -> dict[tuple[str, str], int]:

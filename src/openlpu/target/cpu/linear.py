@@ -58,19 +58,27 @@ class LinearStage:
     codes: int
     meta: int
     parts: tuple[Part, ...]
+    experts: int = 0  # that a matrix has one of each for, their argument slots one after another; 0: all rows share one
+    chosen: int = 1  # experts of a token
+    starts: int = -1  # where each expert's rows begin
+
+    def met(self, rows: int) -> tuple[int, int]:
+        """The most experts (or 1) that so many tokens read, and the rows of each when they do."""
+        active = min(self.experts, rows * self.chosen) or 1
+        return active, -(-rows * self.chosen // active)
 
     def panels(self, path: Path) -> int:
-        """Panels in all parts together."""
+        """Panels in all parts together; of one expert."""
         return sum(padded(part.rows, path.panel) // path.panel for part in self.parts)
 
     def tiles(self, path: Path, threads: int) -> int:
         """Tiles of near equal size, as many for each thread, no smaller than a panel."""
         each = max(SHARES if threads > 1 else 1, self.weight_bytes(path) // (TILE_BYTES * threads))
-        return min(self.panels(path), each * threads)
+        return min(self.met(1)[0] * self.panels(path), each * threads)
 
-    def weight_bytes(self, path: Path) -> int:
-        """Bytes of all panels, which a step reads once."""
-        return sum(
+    def weight_bytes(self, path: Path, rows: int = 1) -> int:
+        """Bytes of all panels that a step of so many tokens reads, once each."""
+        return self.met(rows)[0] * sum(
             padded(part.rows, path.panel) // path.panel * matrix.format.panel_bytes(path, self.k)
             for part in self.parts for matrix in part.matrices()
         )
@@ -87,9 +95,14 @@ class LinearKernel:
         self.args = fn.params["args"]
         self.planes = 2 if stage.wide else 1
         self.code_stride = code_stride(path, stage.k, stage.wide)
+        self.first, self.rows, self.expert = fn.value("i64", 0), fn.params["rows"], fn.value("i64", 0)
 
     def arg(self, slot: int) -> Value:
         return self.args.at(8 * slot).load("ptr", 8)
+
+    def weights(self, slot: int) -> Value:
+        """An argument that the rows ``first`` … ``first + rows`` meet: of a matrix."""
+        return self.arg(slot)
 
     def emit(self) -> None:
         fn, panels = self.fn, self.stage.panels(self.path)
@@ -107,8 +120,9 @@ class LinearKernel:
 
     def _panel(self, part: Part, panel: Value) -> None:
         """All rows of the step in blocks: as many of the largest as fit, then of the next."""
-        fn, rows, row = self.fn, self.fn.params["rows"], self.fn.slot("i64")
-        at = {m: self.arg(m.codes).at(panel * m.format.panel_bytes(self.path, self.stage.k)) for m in part.matrices()}
+        fn, rows, row = self.fn, self.rows, self.fn.slot("i64")
+        at = {m: self.weights(m.codes).at(panel * m.format.panel_bytes(self.path, self.stage.k))
+              for m in part.matrices()}
         expands = part.expands(self.path)
         if expands:
             with fn.when(rows.compare("sge", self.path.expand_rows)):
@@ -129,8 +143,8 @@ class LinearKernel:
         return BYTES, out
 
     def _blocks(self, part: Part, panel: Value, row: Slot, block: int, at: Panels) -> None:
-        with self.fn.loop((self.fn.params["rows"] - row.get()).udiv(block)):
-            self._block(part, panel, row.get(), block, at)
+        with self.fn.loop((self.rows - row.get()).udiv(block)):
+            self._block(part, panel, self.first + row.get(), block, at)
             row.set(row.get() + block)
 
     def _block(self, part: Part, panel: Value, row: Value, block: int, at: Panels) -> None:
@@ -177,8 +191,8 @@ class LinearKernel:
         if self.stage.wide:
             high = self._sum(at.at(4 * block * self.path.panel), meta.at(8), offset)
             y = high * 256.0 + y
-        y = (y * meta.load("float").splat(16)) * self.arg(part.scale).at(column * 4).load(F16)
-        return y + self.arg(part.bias).at(column * 4).load(F16) if part.bias >= 0 else y
+        y = (y * meta.load("float").splat(16)) * self.weights(part.scale).at(column * 4).load(F16)
+        return y + self.weights(part.bias).at(column * 4).load(F16) if part.bias >= 0 else y
 
     def _sum(self, at: Value, codes_sum: Value, offset: int) -> Value:
         """An exact sum as fp32, free of the weights' offset."""

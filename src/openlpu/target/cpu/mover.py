@@ -31,7 +31,8 @@ class Mover:
 
     def finished(self) -> Image | None:
         """The copy, when it is complete; the mover lets go of both."""
-        copy, self._copy = self._copy, None
+        if copy := self._copy:  # one look: it may appear between two
+            self._copy = None
         return copy
 
     def stop(self) -> None:
@@ -44,7 +45,10 @@ class Mover:
         image, self._image = self._image, None
         assert image, "a mover works once"
         source = image.streamed
-        arena = Arena(len(source))
+        try:
+            arena = Arena(len(source))
+        except OSError:  # no room for a copy: the map serves as well, only slower
+            return
         for at in range(0, len(source), SLICE):
             if self._stop.is_set():
                 return

@@ -17,11 +17,14 @@ from openlpu.graph.ir import Graph, Node
 from openlpu.target.cpu.attention_block import AttentionStage
 from openlpu.target.cpu.cache import CacheLayout
 from openlpu.target.cpu.linear import LinearStage, Part
+from openlpu.target.cpu.mixture import one_format, twins
 from openlpu.target.cpu.rows import Op
 from openlpu.target.cpu.sparse import PAIRS, Tiles
 from openlpu.target.cpu.weights import BYTES, NIBBLES, Format
 
 ROWS, LINEAR, ATTENTION = "rows", "linear", "attention"
+CODING = ("quantize", "coded")
+ALL = "all"  # where a value is that stages read of all rows at once: none may join the stage that writes it
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,10 @@ class Stage:
 class Plan:
     """All stages in order; ``codes`` gives every coded value's (size, wide channels), ``alias`` the value whose
     codes a value shares, ``packed`` the parameter of block bytes (or none) of every matrix's codes, ``formats`` how
-    they lie in memory."""
+    they lie in memory.
+
+    ``experts`` gives (experts of a token, all experts) of every value with a row for each expert of a token, which is
+    named as the first expert's; ``tables`` the words a token has of a value that the graph does not know."""
 
     stages: tuple[Stage, ...]
     cache: CacheLayout
@@ -61,6 +67,8 @@ class Plan:
     alias: dict[str, str]
     packed: dict[str, str]
     formats: dict[str, Format]
+    experts: dict[str, tuple[int, int]]
+    tables: dict[str, int]
 
 
 def formats(graph: Graph) -> dict[str, Format]:
@@ -73,6 +81,11 @@ def _format(linear: Node) -> Format:
         return NIBBLES
     sparse = linear.attrs.get("sparse")
     return BYTES if sparse is None else PAIRS if sparse == tp.PAIRS else Tiles(linear.attrs["tiles"])
+
+
+def _sizes(graph: Graph, route: Node) -> tuple[int, int]:
+    """(experts of a token, all experts)."""
+    return route.attrs["chosen"], graph.values[route.output].size
 
 
 @dataclass
@@ -111,20 +124,29 @@ class Planner:
         self.users = {name: len(nodes) for name, nodes in graph.consumers().items()}
         self.makers = graph.producers()
         linears = [n for n in graph.nodes if n.op == "linear"]
-        inputs = {n.inputs[0] for n in linears if "blocks" in n.params or n.attrs.get("sparse") == tp.BLOCKS}
-        self.blocked = inputs | {self.makers[name].inputs[0] for name in inputs if self.makers[name].op == "rms"}
+        self.blocked = {n.inputs[0] for n in linears if "blocks" in n.params or n.attrs.get("sparse") == tp.BLOCKS}
+        for op in ("select", "rms"):
+            self.blocked |= {self.makers[name].inputs[0] for name in self.blocked if self.makers[name].op == op}
         self.packed = {n.params["codes"]: n.params.get("blocks", "") for n in linears}
         self.formats = formats(graph)
+        self.twins = twins(graph)
+        self.routes: dict[str, Node] = {}  # value with rows for experts -> what chose them
+        self.tables: dict[str, int] = {}
 
     def plan(self) -> Plan:
         """The finished plan."""
+        others = {node.output: first for first, nodes in self.twins.items() for node in nodes[1:]}
         for node in self.graph.nodes:
-            getattr(self, f"_{node.op}", self._row)(node)
+            if node.output not in others:
+                getattr(self, f"_{node.op}", self._row)(node)
+        self.alias |= others
+        experts = {name: _sizes(self.graph, route) for name, route in self.routes.items()}
         order = [self.drafts[key] for key in sorted(self.drafts, key=lambda k: k[0])]
         stores = [i for i, d in enumerate(order) if any(op.name == "store" for op in d.ops)]
         last = stores[-1] if stores else -1
         stages = [self._finish(draft, i > last) for i, draft in enumerate(order)]
-        return Plan(tuple(stages), self.cache, self.codes, self.alias, self.packed, self.formats)
+        return Plan(tuple(stages), self.cache, self.codes, self.alias, self.packed, self.formats,
+                    experts, self.tables)
 
     def _finish(self, draft: _Draft, logits_only: bool) -> Stage:
         spec = draft.spec
@@ -134,6 +156,10 @@ class Planner:
             size, wide = self.codes[draft.source]
             codes, meta = draft.slot("value", draft.source), draft.slot("meta", draft.source)
             spec = LinearStage(size, wide, codes, meta, tuple(draft.parts))
+            if route := self.routes.get(draft.source):
+                (chosen, experts), starts = _sizes(self.graph, route), f"{route.output}.starts"
+                spec = replace(spec, experts=experts, chosen=chosen, starts=draft.slot("value", starts))
+                draft.reads.append(starts)
         reads = tuple(self.alias.get(name, name) for name in draft.reads) + tuple(draft.reads)
         return Stage(draft.kind, draft.where, spec, tuple(draft.operands), reads, tuple(draft.writes), logits_only)
 
@@ -181,9 +207,15 @@ class Planner:
     def _code(self, draft: _Draft, where: str, x: str, out: str, size: int, wide: int) -> None:
         slots = (("x", draft.slot("value", x)), ("codes", draft.slot("value", out)),
                  ("meta", draft.slot("meta", out)))
-        if not any(op.name == "quantize" for op in draft.ops):
+        if not any(op.name in CODING for op in draft.ops):
             draft.where = where  # what an error names
-        draft.ops.append(Op("quantize", slots, (("size", size), ("wide", wide), ("blocks", out in self.blocked))))
+        op = Op("quantize", slots, (("size", size), ("wide", wide), ("blocks", out in self.blocked)))
+        if route := self.routes.get(x):
+            self.routes[out], places = route, f"{route.output}.places"
+            draft.reads.append(places)
+            op = Op("coded", (*slots, ("places", draft.slot("value", places))),
+                    (*op.numbers, ("chosen", route.attrs["chosen"])))
+        draft.ops.append(op)
         self.codes[out] = (size, wide)
         self._written(draft, out)
 
@@ -203,11 +235,16 @@ class Planner:
         (x,) = node.inputs
         assert self.graph.values[x].size <= MAX_K, f"{node.where}: sums of this many products are not exact"
         draft = self._draft(LINEAR, node, node.inputs, x)
-        bias = draft.slot("vector", node.params["bias"]) if "bias" in node.params else -1
+        nodes = self.twins.get(node.output, (node,))
+        one_format(nodes)
+        words = {"codes": "packed", "scale": "vector", "bias": "vector"}
+        slot = {word: [draft.slot(words[word], one.params[word]) for one in nodes][0]  # and behind it the others'
+                for word in words if word in node.params}
+        if node.output in self.twins:
+            self.routes[node.output] = self.routes[x]
         part = Part(
-            self.graph.values[node.output].size, draft.slot("packed", node.params["codes"]),
-            draft.slot("vector", node.params["scale"]), draft.slot("value", node.output), bias,
-            format=self.formats[node.params["codes"]], logits=node.output == self.graph.output,
+            self.graph.values[node.output].size, slot["codes"], slot["scale"], draft.slot("value", node.output),
+            slot.get("bias", -1), format=self.formats[node.params["codes"]], logits=node.output == self.graph.output,
         )
         draft.parts.append(part)
         self._written(draft, node.output)
@@ -255,6 +292,37 @@ class Planner:
         del draft.parts[j]
         draft.writes.remove(gate)
         self._replace_output(draft, up, node.output)
+        if up in self.routes:
+            self.routes[node.output] = self.routes[up]
+
+    def _route(self, node: Node) -> None:
+        self._row(node)
+        self.place[node.output] = (self.place[node.output][0], ALL)
+
+    def _select(self, node: Node) -> None:
+        """Rows of all experts: where they are, and the codes there."""
+        q, weights = node.inputs
+        self.routes[node.output] = route = self.makers[weights]
+        draft, (chosen, experts) = self._draft(ROWS, node, node.inputs), _sizes(self.graph, route)
+        self.tables |= {f"{weights}.places": chosen, f"{weights}.starts": experts + 1}
+        read = {"codes": ("value", self.alias.get(q, q)), "meta": ("meta", q), "weights": ("value", weights)}
+        made = {"out": ("value", node.output), "out_meta": ("meta", node.output),
+                "places": ("value", f"{weights}.places"), "starts": ("value", f"{weights}.starts")}
+        slots = tuple((word, draft.slot(*operand)) for word, operand in (read | made).items())
+        self.codes[node.output] = size, wide = self.codes[q]
+        draft.ops.append(Op("group", slots, (("size", size), ("wide", wide), ("chosen", chosen), ("experts", experts))))
+        for name in (node.output, f"{weights}.places", f"{weights}.starts"):
+            self._written(draft, name)
+
+    def _mix(self, node: Node) -> None:
+        weights, first = node.inputs[:2]
+        places, size = f"{weights}.places", self.graph.values[node.output].size
+        chosen, experts = _sizes(self.graph, self.routes[first])
+        draft = self._draft(ROWS, node, (weights, first, places))
+        read = {"x": first, "weights": weights, "places": places, "out": node.output}
+        slots = tuple((word, draft.slot("value", name)) for word, name in read.items())
+        draft.ops.append(Op("mix", slots, (("size", size), ("chosen", chosen), ("experts", experts))))
+        self._written(draft, node.output)
 
     def _attention(self, node: Node) -> None:
         """Codes of the query and cache writes are row work; the sums over the cache are a stage of their own."""

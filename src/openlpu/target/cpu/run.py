@@ -6,8 +6,10 @@ rows into a header, calls one native function and copies the logits.
 
 from __future__ import annotations
 
+import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -19,7 +21,7 @@ from openlpu.target.base import F32, Chunk
 from openlpu.target.cpu import kernels
 from openlpu.target.cpu.ahead import Ahead
 from openlpu.target.cpu.crew import Crew, Entry
-from openlpu.target.cpu.image import build
+from openlpu.target.cpu.image import build, parameters
 from openlpu.target.cpu.layout import MAX_ROWS, Layout
 from openlpu.target.cpu.linear import ERROR_AT, value_stride
 from openlpu.target.cpu.memory import usable_cores
@@ -34,6 +36,7 @@ from openlpu.target.cpu.team import LOGITS_ONLY, PER_ROW
 NO_ERROR = 0x7FFFFFFF
 MOST_THREADS = 1024
 SMALL_STEP = 4 << 20  # bytes of weights below which meeting other threads costs more than they save
+DRY_ROWS = 8  # of the step before the first: as many as reach every kernel's widest block
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,11 @@ class Row:
 
 
 class CpuExecutable:
-    """A loaded model on this processor; see :class:`openlpu.target.base.Executable`."""
+    """A loaded model on this processor; see :class:`openlpu.target.base.Executable`.
+
+    ``params`` gives the graph's parameters back, so that nobody else needs to keep them.  Steps of several threads
+    that call at once run one after another.
+    """
 
     def __init__(self, graph: Graph, slots: int, context: int, threads: int, path: Path) -> None:
         self.slots, self.context, self.path = slots, context, path
@@ -57,6 +64,7 @@ class CpuExecutable:
         mapped = stored.image(path) if stored else None
         image = mapped or build(self.plan, path, graph.params)
         self._mover = Mover(image) if mapped else None
+        self.params: Mapping[str, np.ndarray] = stored or parameters(self.plan, path, image, graph.params)
         self.layout = Layout(graph, self.plan, path, slots, image)
         self.threads = threads or usable_threads(image.weight_bytes)
         self.module = self._compiled(stored)
@@ -74,7 +82,19 @@ class CpuExecutable:
         self._counts, self._rows = header[:ROWS_AT].view(np.int32), header[ROWS_AT:].view(np.int32).reshape(-1, 4)
         logits = self.layout.value(graph.output, MAX_ROWS * value_stride(self.vocab) * 4)
         self._logits = logits.view(np.float32).reshape(MAX_ROWS, -1)
+        self._turn = threading.Lock()
         self._finalizer = weakref.finalize(self, _release, self._crew, self._mover)
+        if not self.moving:
+            self._dry_run()
+
+    def _dry_run(self) -> None:
+        """A step that answers nobody, so that the first that does finds pages, code and threads there.
+
+        It writes to positions that whoever gets the slot writes first.  From a file map it would read all weights
+        once more than needed, at the price of half a start: there the first step stays cold.
+        """
+        with suppress(NumericsError):  # whoever asks first is told
+            self.run([Chunk(0, 0, (0,) * min(DRY_ROWS, self.context))])
 
     def _compiled(self, stored: Stored | None) -> Module:
         """Machine code from the folder the model was stored in, where it fits; otherwise made now."""
@@ -87,10 +107,11 @@ class CpuExecutable:
         """One step: all chunks together.  Returns per chunk fp32 logits [1 or len(tokens), vocab]."""
         assert self._finalizer.alive, "the executable is closed"
         results = [np.empty((len(c.tokens) if c.every else 1, self.vocab), np.float32) for c in chunks]
-        for rows in _batches(chunks):
-            self._step(rows, results)
-        if self._mover:
-            self._move(self._mover)
+        with self._turn:
+            for rows in _batches(chunks):
+                self._step(rows, results)
+            if self._mover:
+                self._move(self._mover)
         return results
 
     @property

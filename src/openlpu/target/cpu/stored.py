@@ -3,14 +3,15 @@
 ``weights.bin`` is the streamed part of the image (:mod:`~openlpu.target.cpu.image`), ``tables.bin`` the part that is
 looked up, ``code-*.o`` machine code, ``graph.json`` the integer graph, ``stored.json`` where every parameter
 stands.  The parameters can be read back one by one, so that every target runs such a folder, on any processor; one
-that has the vector path it was packed for starts from the files as they are.
+that has the vector path it was packed for starts from the files as they are.  The code is run as it is: a folder is
+to be trusted like a program.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,66 +19,53 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from openlpu._base.manifest import sha256
 from openlpu._base.progress import Progress, silent
 from openlpu.graph import file as graph_file
 from openlpu.graph.ir import Graph
 from openlpu.target.cpu import kernels
-from openlpu.target.cpu.image import VECTOR, Image, Place, build
+from openlpu.target.cpu.image import Image, Parameters, Place, build
 from openlpu.target.cpu.native import Module, kernels_hash
 from openlpu.target.cpu.path import Path as VectorPath
 from openlpu.target.cpu.path import choose
 from openlpu.target.cpu.plan import Operand, Plan, Planner, formats
 from openlpu.target.cpu.weights import Format
 
+FORMAT = "openlpu stored 2"  # a new one whenever bytes are packed in another way
 STREAMED, LOOKED_UP, STORED, GRAPH = "weights.bin", "tables.bin", "stored.json", "graph.json"
 Json = dict[str, Any]
 
 
-class Stored(Mapping[str, np.ndarray]):
-    """The parameters of a stored executable; what is packed is unpacked when it is asked for."""
+class Stored(Parameters):
+    """The parameters of a stored executable, in its files."""
 
     def __init__(self, folder: Path, words: Json, formats: Mapping[str, Format]) -> None:
-        self.folder, self._formats = folder, formats
-        self._path = VectorPath(**words["path"])
-        self._tables = np.memmap(folder / LOOKED_UP, np.uint8, "r")
-        places = (Place(Operand(p["kind"], p["name"]), p["offset"], p["size"]) for p in words["places"])
-        self._places = {place.operand.name: place for place in places}
-        self._params: dict[str, Json] = words["params"]
+        self.folder, params = folder, words["params"]
+        tables = np.memmap(folder / LOOKED_UP, np.uint8, "r")
+        shapes = {name: (tuple(entry["shape"]), np.dtype(entry["dtype"])) for name, entry in params.items()}
+        whole = {name: _table(tables, entry["table"], *shapes[name])
+                 for name, entry in params.items() if "table" in entry}
+        path = VectorPath(**{**words["path"], "blocks": tuple(words["path"]["blocks"])})
+        places = [Place(Operand(p["kind"], p["name"]), p["offset"], p["size"]) for p in words["places"]]
+        blocks = {name: entry["of"] for name, entry in params.items() if "of" in entry}
+        super().__init__(path, formats, shapes, places, blocks, whole, self._map)
 
-    def __getitem__(self, name: str) -> np.ndarray:
-        entry = self._params[name]
-        shape, dtype = tuple(entry["shape"]), np.dtype(entry["dtype"])
-        if "table" in entry:
-            size = int(np.prod(shape)) * dtype.itemsize
-            return self._tables[entry["table"] : entry["table"] + size].view(dtype).reshape(shape)
-        place = self._places[entry.get("of", name)]
-        data = self._streamed()[place.offset : place.offset + place.size]
-        if place.operand.kind == VECTOR:
-            return data.view(dtype)[: shape[0]]
-        n, k = self._params[place.operand.name]["shape"]
-        codes, blocks = self._formats[place.operand.name].unpack(self._path, data, n, k)
-        return codes if blocks is None or "of" not in entry else blocks
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._params)
-
-    def __len__(self) -> int:
-        return len(self._params)
-
-    def _streamed(self) -> NDArray[np.uint8]:
+    def _map(self) -> NDArray[np.uint8]:
+        """The streamed file, mapped as long as somebody uses it."""
         return np.memmap(self.folder / STREAMED, np.uint8, "r")
 
     def image(self, path: VectorPath) -> Image | None:
         """The image as it lies in the files, if it was packed for this path."""
-        if path.name != self._path.name:
-            return None
-        looked_up = {name: self[name] for name, entry in self._params.items() if "table" in entry}
-        return Image(self._streamed(), tuple(self._places.values()), looked_up)
+        return Image(self._map(), tuple(self._places.values()), self._whole) if path == self._path else None
 
     def code(self, key: str) -> bytes | None:
         """Machine code that was stored under this key."""
         file = self.folder / f"code-{key}.o"
         return file.read_bytes() if file.is_file() else None
+
+
+def _table(tables: NDArray[np.uint8], at: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    return tables[at : at + int(np.prod(shape)) * dtype.itemsize].view(dtype).reshape(shape)
 
 
 def code_key(plan: Plan, path: VectorPath, threads: int) -> str:
@@ -125,3 +113,17 @@ def read(folder: Path) -> Graph:
     """The integer graph of a stored executable; its parameters are a :class:`Stored`."""
     graph = graph_file.unpack(json.loads((folder / GRAPH).read_bytes()), {})
     return replace(graph, params=Stored(folder, json.loads((folder / STORED).read_bytes()), formats(graph)))
+
+
+def hashed(folder: Path) -> list[Path]:
+    """The files whose hashes belong into a manifest: a hash of gigabytes would cost the start its speed."""
+    return [path for path in sorted(folder.iterdir()) if path.name not in (STREAMED, LOOKED_UP)]
+
+
+def damaged(folder: Path, sizes: Mapping[str, int], hashes: Mapping[str, str]) -> Path | None:
+    """The first file of a folder that is not what its manifest says, if there is one."""
+    for name, size in sizes.items():
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != size or (name in hashes and sha256(path) != hashes[name]):
+            return path
+    return None

@@ -94,6 +94,15 @@ class RefExecutable:
     def _add(self, node: Node, p: dict, chunk: Chunk, a: F32, b: F32) -> F32:
         return a + b
 
+    def _route(self, node: Node, p: dict, chunk: Chunk, logits: F32) -> F32:
+        return tp.route(logits, node.attrs["chosen"])
+
+    def _select(self, node: Node, p: dict, chunk: Chunk, q: tp.Codes, weights: F32) -> tp.Codes:
+        return tp.select(q, weights[:, node.attrs["expert"], None])
+
+    def _mix(self, node: Node, p: dict, chunk: Chunk, weights: F32, *outputs: F32) -> F32:
+        return tp.mix(weights, outputs)
+
     def _mul(self, node: Node, p: dict, chunk: Chunk, x: F32) -> F32:
         return x * p["gain"]
 

@@ -1,0 +1,87 @@
+"""Wires in; out come the tree along which clocks are aligned to chip 0, and how far apart two clocks can be then.
+
+A chip aligns its clock to its parent's over one wire and is at most the link's ``align`` off.  Errors add up along the
+tree, so the tree stays inside a node as long as it can, then inside a rack: chips that talk most are aligned best.  Of
+equal wires it takes one from where it is shallowest, however chips are numbered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openlpu.arch.topology import Wires
+
+
+@dataclass(frozen=True, eq=False)
+class Tree:
+    """By chip: ``parent``, ``port`` of the parent it hangs from, ``level`` of that wire (-1: root), ``depth``."""
+
+    parent: NDArray[np.int32]
+    port: NDArray[np.int8]
+    level: NDArray[np.int8]
+    depth: NDArray[np.int32]
+
+    def path_sums(self, a: NDArray[np.int64], b: NDArray[np.int64], costs: Sequence[int]) -> NDArray[np.int64]:
+        """For each pair of chips, the costs of the wires between them in the tree; ``costs`` are by level."""
+        cost = np.array([*costs, 0], np.int64)[self.level]  # level -1, the root's, costs nothing
+        total = np.zeros(len(a), np.int64)
+        a, b = a.copy(), b.copy()
+        while (apart := a != b).any():
+            up = apart & (self.depth[a] >= self.depth[b])
+            total += np.where(up, cost[a], 0)
+            a = np.where(up, self.parent[a], a)
+            up = apart & ~up
+            total += np.where(up, cost[b], 0)
+            b = np.where(up, self.parent[b], b)
+        return total
+
+
+def tree(wires: Wires, sizes: Sequence[int], chain: bool = False) -> Tree:
+    """The spanning tree from chip 0; ``sizes`` are the chips of the group that a wire of each level leads out of.
+
+    One chip of a group is reached from outside; all others hang from it by wires inside.  ``chain``: nodes form a line,
+    and each is reached from its neighbour.  Chips not connected to chip 0 have parent -1 and level -1 as well.
+    """
+    count = len(wires.peer)
+    parent, depth = np.full(count, -1, np.int32), np.zeros(count, np.int32)
+    port, level = np.full(count, -1, np.int8), np.full(count, -1, np.int8)
+    reached = np.arange(count) == 0
+    chip, out = wires.ends
+    if chain:
+        near = abs(chip // sizes[-1] - wires.peer[chip, out] // sizes[-1]) <= 1
+        chip, out = chip[near], out[near]
+    peer, kind = wires.peer[chip, out], wires.level[chip, out]
+    while True:
+        crossing = np.flatnonzero(reached[chip] & ~reached[peer])
+        if not len(crossing):
+            return Tree(parent, port, level, depth)
+        lowest = kind[crossing].min()
+        crossing = crossing[kind[crossing] == lowest]
+        crossing = crossing[np.argsort(depth[chip[crossing]], kind="stable")]
+        _, first = np.unique(peer[crossing] // sizes[lowest], return_index=True)
+        take = crossing[first]
+        to = peer[take]
+        parent[to], port[to], level[to], depth[to] = chip[take], out[take], lowest, depth[chip[take]] + 1
+        reached[to] = True
+
+
+def misaligned(wires: Wires, grown: Tree, align: Sequence[int]) -> tuple[int, ...]:
+    """By level: cycles by which the clocks at the two ends of any of its wires can differ."""
+    chip, port = wires.ends
+    errors = grown.path_sums(chip, wires.peer[chip, port].astype(np.int64), align)
+    level = wires.level[chip, port]
+    return tuple(int(errors[level == k].max(initial=0)) for k in range(len(align)))
+
+
+def startup_epochs(grown: Tree, latency: Sequence[float], epoch: int) -> int:
+    """Row N2 (ISCA 2022, 3.2): epochs until a start signal from chip 0 has reached every chip.
+
+    A chip forwards it (floor(latency / epoch) + 1) epochs after its parent; ``latency`` is by level.
+    """
+    wait = [int(cycles // epoch) + 1 for cycles in latency]
+    every = np.arange(len(grown.parent))
+    return int(grown.path_sums(every, np.zeros_like(every), wait).max())

@@ -1,0 +1,152 @@
+"""The options that spread a model over several chips, and what is printed of such a program."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from openlpu._base import units
+from openlpu._base.errors import BadRequest
+
+if TYPE_CHECKING:
+    from openlpu.arch.system import System
+    from openlpu.schedule.search import Choice, Found, Wanted
+
+AIMS = ("latency", "throughput", "chips")
+ONLY = ("chips", "tensor", "stages", "exchange", "aim")  # of use with --system alone
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The system, and what is wanted of the split."""
+    add = parser.add_argument
+    add("--system", metavar="NAME", help="spread the model over the chips of a system (`openlpu systems`, or a .toml "
+        "file)")
+    add("--chips", type=int, metavar="N", help="chips of the system (default: all)")
+    add("--tensor", type=int, choices=(1, 2, 4, 8), help="chips that share each layer (default: search)")
+    add("--stages", type=int, metavar="N", help="pipeline stages (default: search)")
+    add("--exchange", choices=("values", "codes"), help="what the chips of a stage send each other (default: search)")
+    add("--aim", choices=AIMS, help="of the search: the shortest token (default), most tokens a second with the "
+        "pipeline full, or the fewest chips")
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuse options that would be ignored."""
+    if args.shapes_only and (args.output or args.target != "chip"):
+        raise BadRequest("a program without weights is reported, not written", where="output",
+                         fix="leave -o and --target out")
+    if args.system:
+        if args.chip:
+            raise BadRequest("the system's file names its chip", where="chip", fix="leave one of both out")
+        if args.target != "chip":
+            raise BadRequest("this is for chips", where="system", fix="leave --target out")
+        return
+    if args.chip and args.target != "chip":
+        raise BadRequest("this is for chips", where="chip", fix="leave --target or --chip out")
+    for name in ONLY:
+        if getattr(args, name) is not None:
+            raise BadRequest("this is for several chips", where=name, fix="add --system NAME")
+
+
+def system(args: argparse.Namespace) -> System:
+    """The system that was asked for."""
+    from openlpu.arch.system import load_system
+
+    return load_system(args.system, args.chips)
+
+
+def wanted(args: argparse.Namespace) -> Wanted:
+    """What to search; refuses a number of stages below one, and an exchange that nobody takes part in."""
+    from openlpu.schedule.search import Wanted
+
+    if args.stages is not None and args.stages < 1:
+        raise BadRequest(f"{args.stages} is out of range", where="stages", fix="use 1 or more")
+    if args.tensor == 1 and args.exchange:
+        raise BadRequest("one chip a stage exchanges nothing", where="exchange", fix="leave --exchange out")
+    return Wanted(args.aim or AIMS[0], args.tensor or 0, args.stages or 0, args.exchange or "")
+
+
+def report(found: Found) -> dict[str, Any]:
+    """Plain data for ``--json``."""
+    from openlpu.schedule.joules import energy
+    from openlpu.schedule.tracks import of_system
+
+    program, chip = found.program, found.system.chip
+    segments = []
+    for i, segment in enumerate(program.stage(0).program.segments):
+        token = of_system(program, i)
+        spent, path = energy(token.chips), Counter[str]()
+        operators: Counter[str] = Counter()
+        for piece in token.path:
+            path[piece.kind] += piece.cycles
+            operators[piece.operator] += piece.cycles
+        segments.append({
+            "context": segment.context, "cycles": program.cycles(i), "interval": program.interval(i),
+            "starts": list(program.starts(i)), "path": dict(path), "operators": dict(operators),
+            "energy": {"femtojoules": spent.alone, "femtojoules_full": spent.full, "watts": spent.watts_alone,
+                       "watts_full": spent.watts_full},
+        })
+    rows = [sum(item.slices.size for item in stage.program.resident) for stage in program.programs]
+    return {
+        "system": found.system.name, "chip": chip.name, "clock": "cycles", "clock_hz": chip.clock_hz,
+        "chips": program.split.chips, "split": vars(program.split), "choices": considered(found),
+        "sram_rows": chip.slices * chip.words_per_slice, "sram_used": rows, "segments": segments,
+    }
+
+
+def considered(found: Found) -> list[dict[str, Any]]:
+    """Every split that was considered; the chosen one says so."""
+    return [_row(choice, choice.split == found.program.split) for choice in found.choices]
+
+
+def rows(found: Found) -> list[dict[str, Any]]:
+    """The same, as the page of a program shows them."""
+    return [
+        {"chips": c["chips"], "tensor": c["tensor"], "stages": c["stages"], "exchange": c["exchange"],
+         "half layers": c["halves"], "cycles per token": c["cycles"], "cycles between tokens": c["interval"],
+         "why not": c["why"], "chosen": c["chosen"]}
+        for c in considered(found)
+    ]
+
+
+def _row(choice: Choice, chosen: bool) -> dict[str, Any]:
+    s = choice.split
+    return {"chips": s.chips, "tensor": s.tensor, "stages": s.stages, "exchange": s.exchange,
+            "halves": s.halves, "cycles": choice.cycles, "interval": choice.interval, "why": choice.why,
+            "chosen": chosen}
+
+
+def summary(result: dict[str, Any]) -> Iterator[str]:
+    """The program, its times, and the splits that were considered."""
+    split, clock = result["split"], result["clock_hz"]
+    most = max(result["sram_used"]) / result["sram_rows"]
+    yield (f"{result['model']} on {_count(result['chips'], 'chip')} of {result['system']} ({result['chip']}): "
+           f"{_count(split['stages'], 'stage')} of {_count(split['tensor'], 'chip')}; at most {most:.1%} of the SRAM")
+    for s in result["segments"]:
+        alone, full = clock / s["cycles"], clock / s["interval"]
+        yield (f"context {s['context']:>6}  {units.cycles(s['cycles'])} per token, {alone:,.0f} tokens/s for one "
+               f"request, {full:,.0f} with the pipeline full")
+    yield ""
+    yield "splits considered: chips a stage, stages (h: of half layers), exchange, cycles per token and between tokens"
+    for c in result["choices"]:
+        mark = "*" if c["chosen"] else " "
+        cost = c["why"] or f"{c['cycles']:>10,} {c['interval']:>10,}"
+        yield f"{mark} {c['tensor']:>2} {c['stages']:>4}{' h'[c['halves']]} {c['exchange']:<7} {cost}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' * (number != 1)}"
+
+
+def details(result: dict[str, Any]) -> Iterator[str]:
+    """Where a token's cycles and joules go."""
+    for s in result["segments"]:
+        yield ""
+        yield f"context {s['context']}: critical path by what happens:"
+        for kind, cycles in sorted(s["path"].items(), key=lambda item: -item[1]):
+            yield f"    {kind:<24} {cycles:>9,} cycles {cycles / s['cycles']:7.2%}"
+        e = s["energy"]
+        yield (f"  energy: {units.joules(e['femtojoules'])} per token for one request alone, "
+               f"{units.joules(e['femtojoules_full'])} with the pipeline full; {e['watts']:.0f} and "
+               f"{e['watts_full']:.0f} W a chip on average")

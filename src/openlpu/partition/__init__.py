@@ -1,0 +1,1 @@
+"""A graph and a split in; one graph per pipeline stage, exchanges included, out."""

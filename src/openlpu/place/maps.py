@@ -1,0 +1,79 @@
+"""A stage in; the lane map of every value on its chips, and how gathered values are put together, out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from openlpu.arch.chip import Chip
+from openlpu.graph.ir import Node
+from openlpu.partition.split import Stage
+from openlpu.place.lanes import HeadLanes, Lanes, head_lanes, packed
+from openlpu.place.packing import Packing, dense, gathered, loose
+
+FOLLOWERS = ("quantize", "rms", "add", "mul", "silu_mul", "pass")  # lie as their first input lies
+
+
+def stage_heads(stage: Stage, chip: Chip) -> HeadLanes:
+    """Lane maps of the heads that one chip of a stage has."""
+    c = stage.graph.config
+    for node in stage.graph.nodes:
+        if node.op == "attention" and node.inputs[0] in stage.parts:
+            query, kv = (stage.parts[name].shape[1] // c.head_dim for name in node.inputs[:2])
+            return head_lanes(query, kv, c.head_dim, chip)
+    return head_lanes(c.heads, c.kv_heads, c.head_dim, chip)
+
+
+def lane_maps(stage: Stage, heads: HeadLanes, chip: Chip) -> tuple[dict[str, Lanes], dict[str, Packing]]:
+    """By name: heads side by side for what attention reads and makes, gathered values slot by slot, others packed; and
+    of each gathered value how it is put together."""
+    nodes, maps, packings = stage.graph.nodes, {}, {}
+    by_head = _by_head(nodes, heads)
+    for at, node in enumerate(nodes):
+        name, parts = node.output, stage.parts.get(node.output)
+        if node.op in FOLLOWERS:
+            maps[name] = maps[node.inputs[0]]
+        elif node.op == "gather":
+            own = maps[node.inputs[0]]
+            packings[name] = _packing(stage, own, nodes[at:], chip)
+            maps[name] = gathered(own, packings[name])
+        elif node.op in ("scale", "max"):  # the same in every lane
+            maps[name] = Lanes(np.where(np.arange(chip.lanes) == 0, 0, -1).astype(np.int32).reshape(1, 1, -1))
+        else:
+            own = by_head.get(name) or packed(_width(stage, name), chip)
+            maps[name] = own if parts is None else own.of(parts)
+    return maps, packings
+
+
+def _width(stage: Stage, name: str) -> int:
+    """Channels of a value that one chip has."""
+    return stage.graph.values[name].size if name not in stage.parts else stage.parts[name].shape[1]
+
+
+def _packing(stage: Stage, own: Lanes, nodes: Sequence[Node], chip: Chip) -> Packing:
+    """Dense where the loads of weights that it saves take longer than a turn and a sum."""
+    name, vectors = nodes[0].output, 0
+    reached = {name}
+    for node in nodes:
+        if reached.isdisjoint(node.inputs):
+            continue
+        if node.op in ("quantize", "rms", "mul"):
+            reached.add(node.output)
+        elif node.op == "linear":
+            vectors += -(-_width(stage, node.output) // chip.lanes)
+    saved = stage.tensor * own.vectors - len(dense(own).slots(stage.tensor))
+    loads = saved * vectors * chip.superlanes // (2 * chip.mxm_planes_per_hemisphere)
+    return dense(own) if loads > chip.latency["permute"] + 3 * chip.positions else loose(own)
+
+
+def _by_head(nodes: tuple[Node, ...], heads: HeadLanes) -> dict[str, Lanes]:
+    """Attention's output, its inputs, and what these are made of head by head."""
+    out: dict[str, Lanes] = {}
+    for node in reversed(nodes):
+        if node.op == "attention":
+            out[node.output] = out[node.inputs[0]] = heads.query
+            out[node.inputs[1]] = out[node.inputs[2]] = heads.kv
+        elif node.op in ("rope", "headnorm") and node.output in out:
+            out[node.inputs[0]] = out[node.output]
+    return out

@@ -1,0 +1,59 @@
+"""A token on chips in, its energy out: what its instructions spend, and what the chips draw while it lasts.
+
+For one request alone every chip draws its static power from the token's first cycle to its last.  With the pipeline
+full another request's token follows as soon as the busiest chip is done, so that a token pays for one interval only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from openlpu.arch.energy import FJ_PER_JOULE, Counts, count, dynamic, load_constants, static
+from openlpu.schedule.tracks import ChipRun, duration, interval
+
+
+@dataclass(frozen=True)
+class Energy:
+    """Femtojoules of one token over all chips: ``dynamic`` by what was worked, static for a request alone and full."""
+
+    counts: Counts
+    dynamic: dict[str, int]
+    static_alone: int
+    static_full: int
+    chips: int
+    seconds_alone: float
+    seconds_full: float
+
+    @property
+    def alone(self) -> int:
+        """Femtojoules per token of one request alone."""
+        return sum(self.dynamic.values()) + self.static_alone
+
+    @property
+    def full(self) -> int:
+        """Femtojoules per token with a request in every chip."""
+        return sum(self.dynamic.values()) + self.static_full
+
+    @property
+    def watts_alone(self) -> float:
+        """Mean power of a chip, one request alone."""
+        return self.alone / FJ_PER_JOULE / self.seconds_alone / self.chips
+
+    @property
+    def watts_full(self) -> float:
+        """Mean power of a chip with the pipeline full."""
+        return self.full / FJ_PER_JOULE / self.seconds_full / self.chips
+
+
+def energy(chips: Sequence[ChipRun]) -> Energy:
+    """What a token on these chips costs."""
+    of, total = load_constants(), Counts()
+    done: dict[int, Counts] = {}  # chips with the same instructions are counted once
+    for run in chips:
+        if id(run.queues) not in done:
+            done[id(run.queues)] = count(run.chip, run.queues, run.packet_bytes)
+        total += done[id(run.queues)]
+    clock, cycles = chips[0].chip.clock_hz, (duration(chips), interval(chips))
+    alone, full = (sum(static(run.chip, of, c) for run in chips) for c in cycles)
+    return Energy(total, dynamic(total, of), alone, full, len(chips), cycles[0] / clock, cycles[1] / clock)

@@ -1,0 +1,124 @@
+"""A graph, a system and an aim in; the split that serves the aim best, and what the others would have cost, out.
+
+Every split is scheduled, none is guessed: the smallest context bucket of each decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+
+from openlpu._base.errors import DoesNotFit, OpenLpuError, ProgramError, Unsupported
+from openlpu._base.progress import Progress, silent
+from openlpu.arch.system import System
+from openlpu.graph.ir import Graph
+from openlpu.partition.shard import TENSOR, shard
+from openlpu.partition.split import CODES, VALUES, Split
+from openlpu.schedule.program import SystemProgram
+from openlpu.schedule.step import buckets
+from openlpu.schedule.system import cables, schedule_system
+
+LATENCY, THROUGHPUT, CHIPS = AIMS = ("latency", "throughput", "chips")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to search: an ``aim`` (the shortest token, the shortest interval between tokens of a full pipeline, or the
+    fewest chips), and the fields of the split that are fixed; 0 and "" leave them open."""
+
+    aim: str = LATENCY
+    tensor: int = 0
+    stages: int = 0
+    exchange: str = ""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A split, the cycles of its token and between two tokens; or why there is no program, in ``why``."""
+
+    split: Split
+    cycles: int = 0
+    interval: int = 0
+    why: str = ""
+
+    def rank(self, aim: str) -> tuple[int, ...]:
+        """The smaller the better: the aim first, ties by the others."""
+        s = self.split
+        first = {LATENCY: (self.cycles, s.chips), THROUGHPUT: (self.interval, s.chips, self.cycles),
+                 CHIPS: (s.chips, self.cycles)}[aim]
+        return (*first, s.tensor, s.exchange == CODES, s.halves)
+
+
+@dataclass(frozen=True)
+class Found:
+    """The program of the best split, the system with its chips in that order, and every split that was considered."""
+
+    program: SystemProgram
+    system: System
+    choices: tuple[Choice, ...]
+
+
+def splits(layers: int, chips: int, wanted: Wanted) -> Iterator[Split]:
+    """The splits worth a look: for each tensor width one stage, twice as many, and so on, and as many as there are
+    chips or layers for.  Codes are exchanged only where there is an exchange, and layers are cut in halves where whole
+    ones do not divide among the stages."""
+    tensors = [tensor for tensor in TENSOR if tensor == 1 or tensor * wanted.stages <= chips]
+    for tensor in (wanted.tensor,) if wanted.tensor else tensors:
+        most = min(chips // max(tensor, 1), layers)
+        doubled = {1 << k for k in range(most.bit_length())} | {most}
+        for stages in (wanted.stages,) if wanted.stages else sorted(doubled - {0}):
+            exchanges = (VALUES,) if tensor == 1 else (wanted.exchange,) if wanted.exchange else (VALUES, CODES)
+            halves = (False, True) if layers % stages else (False,)
+            yield from (Split(tensor, stages, *how) for how in product(exchanges, halves))
+
+
+def search(
+    graph: Graph, system: System, wanted: Wanted, context: int = 0, progress: Progress = silent
+) -> Found:
+    """Schedule each split for its smallest context bucket, and the best one for all.
+
+    Raises :class:`DoesNotFit`, :class:`ProgramError` or :class:`Unsupported` with the last split's reason if none has
+    a program.
+    """
+    context = context or graph.config.context
+    asked = list(splits(graph.config.layers, system.chips, wanted))
+    if not asked:
+        raise Unsupported(f"{wanted.tensor} chips a stage are more than the {system.chips} there are", where="tensor",
+                          fix="use a larger system, or fewer chips a stage")
+    choices: list[Choice] = []
+    errors: list[OpenLpuError] = []
+    made: SystemProgram | None = None
+    contexts = buckets(context)
+    for done, split in enumerate(asked):
+        progress(f"split {split}", done, len(asked))
+        try:
+            made = _schedule(graph, system, split, context, contexts[:1] if len(asked) > 1 else contexts)
+        except (DoesNotFit, ProgramError, Unsupported) as error:
+            errors.append(error)
+            choices.append(Choice(split, why=f"{error.where}: {error.what}"))
+            continue
+        choices.append(Choice(split, made.cycles(0), made.interval(0)))
+    able = [c for c in choices if not c.why]
+    if not able:
+        raise errors[-1]
+    best = min(able, key=lambda c: c.rank(wanted.aim)).split
+    progress(f"split {best}", len(asked), len(asked))
+    if len(asked) > 1:
+        made = _schedule(graph, system, best, context, contexts)
+    assert made, "a choice without a reason has a program"
+    return Found(made, lined_up(system, best), tuple(choices))
+
+
+def lined_up(system: System, split: Split) -> System:
+    """The system with its chips in the order in which a split counts them; refuses stages that do not fit in nodes."""
+    node = system.spec.shape.chips
+    if node % split.tensor:
+        raise Unsupported(f"a node of {node} chips does not hold whole stages of {split.tensor}", where="tensor",
+                          fix=f"use a divisor of {node}")
+    return system.lined_up(split.tensor)
+
+
+def _schedule(graph: Graph, system: System, split: Split, context: int, contexts: list[int]) -> SystemProgram:
+    local, hops = cables(lined_up(system, split), split)
+    return schedule_system(shard(graph, split), system.chip, local, hops, context=context, contexts=contexts)

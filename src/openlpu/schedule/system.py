@@ -1,0 +1,86 @@
+"""The stages of a split and the cables between their chips in; a program per kind of stage out.
+
+Stages of equal shape whose neighbours lie beyond the same edges of the chip are scheduled once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openlpu._base.errors import Unsupported
+from openlpu.arch.chip import Chip
+from openlpu.arch.link import Link, port_queue
+from openlpu.arch.system import System
+from openlpu.partition.split import Shards, Split
+from openlpu.place.layout import place_stage
+from openlpu.schedule.program import Hop, StageProgram, SystemProgram
+from openlpu.schedule.step import buckets, schedule_stage
+from openlpu.schedule.units.c2c import Cabling
+
+
+def cables(system: System, split: Split) -> tuple[Link | None, tuple[Hop, ...]]:
+    """The cable between the chips of a stage, and the way from each stage to the next, as :func:`schedule_system`
+    takes them.
+
+    Role r of stage s is chip ``s * tensor + r``.  Raises :class:`Unsupported` when there are too few chips, when port p
+    of a role does not lead to role r XOR p, or when no wires of one class lead from a stage to the next by one port.
+    """
+    where, wires = f"system {system.name}", system.wires
+    if split.chips > system.chips:
+        raise Unsupported(f"it has {system.chips} chips and the split needs {split.chips}", where=where,
+                          fix="use fewer stages, or a larger system")
+    stages = np.arange(split.chips).reshape(split.stages, split.tensor)
+    for p in range(1, split.tensor):
+        peers = stages[:, np.arange(split.tensor) ^ p]
+        if p >= wires.peer.shape[1] or (wires.peer[stages, p] != peers).any() or (wires.arrival[stages, p] != p).any():
+            raise Unsupported(f"{split.tensor} chips that follow each other are not all wired to all", where=where,
+                              fix="use a system of nodes, or one chip a stage (tensor)")
+    hops = tuple(_hop(system, here, there) for here, there in pairwise(stages))
+    if None in hops:
+        s = hops.index(None)
+        raise Unsupported(f"no port leads from every chip of stage {s} to stage {s + 1}", where=where,
+                          fix="use a split whose stages follow each other inside nodes")
+    return system.links[0] if split.tensor > 1 else None, tuple(hop for hop in hops if hop)
+
+
+def _hop(system: System, here: NDArray[np.int64], there: NDArray[np.int64]) -> Hop | None:
+    """The first port by which each chip of a stage reaches its counterpart, all alike; None if there is none."""
+    wires = system.wires
+    for port in np.flatnonzero((wires.peer[here] == there[:, None]).all(axis=0)).tolist():
+        level, arrival = wires.level[here, port], wires.arrival[here, port]
+        if (level == level[0]).all() and (arrival == arrival[0]).all():
+            return Hop(system.links[int(level[0])], port, int(arrival[0]))
+    return None
+
+
+def schedule_system(
+    shards: Shards, chip: Chip, local: Link | None = None, hops: Sequence[Hop] = (), *, context: int = 0,
+    contexts: Sequence[int] = (),
+) -> SystemProgram:
+    """Place and schedule every kind of stage.
+
+    ``local`` joins the chips of a stage, ``hops[s]`` stage s to stage s + 1; ``context`` as in
+    :func:`~openlpu.place.layout.place`, ``contexts`` the buckets (none given: the usual ones).
+    Raises what :func:`~openlpu.place.layout.place_stage` and :func:`~openlpu.schedule.step.schedule_stage` raise.
+    """
+    stages = shards.stages
+    assert len(hops) == len(stages) - 1, "a hop from each stage to the next"
+    slot = max((hop.link.cycles for hop in hops), default=0)
+    programs: dict[tuple[str, int, int], StageProgram] = {}
+    keys = []
+    for s, stage in enumerate(stages):
+        out = port_queue(hops[s].leaves) if s < len(hops) else ""
+        into = port_queue(hops[s - 1].arrives) if s else ""
+        key = stage.signature(), chip.queue_position(out) if out else -1, chip.queue_position(into) if into else -1
+        keys.append(key)
+        if key not in programs:
+            layout = place_stage(stage, chip, context)
+            cabling = Cabling(local, slot, out, into)
+            programs[key] = schedule_stage(stage, layout, [*contexts] or buckets(layout.context), cabling)
+    numbers = {key: i for i, key in enumerate(programs)}
+    return SystemProgram(shards.split, tuple(programs.values()), tuple(numbers[key] for key in keys),
+                         tuple(stage.first for stage in stages), local, tuple(hops))

@@ -1,0 +1,210 @@
+"""Vectors in; the vectors that the other chips of the group sent in the same cycles out.
+
+The chips of a group run one program, so what a chip sends on port p is what it receives there: the value of role
+r XOR p, of the same name.  A link takes one byte vector every few cycles; each is received in the cycle in which it is
+certain to be there, so none ever waits.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from openlpu._base.errors import Unsupported
+from openlpu.arch.chip import Chip
+from openlpu.arch.link import Link, port_queue
+from openlpu.schedule.assembler import Assembler
+from openlpu.schedule.program import RESIDENT
+from openlpu.schedule.values import Vec
+
+PLANES = 4  # byte planes of an fp32 vector
+
+
+@dataclass(frozen=True)
+class Cabling:
+    """The links of a stage's chips: ``local`` to each other, and the queues ``next`` and ``previous`` to other stages,
+    which take a vector every ``slot`` cycles.  None, 0 and "" where there is none."""
+
+    local: Link | None = None
+    slot: int = 0
+    next: str = ""
+    previous: str = ""
+
+
+def group_ports(chip: Chip, tensor: int, cabling: Cabling) -> tuple[str, ...]:
+    """The queues of ports 1 to ``tensor`` - 1, those that lead to the other roles.
+
+    Raises :class:`Unsupported` when the chip has too few links for them and for the other stages.
+    """
+    ports = tuple(port_queue(p) for p in range(1, tensor))
+    used = [name for name in (*ports, cabling.next, cabling.previous) if name]
+    missing = [name for name in used if name not in chip.queues]
+    if missing or len(set(used)) < len(used):
+        what = f"{tensor} chips of a stage and its neighbour stages need {len(used)} links"
+        raise Unsupported(what, where=f"chip {chip.name}, c2c_links", fix="use fewer chips in a stage (tensor)")
+    assert tensor == 1 or cabling.local, "chips of a group are wired"
+    return ports
+
+
+class C2c:
+    """The links of one chip."""
+
+    def __init__(self, asm: Assembler, ports: Sequence[str], cabling: Cabling) -> None:
+        self.asm, self.ports, self.cabling = asm, tuple(ports), cabling
+        self.sent: dict[int, list[int]] = {}  # by position of the edge: cycles in which its ports send, ascending
+
+    # -- inside a group ----------------------------------------------------------------------------------------
+
+    def exchange(self, vec: Vec) -> list[Vec]:
+        """The vector of every other role, port 1 first."""
+        landed: dict[str, _Landing] = {port: _Landing(self.asm) for port in self.ports}
+        for x in sorted({self.asm.chip.queue_position(port) for port in self.ports}):
+            ports = [port for port in self.ports if self.asm.chip.queue_position(port) == x]
+            for i in range(len(vec.slices)):
+                self._plane(vec.plane(i), i, x, {port: landed[port] for port in ports})
+        return [landed[port].vec() for port in self.ports]
+
+    def _plane(self, plane: Vec, i: int, x: int, landings: dict[str, _Landing]) -> None:
+        """Send one byte plane by all ports of an edge at once, and land what comes by them."""
+        link, timeline, asm = self.cabling.local, self.asm.timeline, self.asm
+        assert link, "chips of a group are wired"
+        sent = self.sent.setdefault(x, [])
+
+        def attempt(cycle: int) -> int | None:
+            arrive = cycle + link.latency
+            if not _apart(sent, cycle, link.cycles):
+                return None
+            if not all(timeline.queue(port, cycle) for port in landings):
+                return None
+            got = asm.fetch(plane, x, cycle)
+            if got is None:
+                return None
+            for port, landing in landings.items():
+                number = asm.emit(port, cycle, "send", [(0, got[1][0], False, 0)], stream=got[0])
+                if not landing.plane(port, i, x, arrive, number, self.ports.index(port) + 1, len(landings)):
+                    return None
+            for landing in landings.values():
+                landing.take()
+            return cycle
+
+        insort(sent, asm.search(asm.earliest(plane, x), attempt))
+
+    # -- between stages ----------------------------------------------------------------------------------------
+
+    def hand_over(self, vecs: Sequence[Vec]) -> int:
+        """Send vectors to the next stage, a plane every slot of the link; the cycle of the last send."""
+        asm, port, slot = self.asm, self.cabling.next, self.cabling.slot
+        x = asm.chip.queue_position(port)
+        planes = [vec.plane(i) for vec in vecs for i in range(PLANES)]
+
+        def attempt(cycle: int) -> int | None:
+            for k, plane in enumerate(planes):
+                at = cycle + k * slot
+                got = asm.fetch(plane, x, at) if asm.timeline.queue(port, at) else None
+                if got is None:
+                    return None
+                asm.emit(port, at, "send", [(0, got[1][0], False, 0)], stream=got[0])
+            return cycle + (len(planes) - 1) * slot
+
+        return asm.search(max(asm.earliest(plane, x) - k * slot for k, plane in enumerate(planes)), attempt)
+
+    def take_over(self, count: int) -> list[Vec]:
+        """``count`` vectors from the stage before, a plane every slot from cycle 0 on."""
+        asm, port, vecs = self.asm, self.cabling.previous, []
+        x = asm.chip.queue_position(port)
+        for v in range(count):
+            landing = _Landing(asm)
+            for i in range(PLANES):
+                at = (v * PLANES + i) * self.cabling.slot
+
+                def attempt(cycle: int, landing: _Landing = landing, i: int = i) -> int | None:
+                    if not landing.plane(port, i, x, cycle, RESIDENT):
+                        return None
+                    landing.take()
+                    return cycle
+
+                taken = asm.search(at, attempt)
+                assert taken == at, "nothing is in the way of what comes first"
+            vecs.append(landing.vec())
+        return vecs
+
+
+def _apart(cycles: list[int], cycle: int, gap: int) -> bool:
+    """Whether a cycle is at least ``gap`` from each of those given, which ascend."""
+    at = bisect_left(cycles, cycle)
+    return all(abs(near - cycle) >= gap for near in cycles[max(at - 1, 0) : at + 1])
+
+
+WAITS = 8  # cycles, the first and those a plane may wait in its link's buffer: fewer than until the next one comes
+
+
+class _Landing:
+    """A vector that comes plane by plane: the group of slices it is written to, chosen with the first plane."""
+
+    def __init__(self, asm: Assembler) -> None:
+        self.asm = asm
+        self.slices: tuple[int, ...] = ()
+        self.address = -1
+        self.waits = 1  # cycles in which a plane may be received
+        self.ready = 0
+        self.writers: list[int] = []
+        self.trial: tuple[tuple[int, ...], int, int, int] | None = None
+
+    def plane(
+        self, port: str, i: int, x: int, arrive: int, sender: int, peer: int = 0, beside: int = 1
+    ) -> bool:
+        """Receive plane i by a port at the edge ``x`` and write it, if there is a way; :meth:`take` makes it final.
+
+        ``peer``: the port's number, which the claim names as its part; 0 from another stage.  ``beside``: planes that
+        arrive in the same cycle; where fewer groups than that have room, some wait in their link's buffer.
+        """
+        rooms = [(self.slices, self.address)]
+        if not self.slices:
+            rooms = self._rooms(x)
+            self.waits = WAITS if len(rooms) < beside else 1
+        return any(self._write(port, i, x, arrive + wait, sender, peer, rooms) for wait in range(self.waits))
+
+    def _write(
+        self, port: str, i: int, x: int, cycle: int, sender: int, peer: int,
+        rooms: Sequence[tuple[tuple[int, ...], int]],
+    ) -> bool:
+        """:meth:`plane` in one cycle."""
+        asm, before = self.asm, self.asm.timeline.mark()
+        if not asm.timeline.queue(port, cycle):
+            return False
+        post = cycle + asm.chip.latency["c2c"]
+        for slices, address in rooms:
+            at = asm.position[slices[i]]
+            there, mark = post + abs(at - x), asm.timeline.mark()
+            if asm.timeline.memory(slices[i], there, address, write=True):
+                stream = asm.timeline.stream_group(1, x, post, at, prefer=asm.turn)
+                if stream is not None:
+                    number = asm.emit(port, cycle, "receive", [(0, sender, False, peer)], stream=stream)
+                    write = asm.emit(f"mem{slices[i]}", there, "write", [(0, number, False, 0)], address=address,
+                                     stream=stream)
+                    self.trial = slices, address, there + asm.chip.latency["write"], write
+                    return True
+            asm.timeline.undo(mark)
+        asm.timeline.undo(before)
+        return False
+
+    def _rooms(self, x: int) -> list[tuple[tuple[int, ...], int]]:
+        """Groups of slices with room for a value inside the token, the nearest first, and its address there."""
+        groups = [self.asm.group_slices(g) for g in self.asm.near(x)]
+        rooms = [(s, self.asm.sram.next_temporary(s)) for s in groups if self.asm.sram.room(s) > 0]
+        if not rooms:
+            raise self.asm.sram.does_not_fit("no row is left for a value inside the token")
+        return rooms
+
+    def take(self) -> None:
+        """The plane tried last has its place."""
+        assert self.trial, "a plane was tried"
+        if not self.slices:
+            self.slices, self.address = self.trial[0], self.asm.sram.temporary(self.trial[0])
+        self.ready = max(self.ready, self.trial[2])
+        self.writers.append(self.trial[3])
+
+    def vec(self) -> Vec:
+        """The whole vector."""
+        return Vec(self.slices[: len(self.writers)], self.address, self.ready, tuple(self.writers))

@@ -1,0 +1,58 @@
+"""What the host does with a chip: fill its SRAM once, write a few rows before a token, read values behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openlpu._base.errors import ProgramError
+from openlpu.place import emplace, host
+from openlpu.place.layout import Resident
+from openlpu.schedule.program import Program, Rows
+from openlpu.target.base import F32
+from openlpu.target.chip.machine import Machine
+
+
+def fill(machine: Machine, residents: Iterable[Resident], params: Mapping[str, np.ndarray], role: int = 0) -> None:
+    """Everything that lies in a chip's SRAM before the first token."""
+    for item in residents:
+        count, planes = item.slices.shape
+        data = emplace.vectors(item.source, count, planes, machine.chip.lanes, params)
+        machine.load(item.slices, item.addresses[:, None], data, role)
+
+
+def write_rows(machine: Machine, program: Program, token: int, position: int) -> None:
+    """Which token comes next, and where: the same rows on every chip."""
+    for item in program.resident:
+        kind, _, name = item.name.partition(".")
+        if kind != "host":
+            continue
+        data = host.row(name, program.chip, token, position, program.v_rows)[None]
+        for role in range(machine.roles):
+            machine.load(item.slices, item.addresses[:, None], data, role)
+
+
+def words(machine: Machine, rows: Rows, role: int = 0) -> NDArray[np.float32]:
+    """The fp32 vectors [n, lanes] that a token left on a chip."""
+    planes = machine.peek(rows.slices, rows.addresses[:, None], role)
+    return np.ascontiguousarray(planes.transpose(0, 2, 1)).view("<f4")[..., 0]
+
+
+def value(machine: Machine, rows: Iterable[Rows]) -> F32:
+    """An fp32 value by channel, from where each role left its part.
+
+    Raises :class:`ProgramError` naming the role whose copy of a channel has not the bits of the others'.
+    """
+    parts = [(item.channel[item.channel >= 0], words(machine, item, role)[item.channel >= 0])
+             for role, item in enumerate(rows)]
+    out = np.empty(1 + max(int(channel.max(initial=-1)) for channel, _ in parts), np.float32)
+    for channel, made in parts:
+        out[channel] = made
+    for role, (channel, made) in enumerate(parts):
+        wrong = channel[out[channel].view(np.int32) != made.view(np.int32)]
+        if len(wrong):
+            what = f"channel {wrong[0]} of a value that several chips hold differs between them"
+            raise ProgramError(what, where=f"role {role}")
+    return out

@@ -1,0 +1,182 @@
+"""The programs of a system's chips in, logits and cycles out: fill all SRAM, pass token after token through the stages.
+
+A link never sends again: a packet with an error that its code cannot correct is flagged, and the host runs the token
+once more.  What a token leaves in SRAM is written again with it, so the bits are those of a run without the error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from openlpu._base.errors import LinkError, NumericsError, ProgramError
+from openlpu.arch.system import System, load_system
+from openlpu.graph.ir import Graph
+from openlpu.partition.names import Local
+from openlpu.partition.shard import shard
+from openlpu.partition.split import Split
+from openlpu.schedule.program import StageProgram, SystemProgram
+from openlpu.schedule.search import lined_up
+from openlpu.schedule.system import cables, schedule_system
+from openlpu.target.base import F32, Chunk
+from openlpu.target.chip import clocks, host, pipeline
+from openlpu.target.chip.links import Packet, Port
+from openlpu.target.chip.machine import Machine, Trace
+from openlpu.target.chip.packets import packets, stretches
+from openlpu.target.chip.values import Values
+
+REPLAYS = 3  # of one token; an error that is still there is no accident
+
+
+@dataclass(frozen=True)
+class Fault:
+    """An error in the ``packet``-th vector (from 0) that a chip receives from ``queue`` during a token, ``times`` runs
+    of it in a row."""
+
+    position: int
+    stage: int
+    role: int
+    queue: str
+    packet: int = 0
+    times: int = 1
+
+
+class SystemExecutable:
+    """Chips with one sequence.  ``cycles`` of a token are the program's, replays included; ``replays`` counts those.
+
+    With ``check`` every operand of every token is compared with the programs' claims.
+    Raises :class:`ProgramError` when the system has other chips or wires than the program is for.
+    """
+
+    slots = 1
+
+    def __init__(
+        self, program: SystemProgram, params: Mapping[str, np.ndarray], system: System, check: bool = True
+    ) -> None:
+        self.program, self.system, self.check = program, system, check
+        self.stages = [program.stage(s) for s in range(len(program.stages))]
+        self.context = min(stage.program.context for stage in self.stages)
+        self.cycles, self.replays = program.cycles(0), 0
+        self.faults: list[Fault] = []
+        self._traces: dict[int, list[Trace]] = {}
+        if (chip := program.programs[0].program.chip) != system.chip:
+            what = f"the program is for chips {chip.name}, these are {system.chip.name}"
+            raise ProgramError(what, where=f"system {system.name}", fix="compile the model again")
+        self._hops = pipeline.hops(system, program)
+        values = Values()
+        self.machines = []
+        for s, stage in enumerate(self.stages):
+            machine = Machine(stage.program.chip, stage.tensor, pipeline.ports(system, program, s, self._hops), values)
+            for role, residents in enumerate(stage.residents):
+                host.fill(machine, residents, Local(params, program.first[s], ()), role)
+            self.machines.append(machine)
+
+    def run(self, chunks: Sequence[Chunk]) -> list[F32]:
+        """Logits per chunk, token after token; ``cycles`` is then what the last token took."""
+        out = []
+        for chunk in chunks:
+            assert chunk.slot == 0, "the chips hold one sequence"
+            rows = [self._logits(t, chunk.start + i) for i, t in enumerate(chunk.tokens)]
+            out.append(np.stack(rows if chunk.every else rows[-1:]))
+        return out
+
+    def _logits(self, token: int, position: int) -> F32:
+        last = self.stages[-1].program
+        segment = next(i for i, s in enumerate(last.segments) if position < s.context)
+        self.step(token, position, segment)
+        logits = self.value(len(self.stages) - 1, segment, list(last.segments[segment].tensors)[-1])
+        if not np.isfinite(logits).all():
+            raise NumericsError("a logit is not finite", where=f"position {position}")
+        return logits
+
+    def step(self, token: int, position: int, segment: int) -> None:
+        """Run one token in the segment of that number, and again while a link flags an error.
+
+        Raises :class:`LinkError` naming the chip and port when the error stays.
+        """
+        traces = self.traces(segment)
+        for run in range(REPLAYS + 1):
+            flagged = self._pass(traces, token, position, run)
+            self.cycles = (run + 1) * self.program.cycles(segment)
+            if flagged is None:
+                return
+            if run == REPLAYS:
+                raise self._broken(flagged)
+            self.replays += 1
+
+    def _broken(self, fault: Fault) -> LinkError:
+        chip = fault.stage * self.program.split.tensor + fault.role
+        where = f"position {fault.position}, chip {chip} of system {self.system.name}, {fault.queue}"
+        fix = f"map the program onto the spare: the system without chip {self.system.physical[chip]}"
+        return LinkError(f"an error that {REPLAYS} replays did not mend", where=where, fix=fix)
+
+    def traces(self, segment: int) -> list[Trace]:
+        """Each stage's program in a segment, resolved, and checked against its neighbours."""
+        if segment not in self._traces:
+            known: dict[tuple[int, tuple[tuple[str, Port], ...]], Trace] = {}
+            traces = []
+            for s, (number, machine) in enumerate(zip(self.program.stages, self.machines, strict=True)):
+                key = number, tuple(machine.links.items())
+                if key not in known:
+                    claims = self.stages[s].program.segments[segment].claims if self.check else None
+                    known[key] = machine.resolve(self.program.queues(s, segment), claims)
+                traces.append(known[key])
+            starts, groups = self.program.starts(segment), [machine.links for machine in self.machines]
+            pipeline.check(traces, starts, self._hops)
+            pipeline.check_full(traces, starts, self._hops, groups, self.program.interval(segment))
+            self._traces[segment] = traces
+        return self._traces[segment]
+
+    def timing(self, segment: int, draws: int = 1000, seed: int = 0) -> clocks.Timing:
+        """A token on real clocks and links, see :mod:`openlpu.target.chip.clocks`."""
+        traces, starts = self.traces(segment), self.program.starts(segment)
+        tensor, links = self.program.split.tensor, [machine.links for machine in self.machines]
+        found = packets(self.system, traces, starts, links, tensor)
+        return clocks.simulate(self.system, found, stretches(traces, starts, tensor), draws, seed)
+
+    def _pass(self, traces: Sequence[Trace], token: int, position: int, run: int) -> Fault | None:
+        """One token through all stages; the first error that a link flagged, if one did.
+
+        The flag is seen at the end: whatever follows goes on with damaged values.
+        """
+        vectors, flagged = None, None
+        for s, (stage, machine, trace) in enumerate(zip(self.stages, self.machines, traces, strict=True)):
+            host.write_rows(machine, stage.program, token, position)
+            found = [f for f in self.faults if (f.position, f.stage) == (position, s) and run < f.times]
+            flagged = flagged or next(iter(found), None)
+            vectors = machine.execute(trace, vectors, [_packet(trace, f) for f in found] if flagged else None)
+        return flagged
+
+    def value(self, stage: int, segment: int, name: str) -> F32:
+        """An fp32 value of the last token, by channel, from where a segment of a stage left it on its chips."""
+        text: StageProgram = self.stages[stage]
+        rows = text.program.segments[segment].tensors[name]
+        return host.value(self.machines[stage], [text.rows(rows, role) for role in range(text.tensor)])
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+
+def _packet(trace: Trace, fault: Fault) -> Packet:
+    code = trace.code
+    rows = code.rows("receive")
+    rows = rows[code.queue[rows] == code.names.index(fault.queue)]
+    assert fault.packet < len(rows), f"{fault.queue} receives {len(rows)} vectors"
+    return int(rows[fault.packet]), fault.role
+
+
+def load(
+    graph: Graph, *, slots: int = 1, context: int = 0, system: System | str = "node", split: Split | None = None
+) -> SystemExecutable:
+    """Compile for some chips of a system and load; ``context`` 0 means the model's own.
+
+    Raises :class:`~openlpu._base.errors.Unsupported` where the model or the system does not allow the split.
+    """
+    assert slots == 1, "the chips hold one sequence"
+    split = split or Split()
+    wired = lined_up(load_system(system) if isinstance(system, str) else system, split)
+    local, hops = cables(wired, split)
+    program = schedule_system(shard(graph, split), wired.chip, local, hops, context=context)
+    return SystemExecutable(program, graph.params, wired)

@@ -1,0 +1,95 @@
+"""Published results in; each beside what the model gives, with the kind of agreement, out.
+
+A row that disagrees stays: the table says what the model is good for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+
+class Kind(StrEnum):
+    """What it means when a row agrees, or does not."""
+
+    EXACT = "exact by construction"  # follows from published geometry, rates and formulas alone
+    PREDICTED = "predicted"  # nothing was tuned on it
+    CALIBRATED = "calibrated"  # a chosen constant was set with it
+    WRONG = "cannot be right"  # the published figure contradicts other published figures
+
+
+@dataclass(frozen=True)
+class Row:
+    """One published result: ``low`` to ``high`` in ``unit``, equal for a single value, None where a side is open.
+
+    ``ours`` computes the same quantity.  ``constants`` name those of :class:`Constant` that were set with a calibrated
+    row.  ``why`` is the arithmetic of what cannot be right; ``missing`` what is not modelled, or not known of the row.
+    """
+
+    id: str
+    what: str
+    configuration: str
+    low: float | None
+    high: float | None
+    unit: str
+    source: str
+    ours: Callable[[], float]
+    kind: Kind
+    constants: tuple[str, ...] = ()
+    why: str = ""
+    missing: str = ""
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A chosen number that rows of the table (their ids) were used to set."""
+
+    name: str
+    file: str
+    value: float
+    unit: str
+    rows: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Open:
+    """Published rows that nothing is compared with so far, and why."""
+
+    ids: str
+    what: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """A row and what the model gives for it."""
+
+    row: Row
+    ours: float
+
+    @property
+    def ratio(self) -> float:
+        """Ours by what was published; by the nearer end of a span, 1 inside; by a bound where one side is open."""
+        low, high = self.row.low, self.row.high
+        if low is None or high is None:
+            bound = high if low is None else low
+            assert bound is not None, f"{self.row.id}: a row has a value or a bound"
+            return self.ours / bound
+        return self.ours / min(max(self.ours, low), high)
+
+    def json(self) -> dict[str, Any]:
+        """Plain data."""
+        row = self.row
+        return {
+            "id": row.id, "what": row.what, "configuration": row.configuration,
+            "published": {"low": row.low, "high": row.high}, "unit": row.unit, "source": row.source,
+            "ours": self.ours, "ratio": self.ratio, "agreement": str(row.kind), "constants": list(row.constants),
+            "why": row.why, "missing": row.missing,
+        }
+
+
+def compare(rows: Iterable[Row]) -> list[Result]:
+    """What the model gives for each row."""
+    return [Result(row, row.ours()) for row in rows]

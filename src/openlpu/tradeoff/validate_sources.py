@@ -1,0 +1,38 @@
+"""What the table of published results rests on: where they stand, constants set with them, results not yet compared."""
+
+from __future__ import annotations
+
+from openlpu.arch.chip import load_chip
+from openlpu.arch.energy import load_constants
+from openlpu.arch.system import load_system
+from openlpu.tradeoff.validate import Constant, Open
+
+SOURCES = {
+    "T": "Abts et al., Think Fast: A Tensor Streaming Processor for Accelerating Deep Learning Workloads, ISCA 2020",
+    "S": "Abts et al., A Software-defined Tensor Streaming Multiprocessor for Large-scale Machine Learning, ISCA 2022",
+    "B": "GroqChip Processor specification sheet v1.5, 2022",
+    "R": "GroqRack brief v1.0",
+    "SHIP": "Bitar et al., SHIP: SRAM-Based Huge Inference Pipelines for Fast LLM Serving, MLSys 2026, through digests",
+    "press": "statements that circulate without a primary source",
+}
+
+NOT_COMPARED = (
+    Open("C7–C10", "ResNet-50, -101, -152", "convolutions are not compiled: openlpu takes transformers"),
+    Open("C11", "utilisation of [2304×4096]×[4096×N]", "needs a plain matrix product and the fp16 mode of the MXM"),
+    Open("N7", "all-reduce bandwidth by size", "published as a curve only, no number in the text"),
+    Open("M1–M3", "distributed matrix products", "as C11, and input over PCIe"),
+    Open("L1–L5", "tokens per second of language models", "need programs of models that have only shapes"),
+)
+
+
+def calibrated() -> list[Constant]:
+    """The constants that were set with rows of the table."""
+    link, energy = load_system("quadfour").links[0], load_constants()
+    install = load_chip("lpu-v1").latency["install"]
+    return [
+        Constant("latency.install", "arch/chips/lpu_v1.toml", install, "cycles", ("C3",)),
+        Constant("link.latency", "arch/systems/*.toml", link.latency, "cycles", ("N4",)),
+        Constant("link.cycles", "arch/systems/quadfour.toml", link.cycles, "cycles", ("N9",)),
+        Constant("energy.static_mw_per_mib", "arch/energy.toml", energy.static_mw_per_mib, "mW/MiB", ("C17",)),
+        Constant("energy.stream_hop", "arch/energy.toml", energy.stream_hop, "fJ", ("C17",)),
+    ]

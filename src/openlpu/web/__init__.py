@@ -1,0 +1,1 @@
+"""Results in, pages for people out."""

@@ -1,0 +1,253 @@
+"""Whole models on several chips: groups, pipelines and both, with the reference's bits, whatever the links do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+from random_models import BASE, LLAMA, random_graph, same, tokens
+
+from openlpu._base.errors import LinkError, ProgramError
+from openlpu.arch.link import port_queue
+from openlpu.arch.system import System, load_system
+from openlpu.numerics.scheme import Scheme
+from openlpu.partition.shard import shard
+from openlpu.partition.split import Split
+from openlpu.schedule.program import SystemProgram
+from openlpu.schedule.system import cables, schedule_system
+from openlpu.target.base import Chunk
+from openlpu.target.chip import host
+from openlpu.target.chip.mutants import run_mutants
+from openlpu.target.chip.system import REPLAYS, Fault, SystemExecutable, load
+from openlpu.target.ref import run as ref
+
+SYSTEM = load_system("tiny-node")
+GRAPH = random_graph(replace(BASE, layers=2), LLAMA, Scheme())
+
+
+def made(split: Split, system: System = SYSTEM) -> SystemProgram:
+    local, hops = cables(system, split)
+    return schedule_system(shard(GRAPH, split), system.chip, local, hops, contexts=(64,))
+
+
+@pytest.fixture(scope="module")
+def program() -> SystemProgram:
+    """Two stages of two chips."""
+    return made(Split(2, 2))
+
+
+def chunk(count: int = 2) -> Chunk:
+    return Chunk(0, 0, tokens(count, GRAPH.config), every=True)
+
+
+def logits(executable: SystemExecutable, count: int = 2) -> Sequence[np.ndarray]:
+    return executable.run([chunk(count)])
+
+
+def test_two_stages_of_two_chips_have_the_reference_s_bits(program: SystemProgram) -> None:
+    executable = SystemExecutable(program, GRAPH.params, SYSTEM)
+    assert same(logits(executable), ref.load(GRAPH).run([chunk()]))
+    assert executable.cycles == program.cycles(0) and executable.replays == 0
+    starts, traces = program.starts(0), executable.traces(0)
+    end = max(s + int((t.code.cycle + t.code.latency).max()) for s, t in zip(starts, traces, strict=True))
+    assert program.cycles(0) <= end, "the last logit, then at most what is left of other queues"
+    code, rows = traces[-1].code, program.stage(-1).program.segments[0].logits
+    words = set(zip(rows.slices.ravel().tolist(), np.repeat(rows.addresses, 4).tolist(), strict=True))
+    done = [int(code.cycle[k] + code.latency[k]) for k in code.rows("write").tolist()
+            if (int(code.number[k]), int(code.field["address"][k])) in words]
+    assert len(done) == len(words) and program.cycles(0) == starts[-1] + max(done)
+
+
+def test_a_flagged_packet_makes_the_token_run_again(program: SystemProgram) -> None:
+    executable = SystemExecutable(program, GRAPH.params, SYSTEM)
+    clean = logits(SystemExecutable(program, GRAPH.params, SYSTEM), 3)
+    hop = port_queue(program.hops[0].arrives)
+    executable.faults += [Fault(0, 0, 1, port_queue(1)), Fault(1, 1, 0, hop, packet=2, times=2)]
+    first = executable.run([Chunk(0, 0, chunk(3).tokens[:2], every=True)])
+    assert executable.replays == 3
+    assert executable.cycles == 3 * program.cycles(0), "the second token ran three times"
+    rest = executable.run([Chunk(0, 2, chunk(3).tokens[2:], every=True)])
+    assert same([np.concatenate([*first, *rest])], clean)
+    assert executable.cycles == program.cycles(0)
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_nothing_of_a_flagged_token_stays_in_the_cache(program: SystemProgram, stage: int) -> None:
+    """High bytes of everything received become those of huge numbers and NaN; all stages go on with them."""
+    executable = SystemExecutable(program, GRAPH.params, SYSTEM)
+    clean = SystemExecutable(program, GRAPH.params, SYSTEM)
+    want = logits(clean, 3)
+    receives = executable.traces(0)[stage].code.rows("receive")
+    queues = executable.traces(0)[stage].code.queue[receives]
+    names = executable.traces(0)[stage].code.names
+    executable.faults += [Fault(1, stage, role, names[q], packet=k)
+                          for role in range(2) for q in np.unique(queues) for k in range(int((queues == q).sum()))]
+    assert same(logits(executable, 3), want) and executable.replays == 1
+    for text, *machines in zip(executable.stages, executable.machines, clean.machines, strict=True):
+        for item in (item for item in text.program.resident if item.name.startswith("kv.")):
+            mine, others = ([m.peek(item.slices, item.addresses[:, None], r) for r in range(2)] for m in machines)
+            assert np.array_equal(mine, others), item.name
+
+
+def test_a_scale_that_a_flagged_token_left_does_not_matter(program: SystemProgram) -> None:
+    """A position's scales are put into rows that hold those of others, whatever was in its lane: NaN times 0 is NaN."""
+    executable = SystemExecutable(program, GRAPH.params, SYSTEM)
+    want = logits(SystemExecutable(program, GRAPH.params, SYSTEM))
+    first, second = (Chunk(0, i, chunk().tokens[i : i + 1], every=True) for i in range(2))
+    got = executable.run([first])
+    for text, machine in zip(executable.stages, executable.machines, strict=True):
+        for item in (item for item in text.program.resident if item.name.startswith("kv.") and "scale" in item.name):
+            for role in range(2):
+                rows = machine.peek(item.slices, item.addresses[:, None], role)
+                rows[..., 1] = 0xFF
+                machine.load(item.slices, item.addresses[:, None], rows, role)
+    assert same([np.concatenate([*got, *executable.run([second])])], want)
+
+
+def test_an_error_that_stays_names_the_chip(program: SystemProgram) -> None:
+    executable = SystemExecutable(program, GRAPH.params, SYSTEM)
+    executable.faults.append(Fault(0, 1, 1, port_queue(1), times=99))
+    message = rf"position 0, chip 3 of system tiny-node, {port_queue(1)}: an error that {REPLAYS} replays did not mend"
+    with pytest.raises(LinkError, match=message):
+        logits(executable)
+    assert executable.replays == REPLAYS
+
+
+def test_a_damaged_packet_matters(program: SystemProgram, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If nobody looked at the flag, the logits would be others: the fault is real."""
+    executable = SystemExecutable(program, GRAPH.params, SYSTEM)
+    clean = logits(executable, 1)
+    execute = type(executable.machines[0]).execute
+    stage = executable.machines[1]
+    rows = executable.traces(0)[1].operands.passing.arriving
+
+    def damaged(machine, trace, arriving=None, _=None):
+        hurt = [(int(rows[2]), 0)] if machine is stage else None
+        return execute(machine, trace, arriving, hurt)
+
+    monkeypatch.setattr(type(stage), "execute", damaged)
+    assert not same(logits(executable, 1), clean)
+
+
+def test_a_token_on_real_clocks_ends_in_time(program: SystemProgram) -> None:
+    executable = SystemExecutable(program, GRAPH.params, SYSTEM)
+    timing = executable.timing(0)
+    assert len(timing.end) == 1000 and timing.slack.min() > 0
+    assert (timing.end <= timing.cycles + timing.bound).all()
+    assert timing.cycles >= program.cycles(0)
+
+
+def test_a_stage_that_starts_too_early_is_refused(program: SystemProgram, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = program.starts(0)
+    monkeypatch.setattr(SystemProgram, "starts", lambda self, segment: (first, second - 1))
+    message = r"from stage 0 to 1, cycle 0, c2cw1, receive .*: its vector, sent by \[.*\], arrives in cycle 1"
+    with pytest.raises(ProgramError, match=message):
+        SystemExecutable(program, GRAPH.params, SYSTEM).traces(0)
+
+
+def test_wires_that_are_not_there(program: SystemProgram) -> None:
+    with pytest.raises(ProgramError, match=r"system tiny-line: port 2 of chip \d does not lead to port 2 of chip \d"):
+        SystemExecutable(program, GRAPH.params, load_system("tiny-line"))
+
+
+def test_another_kind_of_chip(program: SystemProgram) -> None:
+    with pytest.raises(ProgramError, match="system node: the program is for chips tiny, these are lpu-v1"):
+        SystemExecutable(program, GRAPH.params, load_system("node"))
+
+
+def test_chips_that_are_not_there(program: SystemProgram) -> None:
+    with pytest.raises(ProgramError, match=r"system tiny-node: port 2 of chip 0 does not lead to port 2 of chip 2"):
+        SystemExecutable(program, GRAPH.params, load_system("tiny-node", 2))
+    with pytest.raises(ProgramError, match=r"port 1 of chip 0 does not lead to port 1 of chip 1"):
+        SystemExecutable(made(Split(2)), GRAPH.params, load_system("tiny-node", 1))
+
+
+def test_an_interval_that_is_too_short_is_refused(program: SystemProgram, monkeypatch: pytest.MonkeyPatch) -> None:
+    interval = program.interval(0)
+    monkeypatch.setattr(SystemProgram, "interval", lambda self, segment: interval - 1)
+    message = rf"stage \d, a token every {interval - 1} cycles, cycle \d+, .*: is not done when the next token comes"
+    with pytest.raises(ProgramError, match=message):
+        SystemExecutable(program, GRAPH.params, SYSTEM).traces(0)
+
+
+def test_copies_of_a_value_are_all_looked_at(program: SystemProgram) -> None:
+    executable = SystemExecutable(program, GRAPH.params, SYSTEM)
+    logits(executable, 1)
+    name, rows = next((n, r) for n, r in program.stage(0).program.segments[0].tensors.items() if n.endswith(".whole"))
+    executable.value(0, 0, name)
+    machine, at = executable.machines[0], (rows.slices[:1, :1], rows.addresses[:1, None])
+    machine.load(*at, machine.peek(*at, 0) ^ 1, 0)
+    with pytest.raises(ProgramError, match=r"role 0: channel \d+ of a value that several chips hold differs"):
+        executable.value(0, 0, name)
+
+
+def test_a_model_of_the_shared_folder_on_eight_real_chips(shared: Path) -> None:
+    from openlpu.compile import compile
+
+    graph = compile(shared / "models" / "stories260K").graph
+    system = load_system("node")
+    split = Split(4, 2)
+    local, hops = cables(system, split)
+    made_for = schedule_system(shard(graph, split), system.chip, local, hops, contexts=(256,))
+    executable = SystemExecutable(made_for, graph.params, system)
+    ids = Chunk(0, 0, (1, 2), every=True)
+    assert same(executable.run([ids]), ref.load(graph).run([ids]))
+    timing = executable.timing(0, draws=1000)
+    assert timing.slack.min() > 0 and (timing.end <= timing.cycles + timing.bound).all()
+
+
+def test_no_mutant_of_a_compiled_group_ends_with_other_bits() -> None:
+    """A decode step of two chips with everything in it, C2C queues broken."""
+    program = made(Split(2, 1))
+    executable = SystemExecutable(program, GRAPH.params, SYSTEM)
+    executable.run([chunk(2)])
+    segment, machine = program.stage(0).program.segments[0], executable.machines[0]
+    host.write_rows(machine, program.stage(0).program, 5, 2)
+    rows = segment.logits
+    words = rows.slices.ravel(), np.repeat(rows.addresses, rows.slices.shape[1])
+    report = run_mutants(machine, program.queues(0, 0), segment.claims, words, 40, among="c2c")
+    assert report.escaped == [] and sum(report.counts.values()) == 40
+    assert report.outcome("hardware") > 10 and report.outcome("claims") > 0
+
+
+# A rack of three nodes, of which one stands by.
+RACK = """
+name = "small-rack"
+chip = "tiny"
+topology = "rotational"
+epoch = 252
+[size]
+nodes = 3
+ports = 4
+spares = 1
+"""
+
+
+def test_a_dead_chip_s_work_goes_to_the_spare(tmp_path: Path) -> None:
+    """The error names the chip; without it the system has the same wires, and the same program the same bits."""
+    links = (resources.files("openlpu.arch") / "systems" / "groqrack.toml").read_text()
+    chip = (resources.files("openlpu.arch") / "chips" / "tiny.toml").read_text()
+    (tmp_path / "wide.toml").write_text(chip.replace("c2c_links = 8", "c2c_links = 24"))
+    file = tmp_path / "rack.toml"
+    file.write_text(RACK.replace('"tiny"', '"wide.toml"') + links[links.index("[links.local]"):])
+    system = load_system(str(file))
+    program = made(Split(2, 2), system)
+    executable = SystemExecutable(program, GRAPH.params, system)
+    executable.faults.append(Fault(0, 1, 0, port_queue(1), times=99))
+    with pytest.raises(LinkError, match=r"chip 2 of system small-rack.*\n.*the system without chip (\d+)") as found:
+        logits(executable)
+    dead = int(str(found.value).rsplit(" ", 1)[1])
+    spared = system.without({dead})
+    assert spared.wires.same(system.wires) and dead not in spared.physical
+    again = SystemExecutable(program, GRAPH.params, spared)
+    assert same(logits(again), ref.load(GRAPH).run([chunk()]))
+
+
+def test_loaded_in_one_call() -> None:
+    executable = load(GRAPH, system=SYSTEM, split=Split(2, 1, "codes"))
+    assert executable.context == GRAPH.config.context
+    assert same(logits(executable, 1), ref.load(GRAPH).run([chunk(1)]))

@@ -1,0 +1,114 @@
+"""A model over several chips as a user compiles, looks at and verifies it; what cannot be is said in one error."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from openlpu._base.errors import ProgramError, Unsupported
+from openlpu.arch.system import load_system
+from openlpu.cli import main
+from openlpu.compile import compile as prepare
+from openlpu.partition.split import Split
+from openlpu.schedule import bundle
+from openlpu.schedule.search import CHIPS, LATENCY, THROUGHPUT, Choice, Wanted, search, splits
+from openlpu.target import TARGETS
+from openlpu.tokens import check
+from openlpu.tokens.check import SPLITS, Case, cases, run_case
+
+MODEL = str(Path(__file__).resolve().parent / "golden" / "models" / "smollm")
+NODE = ["--system", "tiny-node", "--chips", "2"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("split") / "model"
+    assert main(["compile", MODEL, *NODE, "-o", str(folder)]) == 0
+    return folder
+
+
+def test_the_split_found_is_the_best_of_those_considered(made: Path, capsys) -> None:
+    assert main(["show", str(made), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    (chosen,) = (c for c in said["choices"] if c["chosen"])
+    assert chosen["cycles"] == min(c["cycles"] for c in said["choices"] if not c["why"])
+    assert {(c["tensor"], c["stages"]) for c in said["choices"]} == {(1, 1), (1, 2), (2, 1)}
+    assert said["segments"][0]["cycles"] == chosen["cycles"] == sum(said["segments"][0]["path"].values())
+    assert bundle.load(made).manifest["cycles_per_token"] == {"64": chosen["cycles"]}
+
+
+def test_two_chips_have_the_reference_s_tensors(tmp_path: Path, capsys) -> None:
+    folder = tmp_path / "model"
+    assert main(["compile", MODEL, *NODE, "--tensor", "2", "--exchange", "values", "-o", str(folder)]) == 0
+    assert "* " in capsys.readouterr().out
+    assert main(["verify", str(folder), "--tokens", "2", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["same"] and said["tensors"] > 20
+    page, trace = tmp_path / "page.html", tmp_path / "trace.json"
+    assert main(["show", str(folder), "--html", str(page), "--perfetto", str(trace)]) == 0
+    assert "2 chips of tiny-node" in capsys.readouterr().out
+    assert page.stat().st_size and json.loads(trace.read_text())["traceEvents"]
+
+
+def test_the_system_is_in_the_folder(made: Path) -> None:
+    found = bundle.load(made).found
+    assert found
+    assert found.system.spec.shape == load_system("tiny-node", 2).spec.shape
+    assert found.system.wires.same(load_system("tiny-node", 2).wires)
+    with pytest.raises(ProgramError, match="compiled for several chips"):
+        _ = bundle.load(made).program
+
+
+def test_each_aim_ranks_by_its_own_measure() -> None:
+    fast, full, small = Choice(Split(8), 10, 10), Choice(Split(1, 8), 80, 2), Choice(Split(1, 1), 60, 60)
+    for aim, best in ((LATENCY, fast), (THROUGHPUT, full), (CHIPS, small)):
+        assert min((fast, full, small), key=lambda c, aim=aim: c.rank(aim)) is best
+
+
+def test_the_splits_considered_use_what_there_is() -> None:
+    found = set(splits(6, 8, Wanted()))
+    assert Split(8) in found and Split(1, 6) in found and Split(4, 2, "codes") in found
+    assert all(s.chips <= 8 and s.stages <= 6 for s in found)
+    assert {s.tensor for s in splits(6, 8, Wanted(tensor=2))} == {2}
+    assert {(s.tensor == 1, s.exchange) for s in splits(6, 8, Wanted(exchange="codes"))} == {
+        (True, "values"), (False, "codes")}
+
+
+@pytest.mark.parametrize(("options", "said"), [
+    (["--chips", "2"], "this is for several chips"),
+    (["--tensor", "2"], "this is for several chips"),
+    ([*NODE, "--chip", "tiny"], "the system's file names its chip"),
+    ([*NODE, "--target", "cpu", "-o", "x"], "this is for chips"),
+    ([*NODE, "--tensor", "4"], "4 chips a stage are more than the 2 there are"),
+    (["--target", "cpu", "-o", "x", "--chip", "tiny"], "this is for chips"),
+    ([*NODE, "--tensor", "1", "--exchange", "codes"], "one chip a stage exchanges nothing"),
+    ([*NODE, "--stages", "0"], "0 is out of range"),
+    ([*NODE, "--stages", "9", "--tensor", "1"], "it has 2 chips and the split needs 9"),
+    (["--system", "nowhere"], "unknown system 'nowhere'"),
+])
+def test_what_cannot_be_is_one_error(options: list[str], said: str, capsys, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["compile", MODEL, *options]) == 2
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_check_has_the_splits_that_the_layers_allow() -> None:
+    assert {c.split for c in cases((), True, 4)} == {None, *SPLITS}
+    assert {c.split for c in cases((), True, 1)} == {None, *(s for s in SPLITS if s.stages == 1)}
+
+
+def test_a_split_case_has_the_hash_of_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "PROMPTS", (3, 1, 2, 1, 1, 4, 1, 1))  # the chip model takes a while for each token
+    monkeypatch.setattr(check, "TOKENS", 3)
+    graph = prepare(MODEL).graph.truncate(1)
+    case = Case("chip", split=Split(2))
+    assert run_case(case, graph, TARGETS.get("chip")) == run_case(Case("ref"), graph, TARGETS.get("ref"))
+
+
+def test_search_says_why_nothing_fits() -> None:
+    graph = prepare(MODEL).graph
+    with pytest.raises(Unsupported, match="do not make 5 stages"):
+        search(graph, load_system("tiny-node"), Wanted(stages=5))

@@ -1,0 +1,169 @@
+"""The table of published results: its arithmetic by hand, its rules, its page, and what it measures."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from openlpu.arch.chip import load_chip
+from openlpu.arch.isa import TABLE
+from openlpu.cli import main
+from openlpu.tradeoff import validate_chip, validate_claims, validate_network, validate_page, validate_programs
+from openlpu.tradeoff.validate import Kind, Result, Row, compare
+from openlpu.tradeoff.validate_sources import NOT_COMPARED, SOURCES, calibrated
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "validation.md"
+LPU = load_chip("lpu-v1")
+
+
+@pytest.fixture(scope="module")
+def tables() -> list[list[Result]]:
+    return [compare(part.rows()) for part in (validate_chip, validate_network, validate_claims)]
+
+
+@pytest.fixture(scope="module")
+def results(tables) -> dict[str, Result]:
+    found = [result for table in tables for result in table]
+    assert len({result.row.id for result in found}) == len(found), "an id names one row"
+    return {result.row.id: result for result in found}
+
+
+# -- what each row says ------------------------------------------------------------------------------------------
+
+
+def test_what_is_exact_is_exact(results):
+    """Within the rounding of the published figure, or inside its bound."""
+    exact = [r for r in results.values() if r.row.kind is Kind.EXACT]
+    assert len(exact) > 15
+    for r in exact:
+        if r.row.high is None:
+            assert r.ratio > 1, r.row
+        else:
+            assert r.ratio == pytest.approx(1, abs=0.004), r.row
+
+
+@pytest.mark.parametrize("name, ours", [
+    ("C1", 4 * 320 * 320 * 2 / 1000), ("C1.2", 4 * 320 * 320 * 2 * 0.9 / 1000), ("C2.2", 88 * 2 * 320),
+    ("L8", 576 * 64 * 320 * 0.9e9 / 1e12), ("N4", 270 / 0.9), ("N5", 100 * 320 / 328), ("N9", 80 * 320 * 0.9 / 27),
+    ("N9.2", 22 * 320 * 0.9 / 27), ("N9.6", 4 * 320 * 0.9 / 27), ("N9.7", 4 * 320 * 0.9 / 24),
+    ("N9.8", 2 * 320 * 0.9 / 24), ("G4", 264 * 220 / 1024), ("X1", 31), ("X2", 50.688), ("X3", 0.23068672),
+    ("X4", 300 * 184.32 / 2800), ("X5", 576 * 185 / 300), ("X6", 7),
+])
+def test_arithmetic_by_hand(results, name, ours):
+    assert results[name].ours == pytest.approx(ours, rel=1e-6)
+
+
+def test_predictions_that_are_wrong_stay(results):
+    """Ratios of two digits; a change of the model that moves one must be looked at."""
+    wrong = {name: round(r.ratio, 2) for name, r in results.items()
+             if r.row.kind is Kind.PREDICTED and abs(r.ratio - 1) > 0.1
+             and not (r.row.low is None and r.ratio < 1)}
+    assert wrong == {"C3.2": 1.38, "N3": 0.58, "N3.2": 0.58, "N6": 0.52, "N6.2": 1.13, "N9.8": 1.71, "N10": 0.62,
+                     "N10.2": 0.21}
+
+
+def test_what_cannot_be_right_contradicts_and_says_why(results):
+    claims = [r for r in results.values() if r.row.kind is Kind.WRONG]
+    assert len(claims) == 6
+    for r in claims:
+        assert r.row.why and not r.row.constants and abs(r.ratio - 1) > 0.3, r.row
+    assert all(not r.row.why for r in results.values() if r.row.kind is not Kind.WRONG)
+
+
+def test_at_most_five_constants_are_calibrated_and_no_others(results):
+    constants = calibrated()
+    assert len(constants) <= 5
+    named = {(c.name, row) for c in constants for row in c.rows}
+    used = {(name, r.row.id) for r in results.values() for name in r.row.constants}
+    assert named == used
+    assert all(bool(r.row.constants) == (r.row.kind is Kind.CALIBRATED) for r in results.values())
+    root = PAGE.parents[1] / "src" / "openlpu"
+    for c in constants:
+        field = c.name.rpartition(".")[2]
+        lines = [line for path in root.glob(c.file) for line in path.read_text("utf-8").splitlines()]
+        assert any(re.match(rf"{field} += {c.value:g}\b", line) for line in lines), c
+
+
+def test_sources_are_listed(results):
+    assert {r.row.source.split()[0].rstrip(",") for r in results.values()} == set(SOURCES)
+
+
+# -- how agreement is measured -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("low, high, ours, ratio, shown", [
+    (40, 40, 30, 0.75, "40"), (None, 40, 36, 0.9, "< 40"), (2, None, 3, 1.5, "> 2"), (185, 215, 200, 1, "185 to 215"),
+    (185, 215, 92.5, 0.5, "185 to 215"), (185, 215, 430, 2, "185 to 215"),
+])
+def test_the_ratio(low, high, ours, ratio, shown):
+    row = Row("R", "what", "where", low, high, "W", "T", lambda: ours, Kind.PREDICTED, missing="not modelled: wind")
+    [result] = compare([row])
+    assert result.ours == ours and result.ratio == ratio
+    text = validate_page.text([[result], [], []], [], ())
+    assert f" {shown} " in text and "not modelled: wind" in text and "predicted" in text
+    assert f"| {shown} W | {ours:g} W | {ratio:.2f} | predicted | not modelled: wind | [T] |" in validate_page.markdown(
+        [[result], [], []], [], ())
+
+
+# -- what is measured --------------------------------------------------------------------------------------------
+
+
+def test_every_weight_is_installed_once():
+    """All 409,600 bytes are read, loaded and installed: 80 loads of 16 streams, an install of each plane."""
+    trace = validate_programs.install(LPU, 1)
+    names, counts = np.unique(trace.code.op, return_counts=True)
+    assert {TABLE[op].name: n for op, n in zip(names.tolist(), counts.tolist(), strict=True)} == {
+        "read": 409_600 // 320, "load_weights": 80, "install_weights": 4}
+    assert trace.cycles == validate_programs.install_cycles(LPU) >= 20 + LPU.latency["read"] + LPU.latency["install"]
+
+
+def test_the_measurement_answers_to_the_chip():
+    """The calibrated latency moves it by as much as it grows; without its 4 cycles it would still be under 40."""
+    slow = replace(LPU, latency={**LPU.latency, "install": 9})
+    assert validate_programs.install_cycles(slow) == validate_programs.install_cycles(LPU) + 5
+
+
+def test_a_longer_run_of_tiles_comes_nearer_to_the_peak():
+    rates = [validate_programs.weight_rate(LPU, tiles) for tiles in (1, 10, 40)]
+    assert rates == sorted(rates) and 0.9 * 20_480 < rates[-1] < 20_480
+
+
+def test_dense_power_is_between_average_and_design():
+    assert 185 < validate_programs.dense_watts(LPU) < 215
+    assert validate_programs.dense_watts(LPU, everything=True) > 215
+    slow = replace(LPU, clock_hz=LPU.clock_hz // 2)  # static power stays, the rest halves
+    assert 0.5 < validate_programs.dense_watts(slow) / validate_programs.dense_watts(LPU) < 0.8
+
+
+# -- the command -------------------------------------------------------------------------------------------------
+
+
+def test_the_page_is_what_the_tool_writes(tmp_path, capsys, request):
+    written = tmp_path / "validation.md"
+    assert main(["validate", "--markdown", str(written)]) == 0 and capsys.readouterr().out == ""
+    if request.config.getoption("--update-golden"):
+        PAGE.write_bytes(written.read_bytes())
+    assert written.read_text("utf-8") == PAGE.read_text("utf-8"), "openlpu validate --markdown docs/validation.md"
+
+
+def test_the_command_prints_all_rows(results, capsys):
+    assert main(["validate"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    starts = {line.split()[0] for line in lines if line and not line.startswith(" ")}
+    assert set(results) <= starts
+    assert any("Not compared yet" in line for line in lines) and max(map(len, lines)) < 140
+
+
+def test_json(results, capsys):
+    assert main(["validate", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [row["id"] for row in found["rows"]] == list(results)
+    install = next(row for row in found["rows"] if row["id"] == "C3")
+    assert install["published"] == {"low": None, "high": 40} and install["agreement"] == "calibrated"
+    assert install["constants"] == ["latency.install"]
+    assert len(found["calibrated_constants"]) == len(calibrated()) and len(found["not_compared"]) == len(NOT_COMPARED)
