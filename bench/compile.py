@@ -12,7 +12,6 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -23,12 +22,9 @@ from openlpu.arch.chip import Chip, load_chip
 from openlpu.arch.encoding import instruction_bytes
 from openlpu.arch.isa import BY_NAME
 from openlpu.checkpoint.config import ModelConfig, Rope
-from openlpu.graph import decoder
 from openlpu.graph.ir import Graph
-from openlpu.graph.models import ARCHITECTURES
 from openlpu.graph.shapes import SHAPES
-from openlpu.numerics.lower import lower
-from openlpu.numerics.scheme import Scheme
+from openlpu.numerics.outline import outline
 from openlpu.place.bound import bound
 from openlpu.place.layout import place
 from openlpu.schedule.program import Segment
@@ -48,18 +44,6 @@ ROWS: dict[str, tuple[ModelConfig, int]] = {  # and the context that is compiled
     "llama-2-70b, a layer of 8 chips": (LARGE, 256),
     "llama-2-70b, context 4096": (LARGE, 4096),
 }
-
-
-def shapes_only(config: ModelConfig) -> Graph:
-    """The integer graph of a shape, whose parameters take no memory."""
-    variant = ARCHITECTURES.get(config.architecture)(config)
-    params = {name: np.broadcast_to(np.float32(0), s) for name, s in decoder.shapes(config, variant).items()}
-    return lower(decoder.build(config, params, variant), Scheme(), _codes)
-
-
-def _codes(graph: Graph, weight: str, gain: str | None) -> Mapping[str, np.ndarray]:
-    shape = graph.params[weight].shape
-    return {"codes": np.broadcast_to(np.int8(0), shape), "scale": np.broadcast_to(np.float32(1), shape[:1])}
 
 
 def streams(graph: Graph, chip: Chip, segment: Segment) -> float:
@@ -82,7 +66,7 @@ def streams(graph: Graph, chip: Chip, segment: Segment) -> float:
 def row(name: str) -> dict[str, Any]:
     """Compile one shape."""
     config, context = ROWS[name]
-    chip, graph = load_chip("lpu-v1"), shapes_only(config)
+    chip, graph = load_chip("lpu-v1"), outline(config)
     start = time.process_time()
     layout = place(graph, chip)
     placed = time.process_time()

@@ -9,9 +9,13 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from openlpu.schedule.program import Program
+    from openlpu.schedule.tracks import Token
 
 # NumPy's matrix products here are small: a pool of threads only gets in the way of other work on the machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -54,6 +58,28 @@ def edited(models: Path, tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return copy
+
+
+@pytest.fixture(scope="session")
+def program() -> Program:
+    """A small model on a tiny chip: what pictures are drawn of."""
+    from random_models import CASES, random_graph
+
+    from openlpu.arch.chip import load_chip
+    from openlpu.place.layout import place
+    from openlpu.schedule.step import buckets, schedule
+
+    graph = random_graph(*CASES["tied"])
+    layout = place(graph, load_chip("tiny"))
+    return schedule(graph, layout, buckets(layout.context))
+
+
+@pytest.fixture(scope="session")
+def token(program: Program) -> Token:
+    """A token of it."""
+    from openlpu.schedule.tracks import of_chip
+
+    return of_chip(program, program.segments[0])
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from openlpu.checkpoint.config import ModelConfig, Rope
 from openlpu.graph import decoder
 from openlpu.numerics.lower import lower
 from openlpu.numerics.scheme import Scheme
+from openlpu.target.base import Chunk
 
 LLAMA = decoder.Variant()
 QWEN2 = decoder.Variant(qkv_bias=True)
@@ -77,3 +78,15 @@ def tokens(count, config, seed=1):
 def same(got, want):
     """Equal as bits: -0 is not 0."""
     return all(np.array_equal(g.view(np.int32), w.view(np.int32)) for g, w in zip(got, want, strict=True))
+
+
+def assert_neighbours_do_not_matter(target, ids, want, starts):
+    """Slots that stand at ``starts`` get the logits ``want`` [T, V] of the one sequence ``ids``, whoever is beside."""
+    for slot, start in enumerate(starts):
+        if start:
+            target.run([Chunk(slot, 0, ids[:start])])
+    for count in (8, 3, 1):
+        sizes = [1 + (3 * slot) % 5 for slot in range(count)]
+        chunks = [Chunk(s, starts[s], ids[starts[s] : starts[s] + n], every=s % 2 == 0) for s, n in enumerate(sizes)]
+        wanted = [want[c.start : c.start + len(c.tokens)][0 if c.every else -1 :] for c in chunks]
+        assert same(target.run(chunks), wanted), f"{count} slots"

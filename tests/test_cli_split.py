@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
 import pytest
 
+from openlpu import cli_split
 from openlpu._base.errors import ProgramError, Unsupported
 from openlpu.arch.system import load_system
 from openlpu.cli import main
 from openlpu.compile import compile as prepare
-from openlpu.partition.split import Split
+from openlpu.partition.shard import TENSOR
+from openlpu.partition.split import EXCHANGES, Split
 from openlpu.schedule import bundle
-from openlpu.schedule.search import CHIPS, LATENCY, THROUGHPUT, Choice, Wanted, search, splits
+from openlpu.schedule.search import AIMS, CHIPS, LATENCY, THROUGHPUT, Choice, Wanted, search, splits
 from openlpu.target import TARGETS
 from openlpu.tokens import check
 from openlpu.tokens.check import SPLITS, Case, cases, run_case
@@ -65,6 +68,14 @@ def test_each_aim_ranks_by_its_own_measure() -> None:
     fast, full, small = Choice(Split(8), 10, 10), Choice(Split(1, 8), 80, 2), Choice(Split(1, 1), 60, 60)
     for aim, best in ((LATENCY, fast), (THROUGHPUT, full), (CHIPS, small)):
         assert min((fast, full, small), key=lambda c, aim=aim: c.rank(aim)) is best
+
+
+def test_the_options_offer_what_there_is() -> None:
+    """They are written out, because ``openlpu --help`` loads nothing."""
+    parser = argparse.ArgumentParser()
+    cli_split.add_options(parser)
+    offered = {action.dest: action.choices for action in parser._actions}
+    assert (offered["aim"], offered["tensor"], offered["exchange"]) == (AIMS, TENSOR, EXCHANGES)
 
 
 def test_the_splits_considered_use_what_there_is() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from random_models import BASE, LLAMA, MIXTURES, random_graph, same, tokens
+from random_models import BASE, LLAMA, MIXTURES, assert_neighbours_do_not_matter, random_graph, same, tokens
 from safetensors.numpy import load_file
 
 from openlpu._base.errors import DoesNotFit, Unsupported
@@ -59,15 +59,7 @@ def test_neighbours_do_not_matter(mixture, threads):
     """Rows with and without logits at eight positions; whoever else chose an expert is of no account."""
     graph, ids, want = mixture
     target = cpu.load(graph, slots=8, threads=threads)
-    starts = (0, 1, 5, 17, 64, 90, 100, 130)
-    for slot, start in enumerate(starts):
-        if start:
-            target.run([Chunk(slot, 0, ids[:start])])
-    for count in (8, 3, 1):
-        sizes = [1 + (3 * slot) % 5 for slot in range(count)]
-        chunks = [Chunk(s, starts[s], ids[starts[s] : starts[s] + n], every=s % 2 == 0) for s, n in enumerate(sizes)]
-        wanted = [want[c.start : c.start + len(c.tokens)][0 if c.every else -1 :] for c in chunks]
-        assert same(target.run(chunks), wanted), f"{count} slots"
+    assert_neighbours_do_not_matter(target, ids, want, (0, 1, 5, 17, 64, 90, 100, 130))
     target.close()
 
 

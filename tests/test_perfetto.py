@@ -9,30 +9,14 @@ from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
-import pytest
-from random_models import CASES, random_graph
 
 from openlpu.arch.chip import load_chip
 from openlpu.arch.isa import TABLE
-from openlpu.place.layout import place
 from openlpu.schedule import perfetto
 from openlpu.schedule.program import Program, queue_dtype
-from openlpu.schedule.step import buckets, schedule
-from openlpu.schedule.tracks import ChipRun, Token, of_chip, tracks
+from openlpu.schedule.tracks import ChipRun, Token, tracks
 
 TINY = load_chip("tiny")
-
-
-@pytest.fixture(scope="module")
-def program() -> Program:
-    graph = random_graph(*CASES["tied"])
-    layout = place(graph, TINY)
-    return schedule(graph, layout, buckets(layout.context))
-
-
-@pytest.fixture(scope="module")
-def token(program: Program) -> Token:
-    return of_chip(program, program.segments[0])
 
 
 def events(path: Path) -> list[dict]:

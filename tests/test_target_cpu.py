@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from random_models import BASE, CASES, LLAMA, MIXTURES, random_graph, same, tokens
+from random_models import BASE, CASES, LLAMA, MIXTURES, assert_neighbours_do_not_matter, random_graph, same, tokens
 
 from openlpu._base.errors import BadRequest, DoesNotFit, NumericsError, Unsupported
 from openlpu.checkpoint import folder
@@ -76,15 +76,7 @@ def test_stories_in_every_cut(stories, path, threads):
 def test_batches_at_different_positions(stories, threads):
     graph, ids, want = stories
     target = cpu.load(graph, slots=8, threads=threads)
-    starts = (0, 1, 5, 17, 64, 100, 255, 290)
-    for slot, start in enumerate(starts):
-        if start:
-            target.run([Chunk(slot, 0, ids[:start])])
-    for count in (8, 3, 1):
-        sizes = [1 + (3 * slot) % 5 for slot in range(count)]
-        chunks = [Chunk(s, starts[s], ids[starts[s] : starts[s] + n], every=s % 2 == 0) for s, n in enumerate(sizes)]
-        wanted = [want[c.start : c.start + len(c.tokens)][0 if c.every else -1 :] for c in chunks]
-        assert same(target.run(chunks), wanted), f"{count} slots"
+    assert_neighbours_do_not_matter(target, ids, want, (0, 1, 5, 17, 64, 100, 255, 290))
     target.close()
 
 

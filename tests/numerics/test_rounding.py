@@ -71,7 +71,7 @@ def test_the_number_of_cores_changes_no_byte(monkeypatch: pytest.MonkeyPatch, co
         return [*total, *lower.quantize_rows(weight), *(array for one in coded for array in one.values())]
 
     expected = everything()
-    monkeypatch.setattr(workers, "cores", lambda: count)
+    monkeypatch.setattr(workers, "usable_cores", lambda: count)
     monkeypatch.setattr(blocks, "SLICE", 300)
     monkeypatch.setattr(lower, "ROWS", 7)
     assert all(np.array_equal(a, b) for a, b in zip(expected, everything(), strict=True))

@@ -11,8 +11,7 @@ from random_models import BASE, LLAMA, random_graph, same, tokens
 from openlpu.arch.chip import load_chip
 from openlpu.arch.encoding import extents
 from openlpu.arch.isa import BY_NAME
-from openlpu.graph import decoder
-from openlpu.numerics.lower import lower
+from openlpu.numerics.outline import outline
 from openlpu.numerics.scheme import Scheme
 from openlpu.place.layout import place, steady
 from openlpu.schedule.step import schedule
@@ -35,17 +34,11 @@ def test_runs_of_tiles_give_the_reference_bits(machine):
     assert same(chip.load(graph, chip=machine).run([Chunk(0, 0, ids, every=True)]), want)
 
 
-def zeros(graph, weight, gain):
-    shape = graph.params[weight].shape
-    return {"codes": np.broadcast_to(np.int8(0), shape), "scale": np.broadcast_to(np.float32(1), shape[:1])}
-
-
 @pytest.fixture(scope="module")
 def layer():
     """A layer of a large model on one of several chips, from shapes alone: its graph and its segment."""
     config = replace(BASE, layers=1, hidden=4096, heads=4, kv_heads=1, head_dim=128, intermediate=2560, tied=False)
-    params = {name: np.broadcast_to(np.float32(0), s) for name, s in decoder.shapes(config, LLAMA).items()}
-    graph = lower(decoder.build(config, params, LLAMA), Scheme(), zeros)
+    graph = outline(config)
     return graph, schedule(graph, place(graph, REAL), [64]).segments[0]
 
 

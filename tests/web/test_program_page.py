@@ -14,33 +14,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from random_models import CASES, random_graph
 
 from openlpu.arch.chip import load_chip
 from openlpu.arch.isa import BY_NAME, TABLE
-from openlpu.place.layout import place
 from openlpu.schedule.joules import energy
 from openlpu.schedule.program import Program, queue_dtype
-from openlpu.schedule.step import buckets, schedule
-from openlpu.schedule.tracks import ChipRun, Token, of_chip
+from openlpu.schedule.tracks import ChipRun, Token
 from openlpu.web.program_page import SCRIPTS, TEMPORARY, render
 
 TINY = load_chip("tiny")
 ABOUT = {"title": "a model </script><b> on tiny", "context": "up to 64"}
 SPLITS = [{"tensor": 1, "stages": 2, "cycles": 12345, "chosen": True},
           {"tensor": 2, "stages": 1, "cycles": 23456, "chosen": False}]
-
-
-@pytest.fixture(scope="module")
-def program() -> Program:
-    graph = random_graph(*CASES["tied"])
-    layout = place(graph, TINY)
-    return schedule(graph, layout, buckets(layout.context))
-
-
-@pytest.fixture(scope="module")
-def token(program: Program) -> Token:
-    return of_chip(program, program.segments[0])
 
 
 @pytest.fixture(scope="module")

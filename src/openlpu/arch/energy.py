@@ -18,21 +18,14 @@ from numpy.typing import NDArray
 
 from openlpu.arch.chip import Chip
 from openlpu.arch.encoding import SIZES
-from openlpu.arch.isa import BY_NAME, BYTE, QUAD, TABLE, unit_of_queue
+from openlpu.arch.isa import BY_NAME, BYTE, LOADED, POSTS, QUAD, TABLE, unit_of_queue
 
 Ints = NDArray[np.int64]
 FJ_PER_JOULE = 10**15
 
-# (instruction, field of the first stream it puts a result on, how many or the field that says so).
-POSTS: tuple[tuple[str, str, int | str], ...] = (
-    ("read", "stream", 1), ("gather", "stream", 1), ("accumulate", "stream", "emit"), ("shift", "dst", "count"),
-    ("permute", "dst", "count"), ("distribute", "dst", 1), ("rotate", "dst", "size"), ("transpose", "dst", 16),
-    ("receive", "stream", 1),
-)
 OF_FIELD = {"emit": lambda n: 4 * n, "size": lambda n: n * n, "count": lambda n: n}
 SPECIAL = "vxm_special"
 MEMORY = ("read", "gather", "write", "scatter")
-LOADED = 16  # vectors of one load_weights
 
 
 @dataclass(frozen=True)

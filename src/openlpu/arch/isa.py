@@ -162,6 +162,16 @@ TABLE: tuple[Instruction, ...] = tuple(
 )
 BY_NAME: dict[str, Instruction] = {i.name: i for i in TABLE}
 
+LOADED = 16  # vectors of one load_weights
+
+# Results on streams: (instruction, field of the first stream, how many or the field that says so).  The VXM's depend
+# on the kind of their destination.
+POSTS: tuple[tuple[str, str, int | str], ...] = (
+    ("read", "stream", 1), ("gather", "stream", 1), ("accumulate", "stream", "emit"), ("shift", "dst", "count"),
+    ("permute", "dst", "count"), ("distribute", "dst", 1), ("rotate", "dst", "size"), ("transpose", "dst", 16),
+    ("receive", "stream", 1),
+)
+
 
 def unit_of_queue(queue: str) -> str:
     """The unit whose instructions a queue takes: ``mem3`` -> ``mem``, ``mxme0.weights`` -> ``mxm.weights``."""

@@ -5,10 +5,11 @@ Threads are enough: large operations of NumPy, and machine code, let go of Pytho
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
+
+from openlpu._base.cores import usable_cores
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -16,10 +17,5 @@ R = TypeVar("R")
 
 def in_order(function: Callable[[T], R], pieces: Iterable[T], most: int = 64) -> Iterator[R]:
     """``function`` of each piece, at most ``most`` at a time; the first error of a piece is raised."""
-    with ThreadPoolExecutor(min(cores(), most)) as pool:
+    with ThreadPoolExecutor(min(usable_cores(), most)) as pool:
         yield from pool.map(function, pieces)
-
-
-def cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

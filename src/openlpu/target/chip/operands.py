@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from openlpu.arch.isa import ALU
+from openlpu.arch.isa import ALU, LOADED
 from openlpu.target.chip import deskew, links, sram, streams
 from openlpu.target.chip.code import Code, Ints
 
@@ -85,7 +85,7 @@ def _buffer(code: Code) -> Part:
     number = np.searchsorted(installs, loads)  # rows are in queue order: the installs in front of each load
     planes = 2 * code.chip.mxm_planes_per_hemisphere
     key = number * planes + code.number[loads]
-    groups = code.chip.lanes // streams.LOADED
+    groups = code.chip.lanes // LOADED
     slot = key * groups + code.field["group"][loads]
     order = np.argsort(slot, kind="stable")
     code.refuse(loads[order[1:][np.diff(slot[order]) == 0]], "this group of the weight buffer is already loaded")

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from openlpu.arch.isa import ALU, BYTE, IMM, QUAD, TABLE
+from openlpu.arch.isa import ALU, BYTE, IMM, LOADED, QUAD, TABLE
 from openlpu.target.chip import levels
 from openlpu.target.chip.code import Code, Ints
 from openlpu.target.chip.operands import Operands
 from openlpu.target.chip.sram import RESIDENT
-from openlpu.target.chip.streams import LOADED, MAP, posts
+from openlpu.target.chip.streams import MAP, posts
 from openlpu.target.chip.values import I32, Bytes, Words
 
 WORD_UNITS = ("vxm", "mxm.activations", "mxm.accumulate")

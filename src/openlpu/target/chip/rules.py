@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from openlpu.arch.isa import ALU, BY_NAME, BYTE, IMM, NONE, QUAD, TABLE, instructions_of, unit_of_queue
+from openlpu.arch.isa import ALU, BY_NAME, BYTE, IMM, LOADED, NONE, QUAD, TABLE, instructions_of, unit_of_queue
 from openlpu.target.chip import deskew
 from openlpu.target.chip.code import FIELDS, Code, Ints
-from openlpu.target.chip.streams import LOADED, Uses, posts, reads
+from openlpu.target.chip.streams import Uses, posts, reads
 
 UNARY = ("pass", "negate", "relu", "to_float", "to_int", "exp", "rsqrt", "tanh")
 WRITE_LIKE = ("write", "scatter")

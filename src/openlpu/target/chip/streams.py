@@ -11,15 +11,14 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from openlpu._base.errors import ProgramError
-from openlpu.arch.isa import BYTE, QUAD
+from openlpu.arch.isa import BYTE, LOADED, POSTS, QUAD
 from openlpu.target.chip.code import Code, Ints
 
 WEST = 32  # streams from here on flow west
 MAP = 16  # operand number of an SXM map
-LOADED = 16  # vectors of one load_weights
 
-# Streams an instruction takes and posts: (instruction, field of the first, how many or the field that says so,
-# operand number of the first).  The VXM's depend on kinds and are added below.
+# Streams an instruction takes: (instruction, field of the first, how many or the field that says so, operand number
+# of the first); those it posts stand in arch/isa.py.  The VXM's depend on kinds and are added below.
 _READS: tuple[tuple[str, str, int | str, int], ...] = (
     ("write", "stream", 1, 0), ("gather", "map", 1, 1), ("scatter", "stream", 1, 0), ("scatter", "map", 1, 1),
     ("load_weights", "stream", LOADED, 0), ("activate", "stream", 1, 0),
@@ -27,11 +26,7 @@ _READS: tuple[tuple[str, str, int | str, int], ...] = (
     ("distribute", "stream", 1, 0), ("distribute", "map", 1, MAP),
     ("rotate", "stream", "size", 0), ("transpose", "stream", 16, 0), ("send", "stream", 1, 0),
 )
-_POSTS: tuple[tuple[str, str, int | str, int], ...] = (
-    ("read", "stream", 1, 0), ("gather", "stream", 1, 0), ("accumulate", "stream", "emit", 0),
-    ("shift", "dst", "count", 0), ("permute", "dst", "count", 0), ("distribute", "dst", 1, 0),
-    ("rotate", "dst", "size", 0), ("transpose", "dst", 16, 0), ("receive", "stream", 1, 0),
-)
+_POSTS = tuple((*post, 0) for post in POSTS)
 
 
 @dataclass(frozen=True)

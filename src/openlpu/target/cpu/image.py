@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from openlpu._base.cores import usable_cores
 from openlpu._base.errors import DoesNotFit
 from openlpu._base.units import size as bytes_of
 from openlpu.checkpoint.memory import available
-from openlpu.target.cpu.memory import Arena, pad_vector, usable_cores
+from openlpu.target.cpu.memory import Arena, pad_vector
 from openlpu.target.cpu.path import Path
 from openlpu.target.cpu.plan import Operand, Plan
 from openlpu.target.cpu.weights import Format, padded

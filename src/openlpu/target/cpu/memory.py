@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-import os
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,8 +55,3 @@ def pad_vector(vector: NDArray[np.float32], out: NDArray[np.uint8]) -> None:
 def pointer(address: int) -> ctypes.c_void_p:
     """An address as ctypes passes it."""
     return ctypes.c_void_p(address)
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

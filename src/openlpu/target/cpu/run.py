@@ -15,6 +15,7 @@ from typing import NoReturn
 
 import numpy as np
 
+from openlpu._base.cores import usable_cores
 from openlpu._base.errors import BadRequest, NumericsError
 from openlpu.graph.ir import Graph
 from openlpu.target.base import F32, Chunk
@@ -24,7 +25,6 @@ from openlpu.target.cpu.crew import Crew, Entry
 from openlpu.target.cpu.image import build, parameters
 from openlpu.target.cpu.layout import MAX_ROWS, Layout
 from openlpu.target.cpu.linear import ERROR_AT, value_stride
-from openlpu.target.cpu.memory import usable_cores
 from openlpu.target.cpu.mover import Mover
 from openlpu.target.cpu.native import Module
 from openlpu.target.cpu.path import Path, choose
