@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from random_models import BASE, CASES, LLAMA, QWEN3, random_graph, same, tokens
 
-from openlpu._base.errors import DoesNotFit
+from openlpu._base.errors import DoesNotFit, ProgramError
 from openlpu.arch.chip import load_chip
+from openlpu.arch.isa import BY_NAME
 from openlpu.graph.shapes import SHAPES
 from openlpu.numerics.draw import draw
 from openlpu.numerics.scheme import Scheme
@@ -20,10 +21,12 @@ from openlpu.place.bound import Shortest, bound
 from openlpu.place.layout import place
 from openlpu.schedule.report import report
 from openlpu.schedule.step import buckets, schedule
+from openlpu.schedule.temporaries import Temporaries
 from openlpu.target.base import Chunk
 from openlpu.target.chip import run as chip
 from openlpu.target.chip.code import flatten
 from openlpu.target.chip.rules import partners
+from openlpu.target.chip.run import ChipExecutable
 from openlpu.target.ref import run as ref
 
 TINY = load_chip("tiny")
@@ -158,12 +161,28 @@ def test_a_model_too_large_says_what_takes_the_room():
     assert "--kv-bits" in str(wide.value) and "--kv-bits" not in str(narrow.value)
 
 
-@pytest.mark.parametrize("words", [90, 150, 200])
+@pytest.mark.parametrize("words", [90, 122, 126])
 def test_values_inside_the_token_need_room_too(words):
     """What is placed fits, what the scheduler adds does not: the same report, not a search without end."""
     graph = random_graph(replace(BASE, layers=2), LLAMA, Scheme())
     with pytest.raises(DoesNotFit, match=r"are asked of .* of SRAM, and .*(row is left|would need)"):
         program(graph, replace(TINY, words_per_slice=words))
+
+
+def test_rows_are_used_again_after_their_last_read(monkeypatch):
+    """With little room results take rows that are free again; one taken too early is refused."""
+    graph, machine = random_graph(replace(BASE, layers=2), LLAMA, Scheme()), replace(TINY, words_per_slice=150)
+    made = program(graph, machine)
+    words = np.concatenate([np.stack([np.full(len(rows), int(name[3:])), rows["address"]], axis=1)
+                            for name, queue in made.segments[-1].queues.items() if name.startswith("mem")
+                            for rows in [queue[queue["op"] == BY_NAME["write"].opcode]]])
+    assert len(np.unique(words, axis=0)) < len(words) / 3
+    ids = tokens(3, graph.config)
+    want = ref.load(graph).run([Chunk(0, 0, ids, every=True)])
+    assert same(ChipExecutable(made, graph.params).run([Chunk(0, 0, ids, every=True)]), want)
+    monkeypatch.setattr(Temporaries, "use", lambda self, slice_, address, cycle: None)
+    with pytest.raises(ProgramError, match="read"):
+        ChipExecutable(program(graph, machine), graph.params).run([Chunk(0, 0, ids, every=True)])
 
 
 def test_a_larger_known_model_is_reported_without_its_weights():

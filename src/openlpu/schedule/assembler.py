@@ -20,6 +20,7 @@ from openlpu.arch.chip import Chip
 from openlpu.arch.isa import BY_NAME
 from openlpu.place.sram import Sram
 from openlpu.schedule.program import CLAIM_OUTPUT, CLAIM_READ, Claims, queue_dtype
+from openlpu.schedule.temporaries import Temporaries
 from openlpu.schedule.timeline import Ints, Passage, Timeline
 from openlpu.schedule.values import Vec
 
@@ -34,7 +35,7 @@ class Assembler:
 
     def __init__(self, chip: Chip, sram: Sram) -> None:
         self.chip, self.sram = chip, sram
-        self.timeline = Timeline(chip)
+        self.timeline, self.temporaries = Timeline(chip), Temporaries(sram)
         self.position = [chip.slice_position(s) for s in range(chip.slices)]
         self.by_distance: dict[int, list[int]] = {}  # MEM groups, the nearest to a position first
         self.passages: dict[tuple[tuple[int, ...], int], Passage] = {}
@@ -57,6 +58,10 @@ class Assembler:
         """The slices of a MEM group; groups count from the west edge."""
         per = self.chip.slices_per_register
         return tuple(range(group * per, (group + 1) * per))
+
+    def group(self, slices: tuple[int, ...]) -> int:
+        """The MEM group that slices are of."""
+        return slices[0] // self.chip.slices_per_register
 
     def x(self, vec: Vec) -> int:
         """Stream register where a vector's first plane lives."""
@@ -101,6 +106,7 @@ class Assembler:
             return result
         later = self.timeline.later
         self.timeline.undo(mark)
+        self.temporaries.undo()
         self.wait = max(1, later())
         del self.pending[count:]
         self.next_id = first
@@ -130,6 +136,7 @@ class Assembler:
             self.last = max(self.last, row[0])
             self.reads.extend((row[2], *claim) for claim in reads)
         self.pending.clear()
+        self.temporaries.commit()
 
     # -- operands and results ----------------------------------------------------------------------------------
 
@@ -158,6 +165,7 @@ class Assembler:
             return None
         ids, base = [], first + base
         for i, (s, (_, leave)) in enumerate(zip(vec.slices, trips, strict=True)):
+            self.temporaries.use(s, vec.address, leave - lead)
             claim = [(0, vec.writers[i], vec.or_resident, vec.address)]
             ids.append(self.emit(f"mem{s}", leave - lead, "read", claim, address=vec.address, stream=base + i))
         return base, ids
@@ -168,11 +176,13 @@ class Assembler:
         for group in self.near(x):
             slices = self.group_slices(group)
             at = self.position[slices[0]]
-            if at == x or set(slices) & set(avoid) or self.sram.room(slices) < 1:
+            if at == x or set(slices) & set(avoid) or not self.temporaries.possible(group):
                 continue
             full = False
-            address = self.sram.next_temporary(slices)
             cycle = post + abs(at - x)
+            address = self.temporaries.find(group, cycle)
+            if address is None:
+                continue
             mark = self.timeline.mark()
             if all(self.timeline.memory(s, cycle, address, write=True) for s in slices[:planes]):
                 base = self.timeline.stream_group(planes, x, post, at, prefer=self.turn)
@@ -184,8 +194,7 @@ class Assembler:
         return None
 
     def _write(self, slices: tuple[int, ...], cycle: int, base: int, writers: Sequence[int]) -> Vec:
-        group = slices[0] // self.chip.slices_per_register
-        address = self.sram.temporary(self.group_slices(group))
+        address, _ = self.temporaries.take(self.group(slices), cycle)
         whole = len(set(writers)) == 1  # one instruction made all planes, or each plane has its own
         ids = tuple(
             self.emit(f"mem{s}", cycle, "write", [(0, w, False, i if whole else 0)], address=address, stream=base + i)
@@ -225,6 +234,7 @@ class Assembler:
         ids = self.take_ids(count * planes).reshape(count, planes)
         for i, (s, lead) in enumerate(zip(vec.slices, passage.lead, strict=True)):
             self.emit_each(f"mem{s}", cycles - lead, "read", ids[:, i], address=addresses, stream=streams + i)
+            self.temporaries.use(s, vec.address, int(cycles[-1]) - lead)
         self.claim_each(ids, 0, np.array(vec.writers[:planes]), vec.or_resident, addresses[:, None])
         return cycles, streams, ids
 

@@ -16,6 +16,7 @@ from openlpu.schedule.fetch import Fetcher, keep
 from openlpu.schedule.program import Program, Rows, Segment, StageProgram
 from openlpu.schedule.select import attention, codes, elementwise, exchange, headnorm, linear
 from openlpu.schedule.select.build import Build, Floats
+from openlpu.schedule.temporaries import vectors
 from openlpu.schedule.units.c2c import Cabling, group_ports
 from openlpu.schedule.values import Vec
 
@@ -66,7 +67,9 @@ def build(
         origin.append((b.asm.next_id, node.output))
         if node.op == "rope" and rope_row is None:
             rope_row = elementwise.rope_row(b)
+        b.temporaries.enter()
         _node(b, node, rope_row)
+        b.temporaries.leave(vectors((b.floats.get(node.output), b.coded.get(node.output))))
     layout.homes.sram.require_fit()
     return b, tuple(origin)
 

@@ -19,6 +19,7 @@ from openlpu.schedule.expression import Op
 from openlpu.schedule.select import cache
 from openlpu.schedule.select.build import Build, Floats
 from openlpu.schedule.select.codes import amax, chain, code_of, float_of, high_plane, reciprocal, scale_of
+from openlpu.schedule.temporaries import scoped
 from openlpu.schedule.units.mxm import Plane
 from openlpu.schedule.values import Vec
 
@@ -66,6 +67,7 @@ def attention(b: Build, node: Node, q: Floats, k: Floats, v: Floats, scale: Vec 
     return Floats(q.lanes, out)
 
 
+@scoped
 def merge(b: Build, parts: list[Vec], lanes: list[int]) -> Vec:
     """One vector from many, each giving only its own head's lanes."""
     masked: list[Op | Vec] = [Op("mask", p, b.mask(b.heads.mask(lane))) for p, lane in zip(parts, lanes, strict=True)]
@@ -76,6 +78,7 @@ def merge(b: Build, parts: list[Vec], lanes: list[int]) -> Vec:
     return b.vxm.evaluate(only) if isinstance(only, Op) else only
 
 
+@scoped
 def _query_codes(b: Build, q: Floats, softmax_scale: float, scale: Vec | None) -> tuple[list[Vec], Vec]:
     """Two-plane codes of all query vectors under one scale, and that scale times the softmax's."""
     scale = scale or scale_of(b, None, amax(b, q.vecs, [None] * len(q.vecs)))
@@ -84,6 +87,7 @@ def _query_codes(b: Build, q: Floats, softmax_scale: float, scale: Vec | None) -
     return codes, b.vxm.evaluate(Op("mul", scale, softmax_scale))
 
 
+@scoped
 def _scores(b: Build, heads: list[Head], coded: tuple[list[Vec], Vec], rows: cache.Rows, side: int,
             window: int) -> list[list[Scored]]:
     """[head][block]: exact q·k on the MXM, then scales, the mask of positions the query does not see, the maximum."""
@@ -97,11 +101,19 @@ def _scores(b: Build, heads: list[Head], coded: tuple[list[Vec], Vec], rows: cac
         planes.append((low, high))
     out: list[list[Scored]] = [[] for _ in heads]
     for block in range(b.blocks):
-        dots = _dots(b, planes, rows, block, side)
-        for i, (head, dot) in enumerate(zip(heads, dots, strict=True)):
-            scaled = Op("mul", Op("mul", dot, factor), rows.scale(head.kv_head, block))
-            score = b.vxm.evaluate(Op("add", scaled, b.host_row(seen_row("bias", block, window))))
+        for i, score in enumerate(_block_scores(b, heads, planes, factor, rows, block, side, window)):
             out[i].append(Scored(score, b.lane_max(score, "max")))
+    return out
+
+
+@scoped
+def _block_scores(b: Build, heads: list[Head], planes: list[tuple[Vec, Vec]], factor: Vec, rows: cache.Rows,
+                  block: int, side: int, window: int) -> list[Vec]:
+    """[head]: scores of one block."""
+    out = []
+    for head, dot in zip(heads, _dots(b, planes, rows, block, side), strict=True):
+        scaled = Op("mul", Op("mul", dot, factor), rows.scale(head.kv_head, block))
+        out.append(b.vxm.evaluate(Op("add", scaled, b.host_row(seen_row("bias", block, window)))))
     return out
 
 
@@ -129,6 +141,7 @@ def _both(b: Build, plane: Plane, pair: tuple[Vec, Vec]) -> tuple[Vec, Vec]:
     return low, high
 
 
+@scoped
 def _weighted(b: Build, heads: list[Head], scored: list[list[Scored]], rows: cache.Rows, side: int,
               window: int) -> list[Vec]:
     """[head]: the weighted sum of V, in the lanes of the head (other lanes hold other heads' V: not meant)."""
@@ -163,18 +176,21 @@ def _weighted(b: Build, heads: list[Head], scored: list[list[Scored]], rows: cac
     return out
 
 
+@scoped
 def _v_top(b: Build, scale: Vec, valid: Vec) -> Vec:
     """The block's largest V scale over the positions written, at least the floor, in every lane."""
     top = b.lane_max(b.vxm.evaluate(Op("mul", scale, valid)), "max")
     return b.vxm.evaluate(Op("max", top, float_of(SCALE_FLOOR)))
 
 
+@scoped
 def _planes(b: Build, x: Op) -> tuple[Vec, Vec]:
     """(low, high) byte planes of round(x)."""
     code = b.vxm.evaluate(Op("to_int", x))
     return code.plane(0), high_plane(b, code)
 
 
+@scoped
 def _totals(b: Build, exps: list[list[Vec]]) -> list[list[Vec]]:
     """[head][block]: Σ round(e * 32512) over lanes, in every lane as fp32: a product with a tile of ones."""
     m = b.mxm
@@ -193,6 +209,7 @@ def _sum(b: Build, plane: Plane, pair: tuple[Vec, Vec]) -> Op:
     return Op("to_float", Op("add_mod", Op("shift_left", high, 8), low))
 
 
+@scoped
 def _products(b: Build, weights: list[list[tuple[Vec, Vec]]], rows: cache.Rows, side: int) -> list[list[Vec]]:
     """[head][block]: exact Σ weight * V over the block's positions, as fp32; lanes are V's channels."""
     out: list[list[Vec]] = [[] for _ in weights]

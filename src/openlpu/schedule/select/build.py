@@ -20,6 +20,7 @@ from openlpu.place.lanes import HeadLanes, Lanes
 from openlpu.place.layout import Layout
 from openlpu.schedule.assembler import Assembler
 from openlpu.schedule.expression import Op
+from openlpu.schedule.temporaries import Temporaries, scoped
 from openlpu.schedule.units.c2c import C2c, Cabling, group_ports
 from openlpu.schedule.units.mem import Mem
 from openlpu.schedule.units.mxm import Mxm
@@ -83,6 +84,11 @@ class Build:
         return self.layout.chip
 
     @property
+    def temporaries(self) -> Temporaries:
+        """Rows for values inside the token."""
+        return self.asm.temporaries
+
+    @property
     def heads(self) -> HeadLanes:
         """Where attention's heads sit."""
         return self.layout.heads
@@ -141,6 +147,7 @@ class Build:
 
     # -- lane reductions ---------------------------------------------------------------------------------------
 
+    @scoped
     def lane_max(self, vec: Vec, op: str) -> Vec:
         """The maximum (or minimum: ``op``) over all lanes, in every lane: each round of rotations widens the window."""
         window = 1

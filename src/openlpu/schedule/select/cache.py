@@ -19,6 +19,7 @@ from openlpu.place.emplace import Source
 from openlpu.schedule.expression import Op
 from openlpu.schedule.select.build import Build, Floats
 from openlpu.schedule.select.codes import amax, chain, code_of, float_of, reciprocal, scale_of
+from openlpu.schedule.temporaries import scoped
 from openlpu.schedule.values import Vec
 
 
@@ -52,6 +53,7 @@ class Rows:
         return Vec(first.slices, first.address + block, first.ready, first.writers, True)
 
 
+@scoped
 def write(b: Build, where: str, x: Floats, c: int, side: int, bits: int, *, transposed: bool) -> Rows:
     """Quantise kv vector ``c`` of K or V head by head and scatter its codes and scales into the cache."""
     scales, inverse, below = {}, [], []

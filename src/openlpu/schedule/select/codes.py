@@ -8,6 +8,7 @@ from openlpu.arch.truepoint import codes as tp
 from openlpu.graph.ir import Node
 from openlpu.schedule.expression import Op, Operand
 from openlpu.schedule.select.build import Build, Coded, Floats
+from openlpu.schedule.temporaries import scoped
 from openlpu.schedule.values import Vec
 
 MAGNITUDE = 0x7FFFFFFF
@@ -27,6 +28,7 @@ def chain(op: str, parts: list[Op | Vec]) -> Op | Vec:
     return tree
 
 
+@scoped
 def amax(b: Build, vecs: list[Vec], masks: list[Vec | None]) -> Vec:
     """The largest magnitude (as bits) over the masked lanes of all vectors, in every lane."""
     parts: list[Op | Vec] = [
@@ -74,6 +76,7 @@ def high_plane(b: Build, code: Vec) -> Vec:
     return b.vxm.evaluate(Op("add_mod", code, 128)).plane(1)
 
 
+@scoped
 def scale(b: Build, x: Floats, size: int, wide: int) -> Vec:
     """The scale of codes, in every lane; ``size`` and ``wide`` as in :func:`quantize`."""
     if wide in (0, size):

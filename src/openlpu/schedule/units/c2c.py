@@ -145,11 +145,11 @@ class _Landing:
     def __init__(self, asm: Assembler) -> None:
         self.asm = asm
         self.slices: tuple[int, ...] = ()
-        self.address = -1
+        self.address, self.since = -1, 0  # of the row, and from when it may be written
         self.waits = 1  # cycles in which a plane may be received
         self.ready = 0
         self.writers: list[int] = []
-        self.trial: tuple[tuple[int, ...], int, int, int] | None = None
+        self.trial: tuple[tuple[int, ...], int, int, int, int] | None = None
 
     def plane(
         self, port: str, i: int, x: int, arrive: int, sender: int, peer: int = 0, beside: int = 1
@@ -159,51 +159,57 @@ class _Landing:
         ``peer``: the port's number, which the claim names as its part; 0 from another stage.  ``beside``: planes that
         arrive in the same cycle; where fewer groups than that have room, some wait in their link's buffer.
         """
-        rooms = [(self.slices, self.address)]
+        groups = [self.slices]
         if not self.slices:
-            rooms = self._rooms(x)
-            self.waits = WAITS if len(rooms) < beside else 1
-        return any(self._write(port, i, x, arrive + wait, sender, peer, rooms) for wait in range(self.waits))
+            groups = self._groups(x)
+            self.waits = WAITS if len(groups) < beside else 1
+        return any(self._write(port, i, x, arrive + wait, sender, peer, groups) for wait in range(self.waits))
 
     def _write(
-        self, port: str, i: int, x: int, cycle: int, sender: int, peer: int,
-        rooms: Sequence[tuple[tuple[int, ...], int]],
+        self, port: str, i: int, x: int, cycle: int, sender: int, peer: int, groups: Sequence[tuple[int, ...]]
     ) -> bool:
         """:meth:`plane` in one cycle."""
         asm, before = self.asm, self.asm.timeline.mark()
         if not asm.timeline.queue(port, cycle):
             return False
         post = cycle + asm.chip.latency["c2c"]
-        for slices, address in rooms:
+        for slices in groups:
             at = asm.position[slices[i]]
             there, mark = post + abs(at - x), asm.timeline.mark()
-            if asm.timeline.memory(slices[i], there, address, write=True):
+            address = self._row(slices, there)
+            if address is not None and asm.timeline.memory(slices[i], there, address, write=True):
                 stream = asm.timeline.stream_group(1, x, post, at, prefer=asm.turn)
                 if stream is not None:
                     number = asm.emit(port, cycle, "receive", [(0, sender, False, peer)], stream=stream)
                     write = asm.emit(f"mem{slices[i]}", there, "write", [(0, number, False, 0)], address=address,
                                      stream=stream)
-                    self.trial = slices, address, there + asm.chip.latency["write"], write
+                    since = self.since if self.slices else asm.temporaries.take(asm.group(slices), there)[1]
+                    self.trial = slices, address, since, there, write
                     return True
             asm.timeline.undo(mark)
         asm.timeline.undo(before)
         return False
 
-    def _rooms(self, x: int) -> list[tuple[tuple[int, ...], int]]:
-        """Groups of slices with room for a value inside the token, the nearest first, and its address there."""
-        groups = [self.asm.group_slices(g) for g in self.asm.near(x)]
-        rooms = [(s, self.asm.sram.next_temporary(s)) for s in groups if self.asm.sram.room(s) > 0]
-        if not rooms:
+    def _row(self, slices: tuple[int, ...], cycle: int) -> int | None:
+        """The address of a row that may be written in a cycle: the vector's own, once its first plane has one."""
+        if not self.slices:
+            return self.asm.temporaries.find(self.asm.group(slices), cycle)
+        return self.address if cycle >= self.since else None
+
+    def _groups(self, x: int) -> list[tuple[int, ...]]:
+        """Groups of slices with room for a value inside the token, the nearest first."""
+        groups = [self.asm.group_slices(g) for g in self.asm.near(x) if self.asm.temporaries.possible(g)]
+        if not groups:
             raise self.asm.sram.does_not_fit("no row is left for a value inside the token")
-        return rooms
+        return groups
 
     def take(self) -> None:
         """The plane tried last has its place."""
         assert self.trial, "a plane was tried"
-        if not self.slices:
-            self.slices, self.address = self.trial[0], self.asm.sram.temporary(self.trial[0])
-        self.ready = max(self.ready, self.trial[2])
-        self.writers.append(self.trial[3])
+        self.slices, self.address, self.since, cycle, write = self.trial
+        self.asm.temporaries.use(self.slices[0], self.address, cycle)
+        self.ready = max(self.ready, cycle + self.asm.chip.latency["write"])
+        self.writers.append(write)
 
     def vec(self) -> Vec:
         """The whole vector."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from openlpu.schedule.assembler import Assembler
+from openlpu.schedule.temporaries import scoped
 from openlpu.schedule.units.vxm import Vxm
 from openlpu.schedule.values import Vec
 
@@ -13,8 +14,9 @@ class Sxm:
     """The two switch units at the edges of the memory."""
 
     def __init__(self, asm: Assembler, vxm: Vxm) -> None:
-        self.asm, self.vxm = asm, vxm
+        self.asm, self.vxm, self.temporaries = asm, vxm, asm.temporaries
 
+    @scoped
     def permute(self, vec: Vec, lane_maps: Sequence[Vec], avoid: tuple[int, ...] = ()) -> Vec:
         """out[lane] = in[map[lane]] on the nearer SXM; the map, two planes, is taken where it meets no clash."""
         lane_map = next((m for m in lane_maps if not set(m.slices) & set(vec.slices)), None)

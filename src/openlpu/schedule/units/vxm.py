@@ -5,6 +5,7 @@ from __future__ import annotations
 from openlpu.arch.isa import ALU, BYTE, IMM, NONE, QUAD
 from openlpu.schedule.assembler import Assembler, Claim
 from openlpu.schedule.expression import Op, Step, immediate, latency, steps
+from openlpu.schedule.temporaries import scoped
 from openlpu.schedule.values import Vec
 
 
@@ -12,8 +13,9 @@ class Vxm:
     """The vector unit: 16 ALUs per lane in the middle of the chip."""
 
     def __init__(self, asm: Assembler) -> None:
-        self.asm = asm
+        self.asm, self.temporaries = asm, asm.temporaries
 
+    @scoped
     def evaluate(self, root: Op, avoid: tuple[int, ...] = ()) -> Vec:
         """Run a tree of VXM operations as one chain through the ALUs; the result as a 32-bit vector."""
         plan = self._without_clashes(steps(root, self.asm.chip))
