@@ -111,7 +111,7 @@ def test_a_changed_file_is_refused_by_name(made: Path, tmp_path: Path, capsys) -
     assert main(["verify", str(tmp_path / "copy")]) == 2
     assert "params.safetensors: this file differs" in capsys.readouterr().err
     path.unlink()
-    assert main(["show", str(tmp_path / "copy")]) == 2
+    assert main(["verify", str(tmp_path / "copy")]) == 2
     assert "is missing" in capsys.readouterr().err
     assert main(["show", str(tmp_path)]) == 2
     assert "there is no compiled model here" in capsys.readouterr().err

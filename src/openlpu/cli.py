@@ -15,7 +15,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from openlpu import __version__, cli_bench, cli_options, cli_program, cli_promise, cli_systems, cli_validate
+from openlpu import (
+    __version__,
+    cli_bench,
+    cli_options,
+    cli_program,
+    cli_promise,
+    cli_show,
+    cli_systems,
+    cli_validate,
+    cli_verify,
+    cli_weights,
+)
 from openlpu._base import units
 from openlpu._base.errors import BadRequest, OpenLpuError
 from openlpu._base.progress import Progress
@@ -272,6 +283,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", dest="name", required=True, metavar="COMMAND")
     _run_arguments(commands.add_parser("run", help="answer a prompt"))
     cli_program.add_commands(commands, _bars, MODEL)
+    cli_show.add_commands(commands)
+    cli_verify.add_commands(commands, _bars)
+    cli_weights.add_commands(commands, _bars, MODEL)
     one = commands.add_parser("check", help="run one workload every way there is and compare the bits")
     one.set_defaults(command=check)
     one.add_argument("--splits", action="store_true", help="also on 2, 4 and 8 chips, split in several ways (minutes)")

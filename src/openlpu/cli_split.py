@@ -33,9 +33,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def check(args: argparse.Namespace) -> None:
     """Refuse options that would be ignored."""
-    if args.shapes_only and (args.output or args.target != "chip"):
-        raise BadRequest("a program without weights is reported, not written", where="output",
-                         fix="leave -o and --target out")
+    if args.shapes_only and args.target != "chip":
+        raise BadRequest("a program without weights is for chips", where="target", fix="leave --target out")
     if args.system:
         if args.chip:
             raise BadRequest("the system's file names its chip", where="chip", fix="leave one of both out")

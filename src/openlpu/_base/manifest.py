@@ -30,6 +30,24 @@ def new_folder(folder: Path) -> Iterator[Path]:
         made.rename(folder)
 
 
+@contextmanager
+def replaced_folder(folder: Path) -> Iterator[Path]:
+    """A place to write what takes the place of ``folder`` when the block ends without an error.
+
+    Two renames: whoever looks in between finds no folder, never half a one.
+    """
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".compiling-") as temporary:
+        made, before = Path(temporary) / "made", Path(temporary) / "before"
+        made.mkdir()
+        yield made
+        folder.rename(before)
+        try:
+            made.rename(folder)
+        except OSError:
+            before.rename(folder)
+            raise
+
+
 def write(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Write the manifest of a folder."""
     (folder / MANIFEST).write_text(json.dumps(manifest, sort_keys=True, indent=1) + "\n", "utf-8")

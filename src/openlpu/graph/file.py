@@ -1,4 +1,7 @@
-"""A graph in, JSON and arrays out; and back.  Parameters keep their names."""
+"""A graph in, JSON and arrays out; and back.  Parameters keep their names.
+
+Without the arrays, their types and shapes make the same graph with parameters that take no memory.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,16 @@ def words(graph: Graph) -> dict[str, Any]:
         "level": graph.level, "output": graph.output, "config": asdict(graph.config),
         "nodes": [asdict(node) for node in graph.nodes], "values": [asdict(value) for value in graph.values.values()],
     }
+
+
+def shapes(graph: Graph) -> dict[str, list[Any]]:
+    """Type and shape of each parameter, by name: ``["|i8", [64, 172]]``."""
+    return {name: [array.dtype.str, list(array.shape)] for name, array in sorted(graph.params.items())}
+
+
+def hollow(packed: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Parameters of these :func:`shapes`: one zero seen from everywhere."""
+    return {name: np.broadcast_to(np.zeros((), dtype), shape) for name, (dtype, shape) in packed.items()}
 
 
 def unpack(packed: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Graph:

@@ -3,22 +3,25 @@
 ``manifest.json`` names the model, the numerics, the layout, cycles per context bucket and the SHA-256 of every other
 file; ``graph.json`` and ``params.safetensors`` are the integer graph, ``program/`` the instruction columns
 (:mod:`openlpu.schedule.program_file`), of one chip or of a system's stages, and the tokenizer's files lie beside them.
+What was compiled from shapes has neither parameters nor tokenizer, and its manifest says so.
 The same model gives the same bytes, on every machine.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import shutil
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from safetensors.numpy import load_file, save_file
 
 from openlpu._base import manifest as manifest_file
-from openlpu._base.errors import ProgramError
-from openlpu._base.manifest import new_folder, sha256
+from openlpu._base.errors import BadRequest, ProgramError
+from openlpu._base.manifest import MANIFEST, new_folder, replaced_folder, sha256
 from openlpu.arch import truepoint
 from openlpu.arch.encoding import instruction_bytes
 from openlpu.arch.link import Link
@@ -27,87 +30,194 @@ from openlpu.arch.system_file import Spec
 from openlpu.arch.topology import Shape
 from openlpu.graph import file as graph_file
 from openlpu.graph.ir import Graph
+from openlpu.numerics.scheme import Scheme
 from openlpu.partition.split import Split
 from openlpu.schedule import program_file
 from openlpu.schedule.program import Program, SystemProgram
 from openlpu.schedule.search import Choice, Found, lined_up
 
-FORMAT = "openlpu model 1"
+FORMAT = "openlpu model 2"
+PROGRAM, GRAPH, PARAMS = "program", "graph.json", "params.safetensors"
+AGAIN = "compile the model again"
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A compiled model: its integer graph and program, and what the manifest says of them.
+    """A compiled model in a folder; whatever is asked for is read, and its hash compared, at that moment.
 
-    ``found`` is the program of several chips, with their system and the splits that were considered; None for one chip.
+    Raises :class:`ProgramError` naming the file that is missing or differs from what the manifest names.
     """
 
-    graph: Graph
+    folder: Path
     manifest: dict[str, Any]
-    chip: Program | None
-    found: Found | None
 
     @property
+    def weights(self) -> bool:
+        """Whether there are weights; a program compiled from shapes has none until some are loaded."""
+        return self.manifest["weights"]
+
+    @property
+    def scheme(self) -> Scheme:
+        """The number format."""
+        return Scheme(**self.manifest["scheme"])
+
+    @cached_property
+    def outline(self) -> Graph:
+        """The integer graph; its parameters have types and shapes, and take no memory."""
+        words = json.loads(self.file(GRAPH).read_bytes())
+        return graph_file.unpack(words, graph_file.hollow(words["params"]))
+
+    @cached_property
+    def graph(self) -> Graph:
+        """The integer graph with its parameters."""
+        if not self.weights:
+            raise ProgramError("it was compiled from shapes: there are no weights", where=str(self.folder),
+                               fix="openlpu load-weights DIR CHECKPOINT")
+        return graph_file.unpack(json.loads(self.file(GRAPH).read_bytes()), load_file(self.file(PARAMS)))
+
+    @property
+    def several(self) -> bool:
+        """Whether it is a program of several chips."""
+        return "system" in self.manifest
+
+    @cached_property
     def program(self) -> Program:
-        """The program of one chip; raises :class:`ProgramError` where there are several."""
-        if self.chip is None:
+        """The program of one chip."""
+        if self.several:
             raise ProgramError("this model was compiled for several chips", where=self.manifest["model"],
                                fix="compile it without --system")
-        return self.chip
+        return program_file.load(self._program())
+
+    @cached_property
+    def found(self) -> Found | None:
+        """The programs of several chips, with their system and the splits that were considered; None for one chip."""
+        return self.part() if self.several else None
+
+    def part(self, stages: Collection[int] | None = None, contexts: Collection[int] | None = None) -> Found:
+        """As :attr:`found`, but with the segments of these stages and contexts alone (None: of all)."""
+        assert self.several, "one chip has no stages"
+        return _found(self.manifest, program_file.load_system(self._program(), stages, contexts))
+
+    @property
+    def contexts(self) -> list[int]:
+        """The contexts of the segments, ascending."""
+        return sorted(int(context) for context in self.manifest["cycles_per_token"])
+
+    def serving(self, positions: int) -> int:
+        """The context of the smallest segment for so many positions; refuses more than there are, or none."""
+        if not 1 <= positions <= self.contexts[-1]:
+            raise BadRequest(f"{positions} is out of range", where="context", fix=f"use 1 to {self.contexts[-1]}")
+        return next(context for context in self.contexts if context >= positions)
+
+    def _program(self) -> Path:
+        return self.file(f"{PROGRAM}/{MANIFEST}").parent
+
+    def file(self, name: str) -> Path:
+        """One of the files, once its hash was compared."""
+        path = self.folder / name
+        if not path.is_file() or sha256(path) != self.manifest["sha256"].get(name):
+            what = "differs from what the manifest names" if path.is_file() else "is missing"
+            raise ProgramError(f"this file {what}", where=str(path), fix=AGAIN)
+        return path
 
 
 def save(
-    folder: Path, graph: Graph, made: Program | Found, *, model: str, scheme: str, texts: Mapping[str, bytes]
+    folder: Path, graph: Graph, made: Program | Found, *, model: str, scheme: Scheme, texts: Mapping[str, bytes] | None
 ) -> dict[str, Any]:
-    """Write the folder (complete or not at all) and return its manifest; ``texts`` are the tokenizer's files."""
+    """Write the folder (complete or not at all) and return its manifest.
+
+    ``texts`` are the tokenizer's files; None: the graph has shapes only, and no weights are written.
+    """
     with new_folder(folder) as new:
         if isinstance(made, Program):
-            program_file.save(made, new / "program")
+            program_file.save(made, new / PROGRAM)
         else:
-            program_file.save_system(made.program, new / "program")
-        words, arrays = graph_file.pack(graph)
-        save_file(arrays, new / "params.safetensors")
-        (new / "graph.json").write_text(json.dumps(words, sort_keys=True, indent=1) + "\n", "utf-8")
-        for name, content in texts.items():
-            (new / name).write_bytes(content)
-        manifest = _manifest(new, graph, model, scheme)
-        manifest |= _chip_words(made) if isinstance(made, Program) else _system_words(made)
-        manifest_file.write(new, manifest)
-    return manifest
+            program_file.save_system(made.program, new / PROGRAM)
+        about = _chip_words(made) if isinstance(made, Program) else _system_words(made)
+        return _finish(new, graph, about, model, scheme, texts)
 
 
 def load(folder: Path) -> Bundle:
-    """The compiled model in a folder; every file's hash is compared first.  Raises :class:`ProgramError`."""
-    path = folder / "manifest.json"
+    """The compiled model in a folder, of which only the manifest is read yet.  Raises :class:`ProgramError`."""
+    path = folder / MANIFEST
     fix = "name a folder that `openlpu compile MODEL -o DIR` wrote"
     manifest = manifest_file.read(path, FORMAT, "there is no compiled model here", fix)
     if manifest["truepoint"] != truepoint.VERSION:
         what = f"made for numerics version {manifest['truepoint']}; this is version {truepoint.VERSION}"
-        raise ProgramError(what, where=str(path), fix="compile the model again")
-    for name, digest in manifest["sha256"].items():
-        if not (folder / name).is_file() or sha256(folder / name) != digest:
-            what = "differs from what the manifest names" if (folder / name).is_file() else "is missing"
-            raise ProgramError(f"this file {what}", where=str(folder / name), fix="compile the model again")
-    words = json.loads((folder / "graph.json").read_bytes())
-    graph = graph_file.unpack(words, load_file(folder / "params.safetensors"))
-    if "system" in manifest:
-        program = program_file.load_system(folder / "program")
-        return Bundle(graph, manifest, None, _found(manifest, program))
-    return Bundle(graph, manifest, program_file.load(folder / "program"), None)
+        raise ProgramError(what, where=str(path), fix=AGAIN)
+    return Bundle(folder, manifest)
 
 
-def _manifest(made: Path, graph: Graph, model: str, scheme: str) -> dict[str, Any]:
-    files = sorted(p.relative_to(made).as_posix() for p in made.rglob("*") if p.is_file())
-    return {
-        "format": FORMAT, "model": model, "scheme": scheme, "truepoint": truepoint.VERSION,
-        "architecture": graph.config.architecture, "clock": "cycles",
-        "sha256": {name: sha256(made / name) for name in files},
+def refill(
+    stored: Bundle, graph: Graph, *, model: str, texts: Mapping[str, bytes], folder: Path | None = None
+) -> dict[str, Any]:
+    """Write the stored program with the weights of another graph into ``folder`` (None: in its place).
+
+    What comes out is what :func:`save` would write of that graph.  Raises :class:`ProgramError` when the program is
+    damaged, or is not that of the graph, naming what differs.
+    """
+    require_same(stored.outline, graph)
+    about = {key: value for key, value in stored.manifest.items() if key not in ABOUT_MODEL}
+    with new_folder(folder) if folder else replaced_folder(stored.folder) as new:
+        for name in stored.manifest["sha256"]:
+            if name.startswith(f"{PROGRAM}/"):
+                (new / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(stored.file(name), new / name)
+        return _finish(new, graph, about, model, stored.scheme, texts)
+
+
+def require_same(stored: Graph, other: Graph) -> None:
+    """Refuse a graph for which the program of the stored one is not right, in the words of its configuration if those
+    say why: a program depends on operators, sizes and number formats, and on nothing that weights decide."""
+    mine, yours = _needs(stored), _needs(other)
+    if mine == yours:
+        return
+    config, asked = (vars(graph.config) for graph in (stored, other))
+    fields = [f"{name} is {asked[name]}, the program's {config[name]}" for name in config
+              if name not in ("eos", "bos", "rope", "architecture") and config[name] != asked[name]]
+    first = next(key for key in [*yours, *mine] if mine.get(key) != yours.get(key))
+    what = ", ".join(fields) or f"{first} is {yours.get(first, 'absent')}, the program's {mine.get(first, 'absent')}"
+    raise ProgramError(f"these weights need another program: {what}", where="weights", fix="compile the checkpoint")
+
+
+def _needs(graph: Graph) -> dict[str, Any]:
+    """What a program is made from, by name.  4-bit blocks are whole codes to a chip, so they make no difference."""
+    words: dict[str, Any] = {name: getattr(graph.config, name) for name in ("vocab", "layers", "context")}
+    for node in graph.nodes:
+        params = {word: key for word, key in node.params.items() if word != BLOCKS}
+        words[f"operator {node.output}"] = asdict(node) | {"params": params}
+    words |= {f"value {value.name}": asdict(value) for value in graph.values.values()}
+    used = {key for node in graph.nodes for word, key in node.params.items() if word != BLOCKS}
+    return words | {f"parameter {name}": kind for name, kind in graph_file.shapes(graph).items() if name in used}
+
+
+BLOCKS = "blocks"  # the word of a node's parameter that says how its codes are stored in 4 bits
+ABOUT_MODEL = ("format", "model", "scheme", "truepoint", "architecture", "weights", "sha256")
+
+
+def _finish(
+    new: Path, graph: Graph, about: Mapping[str, Any], model: str, scheme: Scheme, texts: Mapping[str, bytes] | None
+) -> dict[str, Any]:
+    """Write everything but the program, which is there, and return the manifest."""
+    words = graph_file.words(graph) | {"params": graph_file.shapes(graph)}
+    (new / GRAPH).write_text(json.dumps(words, sort_keys=True, indent=1) + "\n", "utf-8")
+    if texts is not None:
+        save_file(graph_file.pack(graph)[1], new / PARAMS)
+    for name, content in (texts or {}).items():
+        (new / name).write_bytes(content)
+    files = sorted(p.relative_to(new).as_posix() for p in new.rglob("*") if p.is_file())
+    manifest = dict(about) | {
+        "format": FORMAT, "model": model, "scheme": vars(scheme), "truepoint": truepoint.VERSION,
+        "architecture": graph.config.architecture, "weights": texts is not None,
+        "sha256": {name: sha256(new / name) for name in files},
     }
+    manifest_file.write(new, manifest)
+    return manifest
 
 
 def _chip_words(program: Program) -> dict[str, Any]:
     return {
-        "chip": program.chip.name,
+        "chip": program.chip.name, "chips": 1, "clock": "cycles",
         "cycles_per_token": {str(s.context): s.cycles for s in program.segments},
         "instruction_bytes": {str(s.context): instruction_bytes(s.queues) for s in program.segments},
         "layout": {
@@ -123,11 +233,12 @@ def _system_words(found: Found) -> dict[str, Any]:
     program, spec = found.program, found.system.spec
     contexts = [s.context for s in program.stage(0).program.segments]
     return {
-        "chip": spec.chip.name,
+        "chip": spec.chip.name, "chips": program.split.chips, "clock": "cycles",
         "system": {"name": spec.name, "shape": asdict(spec.shape), "links": [asdict(link) for link in spec.links],
                    "epoch": spec.epoch, "dead": sorted(found.system.dead)},
         "cycles_per_token": {str(c): program.cycles(i) for i, c in enumerate(contexts)},
         "cycles_between_tokens": {str(c): program.interval(i) for i, c in enumerate(contexts)},
+        "stage_starts": {str(c): list(program.starts(i)) for i, c in enumerate(contexts)},
         "choices": [asdict(choice) for choice in found.choices],
     }
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -77,8 +77,8 @@ def save(program: Program, folder: Path) -> str:
     return hashlib.sha256(text).hexdigest()
 
 
-def load(folder: Path) -> Program:
-    """The program in ``folder``.
+def load(folder: Path, contexts: Collection[int] | None = None) -> Program:
+    """The program in ``folder``, with its segments for these contexts (None: all).
 
     Raises :class:`ProgramError` naming the file that is missing, damaged or of another format.
     """
@@ -90,7 +90,8 @@ def load(folder: Path) -> Program:
         parts = {name[len(prefix) :]: value for name, value in arrays.items() if name.startswith(prefix)}
         source = Source.unpack(item["source"], parts)
         resident.append(Resident(item["name"], arrays[f"{i}.slices"], arrays[f"{i}.addresses"], source))
-    segments = [_segment(folder, manifest, entry) for entry in manifest["segments"]]
+    wanted = [entry for entry in manifest["segments"] if contexts is None or entry["context"] in contexts]
+    segments = [_segment(folder, manifest, entry) for entry in wanted]
     return Program(
         _chip(manifest["chip"]), tuple(resident), tuple(manifest["host"]), manifest["v_rows"], manifest["vocab"],
         tuple(segments),
@@ -117,16 +118,23 @@ def save_system(system: SystemProgram, folder: Path) -> str:
     return hashlib.sha256(text).hexdigest()
 
 
-def load_system(folder: Path) -> SystemProgram:
-    """The programs of the system in ``folder``; raises :class:`ProgramError` as :func:`load` does."""
+def load_system(
+    folder: Path, stages: Collection[int] | None = None, contexts: Collection[int] | None = None
+) -> SystemProgram:
+    """The programs of the system in ``folder``, with the segments of these stages and contexts alone (None: of all).
+
+    Raises :class:`ProgramError` as :func:`load` does.
+    """
     fix = "compile the model again"
     m = manifest_file.read(folder / MANIFEST, SYSTEM_FORMAT, "there are no programs here", fix)
+    numbers = range(len(m["programs"])) if stages is None else {m["stages"][s] for s in stages}
     programs = []
-    for p in m["programs"]:
+    for i, p in enumerate(m["programs"]):
         path = folder / p["folder"] / MANIFEST
         if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != p["sha256"]:
             raise ProgramError("this file is damaged", where=str(path), fix=fix)
-        programs.append(StageProgram(load(path.parent), p["tensor"], tuple(p["ports"]), p["next"], p["previous"]))
+        program = load(path.parent, contexts if i in numbers else ())
+        programs.append(StageProgram(program, p["tensor"], tuple(p["ports"]), p["next"], p["previous"]))
     hops = tuple(Hop(Link(**hop["link"]), hop["leaves"], hop["arrives"]) for hop in m["hops"])
     local = Link(**m["local"]) if m["local"] else None
     return SystemProgram(Split(**m["split"]), tuple(programs), tuple(m["stages"]), tuple(m["first"]), local, hops)

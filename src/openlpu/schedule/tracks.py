@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,31 +90,51 @@ def of_system(system: SystemProgram, segment: int) -> Token:
     chips: list[ChipRun] = []
     path: list[Piece] = []
     walked: dict[int, tuple[Piece, ...]] = {}  # equal stages share a program
-    wired: dict[tuple[object, ...], Mapping[str, NDArray]] = {}  # and equally wired ones its queues
-    tensor, starts = system.split.tensor, system.starts(segment)
-    cables = [link for link in (system.local, *(hop.link for hop in system.hops)) if link]
-    packet = max((link.packet_bytes for link in cables), default=0)
+    wired: dict[tuple[object, ...], ChipRun] = {}  # and equally wired ones its queues
+    starts = system.starts(segment)
     for s, (which, start) in enumerate(zip(system.stages, starts, strict=True)):
         stage = system.stage(s)
         part = stage.program.segments[segment]
         if which not in walked:
             walked[which] = critical_path(stage.program.chip, part, _first_send(stage, part))
         path += [replace(p, start=start + p.start, operator=shift(p.operator, system.first[s])) for p in walked[which]]
-        ways = {queue: p for p, queue in enumerate(stage.ports, 1) if p < tensor}
-        behind = [port_queue(hop.leaves) for hop in system.hops[s : s + 1]]
-        before = [port_queue(hop.arrives) for hop in system.hops[s - 1 : s] if s]
-        if behind:
+        if s < len(system.hops):
             sent = start + stage.handed_over(part)
             path.append(Piece(sent, starts[s + 1] - sent, LINKS, path[-1].operator))
-        queues = wired.setdefault((which, tuple(behind), tuple(before)), system.queues(s, segment))
-        for role in range(tensor):
-            peers = {queue: f"chip {s * tensor + (role ^ p)}" for queue, p in ways.items()}
-            peers |= {queue: f"chip {(s + 1) * tensor + role}" for queue in behind}
-            chips.append(ChipRun(
-                f"chip {s * tensor + role}", stage.program.chip, start, stage.busy(part), queues, part.origin,
-                stage.residents[role], peers, system.slot, packet, system.first[s],
-            ))
+        key = which, *((hop.leaves, hop.arrives) for hop in system.hops[max(s - 1, 0) : s + 1]), bool(s)
+        if key not in wired:
+            wired[key] = of_role(system, s, 0, segment, start)
+        chips += [replace(wired[key], start=start, first=system.first[s], **_identity(system, s, r))
+                  for r in range(system.split.tensor)]
     return Token(tuple(chips), tuple(path))
+
+
+def of_role(system: SystemProgram, s: int, role: int, segment: int, start: int) -> ChipRun:
+    """The chip of a role in a token that its stage begins in cycle ``start``; of other stages nothing is needed."""
+    stage = system.stage(s)
+    part = stage.program.segments[segment]
+    cables = [link for link in (system.local, *(hop.link for hop in system.hops)) if link]
+    packet = max((link.packet_bytes for link in cables), default=0)
+    return ChipRun(
+        chip=stage.program.chip, start=start, cycles=stage.busy(part), queues=system.queues(s, segment),
+        origin=part.origin, link_slot=system.slot, packet_bytes=packet, first=system.first[s],
+        **_identity(system, s, role),
+    )
+
+
+class _Identity(TypedDict):
+    """What chips of equally wired stages do not share."""
+
+    name: str
+    resident: tuple[Resident, ...]
+    peers: Mapping[str, str]
+
+
+def _identity(system: SystemProgram, s: int, role: int) -> _Identity:
+    stage, tensor = system.stage(s), system.split.tensor
+    peers = {queue: f"chip {s * tensor + (role ^ p)}" for p, queue in enumerate(stage.ports, 1) if p < tensor}
+    peers |= {port_queue(hop.leaves): f"chip {(s + 1) * tensor + role}" for hop in system.hops[s : s + 1]}
+    return {"name": f"chip {s * tensor + role}", "resident": stage.residents[role], "peers": peers}
 
 
 def _first_send(stage: StageProgram, segment: Segment) -> int | None:

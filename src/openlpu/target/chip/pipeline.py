@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -17,8 +17,17 @@ from openlpu._base.errors import ProgramError
 from openlpu.arch.link import port_queue
 from openlpu.arch.system import System
 from openlpu.schedule.program import SystemProgram
-from openlpu.target.chip.links import Port, Ports, again, pair
+from openlpu.target.chip.code import Code
+from openlpu.target.chip.links import Passing, Port, Ports, again, pair
 from openlpu.target.chip.machine import Trace
+
+
+@dataclass(frozen=True)
+class Ends:
+    """A stage as its neighbours see it: instructions, of which those on links matter, and what they send and take."""
+
+    code: Code
+    passing: Passing
 
 
 def check(traces: Sequence[Trace], starts: Sequence[int], hops: Sequence[Port]) -> None:
@@ -26,13 +35,24 @@ def check(traces: Sequence[Trace], starts: Sequence[int], hops: Sequence[Port]) 
 
     Raises :class:`ProgramError` naming the stages, cycle, queue and instruction where a link over- or underflows.
     """
-    ends = [trace.operands.passing for trace in traces]
-    traces[0].code.refuse(ends[0].arriving, "receives from a stage before the first")
-    traces[-1].code.refuse(ends[-1].handed, "hands over to a stage behind the last")
+    ends = [Ends(trace.code, trace.operands.passing) for trace in traces]
+    closed(ends[0], ends[-1])
     for s, port in enumerate(hops):
-        sender, receiver = traces[s].code, traces[s + 1].code
-        with _named(f"from stage {s} to {s + 1}"):
-            pair(sender, ends[s].handed, receiver, ends[s + 1].arriving, port, starts[s + 1] - starts[s])
+        hop(s, ends[s], ends[s + 1], port, starts[s + 1] - starts[s])
+
+
+def closed(first: Ends | None, last: Ends | None) -> None:
+    """Nothing comes from before the first stage, or goes beyond the last."""
+    if first:
+        first.code.refuse(first.passing.arriving, "receives from a stage before the first")
+    if last:
+        last.code.refuse(last.passing.handed, "hands over to a stage behind the last")
+
+
+def hop(s: int, here: Ends, there: Ends, port: Port, shift: int) -> None:
+    """What :func:`check` does, of stages ``s`` and s + 1, the second of which starts ``shift`` cycles later."""
+    with named(f"from stage {s} to {s + 1}"):
+        pair(here.code, here.passing.handed, there.code, there.passing.arriving, port, shift)
 
 
 def check_full(
@@ -43,22 +63,32 @@ def check_full(
 
     Raises :class:`ProgramError` as :func:`check` does.
     """
-    for s, trace in enumerate(traces):
-        code, passing = trace.code, trace.operands.passing
-        with _named(f"stage {s}, a token every {interval} cycles"):
-            done = code.cycle + np.maximum(code.latency, 1) + code.field["delay"]
-            code.refuse(np.flatnonzero(done > interval), "is not done when the next token comes")
-            for port in groups[s].values():
-                own = passing.peer == port.peer
-                again(code, passing.sends[own], code, passing.receives[own], port, interval)
+    ends = [Ends(trace.code, trace.operands.passing) for trace in traces]
+    for s, end in enumerate(ends):
+        stage_full(s, end, groups[s], interval)
     for s, port in enumerate(hops):
-        out, into = traces[s].operands.passing.handed, traces[s + 1].operands.passing.arriving
-        with _named(f"from stage {s} to {s + 1}, a token every {interval} cycles"):
-            again(traces[s].code, out, traces[s + 1].code, into, port, interval, starts[s + 1] - starts[s])
+        hop_full(s, ends[s], ends[s + 1], port, starts[s + 1] - starts[s], interval)
+
+
+def stage_full(s: int, end: Ends, group: Ports, interval: int) -> None:
+    """What :func:`check_full` does, of stage ``s``; here all its instructions matter."""
+    code, passing = end.code, end.passing
+    with named(f"stage {s}, a token every {interval} cycles"):
+        done = code.cycle + np.maximum(code.latency, 1) + code.field["delay"]
+        code.refuse(np.flatnonzero(done > interval), "is not done when the next token comes")
+        for port in group.values():
+            own = passing.peer == port.peer
+            again(code, passing.sends[own], code, passing.receives[own], port, interval)
+
+
+def hop_full(s: int, here: Ends, there: Ends, port: Port, shift: int, interval: int) -> None:
+    """What :func:`check_full` does, of the way from stage ``s`` to stage s + 1."""
+    with named(f"from stage {s} to {s + 1}, a token every {interval} cycles"):
+        again(here.code, here.passing.handed, there.code, there.passing.arriving, port, interval, shift)
 
 
 @contextmanager
-def _named(stage: str) -> Iterator[None]:
+def named(stage: str) -> Iterator[None]:
     """Errors say which stage they are about."""
     try:
         yield

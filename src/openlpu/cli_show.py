@@ -1,0 +1,136 @@
+"""``openlpu show``: where the room, cycles and joules of a compiled model go, and pictures of a token."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from openlpu import cli_listing, cli_program, cli_split
+from openlpu._base import units
+from openlpu._base.errors import BadRequest
+
+if TYPE_CHECKING:
+    from openlpu.schedule.bundle import Bundle
+    from openlpu.schedule.tracks import Token
+
+
+def add_commands(commands: Any) -> None:
+    """Add show to a parser's commands."""
+    one = commands.add_parser("show", help="placement, units, critical path and energy of a compiled model; pictures")
+    one.set_defaults(command=show)
+    one.add_argument("folder", metavar="DIR", type=Path, help="what `openlpu compile MODEL -o DIR` wrote")
+    one.add_argument("--perfetto", type=Path, metavar="FILE", help="write a token as a trace for ui.perfetto.dev")
+    one.add_argument("--html", type=Path, metavar="FILE", help="write a token as a page: map, timeline, SRAM, energy")
+    cli_listing.add_options(one)
+    one.add_argument("--context", type=int, metavar="N", help="positions the token of a picture or schedule sees, its "
+                     "own among them (default 1)")
+    one.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def show(args: argparse.Namespace) -> int:
+    """Where the room and the cycles of a compiled model go."""
+    from openlpu.schedule import bundle
+
+    made = bundle.load(args.folder)
+    _check(args)
+    if args.chip is not None:
+        return cli_listing.show(args, made)
+    pictures = _pictures(args, made)
+    about = cli_split.report(made.found) if made.found else cli_program.report(made.outline, made.program)
+    result = {"model": made.manifest["model"], "weights": made.weights} | about | pictures
+    details = cli_split.details(result) if made.found else _details(result)
+    print(json.dumps(result) if args.json else "\n".join([*cli_program.summary(result), *details]))
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuse options that would be ignored."""
+    pictures = args.perfetto or args.html
+    if args.chip is not None and (pictures or args.json):
+        raise BadRequest("the schedule of a chip is text", where="chip", fix="leave out --json, --perfetto and --html")
+    for name in ("unit", "cycles"):
+        if getattr(args, name) is not None and args.chip is None:
+            raise BadRequest("this is for the schedule of a chip", where=name, fix="add --chip N")
+    if args.context is not None and not pictures and args.chip is None:
+        raise BadRequest("this is for pictures and schedules", where="context",
+                         fix="add --perfetto FILE, --html FILE or --chip N")
+
+
+def _pictures(args: argparse.Namespace, made: Bundle) -> dict[str, Any]:
+    """Write the pictures that were asked for; what was written, and how large."""
+    if not args.perfetto and not args.html:
+        return {}
+    from openlpu.schedule.tracks import of_chip, of_system
+
+    program = made.found.program.stage(0).program if made.found else made.program
+    context = made.serving(1 if args.context is None else args.context)
+    segment = program.segment(context - 1)
+    about = {"title": f"{made.manifest['model']} on {program.chip.name}", "numerics": str(made.scheme),
+             "context": f"up to {context}"}
+    if not made.found:
+        return {"written": _draw(args, of_chip(program, segment), about)}
+    token = of_system(made.found.program, program.segments.index(segment))
+    split = made.found.program.split
+    about |= {"title": f"{made.manifest['model']} on {split.chips} x {program.chip.name}",
+              "split": f"{split.tensor} chips a stage, {split.stages} stages"}
+    return {"written": _draw(args, token, about, cli_split.rows(made.found))}
+
+
+def _draw(args: argparse.Namespace, token: Token, about: dict[str, Any],
+          splits: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+    """Write a token as the pictures that were asked for."""
+    from openlpu.schedule import perfetto
+    from openlpu.web import program_page
+
+    written: dict[str, Any] = {}
+    if args.perfetto:
+        spans = perfetto.write(args.perfetto, token, about)
+        written["perfetto"] = {"file": str(args.perfetto), "spans": spans, "bytes": args.perfetto.stat().st_size}
+    if args.html:
+        args.html.write_text(program_page.render(token, about, splits), "utf-8")
+        written["html"] = {"file": str(args.html), "bytes": args.html.stat().st_size}
+    return written
+
+
+def _details(result: dict[str, Any]) -> Iterator[str]:
+    yield ""
+    yield "SRAM, rows of one vector:"
+    for kind, rows in result["sram"].items():
+        yield f"  {kind:<14} {rows:>9,}  {rows / result['sram_rows']:7.2%}"
+    for s in result["segments"]:
+        bound = s["bound"]
+        yield ""
+        yield (f"context {s['context']}: bounds in cycles: weights {bound['weights']:,}, "
+               f"{bound['issue_unit']} {bound['issue']:,}, longest path {bound['path']:,}")
+        yield "  units in use:"
+        for unit, use in s["busy"].items():
+            yield f"    {unit:<16} {use['dispatches']:>9,} dispatches {use['share']:7.2%} of its slots"
+        yield "  critical path by what happens:"
+        yield from _shares(s["path"], s["cycles"])
+        yield "  critical path by operator, over all layers:"
+        yield from _shares(_over_layers(s["operators"]), s["cycles"])
+        yield from _energy(s["energy"])
+
+
+def _energy(spent: dict[str, Any]) -> Iterator[str]:
+    yield (f"  energy: {units.joules(spent['femtojoules'])} per token for one request alone, "
+           f"{units.joules(spent['femtojoules_full'])} with the pipeline full; {spent['watts']:.0f} W on average")
+    for name, part in sorted({"static": spent["static"], **spent["dynamic"]}.items(), key=lambda item: -item[1]):
+        yield f"    {name:<24} {units.joules(part):>9} {part / spent['femtojoules']:14.2%}"
+
+
+def _shares(parts: dict[str, int], total: int) -> Iterator[str]:
+    for name, cycles in sorted(parts.items(), key=lambda item: -item[1]):
+        yield f"    {name:<24} {cycles:>9,} cycles {cycles / total:7.2%}"
+
+
+def _over_layers(operators: dict[str, int]) -> dict[str, int]:
+    out: dict[str, int] = {}
+    for name, cycles in operators.items():
+        parts = name.split(".")
+        short = ".".join(parts[2:]) if parts[0] == "layers" else name
+        out[short] = out.get(short, 0) + cycles
+    return out
