@@ -84,12 +84,14 @@ def load(folder: Path, contexts: Collection[int] | None = None) -> Program:
     """
     manifest = manifest_file.read(folder / MANIFEST, FORMAT, "there is no program here", "compile the model again")
     arrays = _arrays(folder, "resident.safetensors", manifest)
+    parts: list[dict[str, NDArray]] = [{} for _ in manifest["resident"]]
+    for name, value in arrays.items():
+        number, _, part = name.partition(".")
+        parts[int(number)][part.removeprefix("source.")] = value
     resident = []
-    for i, item in enumerate(manifest["resident"]):
-        prefix = f"{i}.source."
-        parts = {name[len(prefix) :]: value for name, value in arrays.items() if name.startswith(prefix)}
-        source = Source.unpack(item["source"], parts)
-        resident.append(Resident(item["name"], arrays[f"{i}.slices"], arrays[f"{i}.addresses"], source))
+    for item, own in zip(manifest["resident"], parts, strict=True):
+        slices, addresses = own.pop("slices"), own.pop("addresses")
+        resident.append(Resident(item["name"], slices, addresses, Source.unpack(item["source"], own)))
     wanted = [entry for entry in manifest["segments"] if contexts is None or entry["context"] in contexts]
     segments = [_segment(folder, manifest, entry) for entry in wanted]
     return Program(
