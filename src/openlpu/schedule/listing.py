@@ -61,7 +61,7 @@ def _within(cycle: NDArray, first: int, end: int | None) -> NDArray[np.bool_]:
 
 
 def operands(op: Instruction, entry: NDArray) -> str:
-    """The fields of an instruction, a row of its queue, as text: streams by direction (``e5``, ``w0``), numbers by name."""
+    """The fields of an instruction, a row of its queue: streams by direction (``e5``, ``w0``), numbers by name."""
     if op.unit == "vxm":
         second = f", {_operand(entry, 'b')}" if entry["b_kind"] != NONE else ""
         return f"{_operand(entry, 'a')}{second} -> {_place(int(entry['dst_kind']), int(entry['dst']))}"
