@@ -12,15 +12,17 @@ import pytest
 from random_models import BASE, LLAMA, random_graph, same, tokens
 
 from openlpu._base.errors import LinkError, ProgramError
+from openlpu.arch.alignment import PPM
 from openlpu.arch.link import port_queue
 from openlpu.arch.system import System, load_system
 from openlpu.numerics.scheme import Scheme
 from openlpu.partition.shard import shard
 from openlpu.partition.split import Split
 from openlpu.schedule.program import SystemProgram
-from openlpu.schedule.system import cables, schedule_system
+from openlpu.schedule.system import cables, paced, schedule_system
 from openlpu.target.base import Chunk
 from openlpu.target.chip import host
+from openlpu.target.chip.clocks import DRIFT
 from openlpu.target.chip.mutants import run_mutants
 from openlpu.target.chip.system import REPLAYS, Fault, SystemExecutable, load
 from openlpu.target.ref import run as ref
@@ -31,7 +33,7 @@ GRAPH = random_graph(replace(BASE, layers=2), LLAMA, Scheme())
 
 def made(split: Split, system: System = SYSTEM) -> SystemProgram:
     local, hops = cables(system, split)
-    return schedule_system(shard(GRAPH, split), system.chip, local, hops, contexts=(64,))
+    return schedule_system(shard(GRAPH, split), system.chip, local, hops, contexts=(64,), pace=paced(system, split))
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +146,7 @@ def test_a_token_on_real_clocks_ends_in_time(program: SystemProgram) -> None:
 def test_a_stage_that_starts_too_early_is_refused(program: SystemProgram, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = program.starts(0)
     monkeypatch.setattr(SystemProgram, "starts", lambda self, segment: (first, second - 1))
-    message = r"from stage 0 to 1, cycle 0, c2cw1, receive .*: its vector, sent by \[.*\], arrives in cycle 1"
+    message = r"from stage 0 to 1, cycle 42, c2cw1, receive .*: its vector, sent by \[.*\], arrives in cycle 43"
     with pytest.raises(ProgramError, match=message):
         SystemExecutable(program, GRAPH.params, SYSTEM).traces(0)
 
@@ -198,6 +200,37 @@ def test_a_model_of_the_shared_folder_on_eight_real_chips(shared: Path) -> None:
     assert same(executable.run([ids]), ref.load(graph).run([ids]))
     timing = executable.timing(0, draws=1000)
     assert timing.slack.min() > 0 and (timing.end <= timing.cycles + timing.bound).all()
+
+
+def test_a_long_token_sets_its_clocks_right() -> None:
+    """A chip so slow that a token takes 300,000 cycles: its links are never used longer than their slack allows after
+    an alignment, each of which mends more than it can find; without them the clocks part."""
+    latency = {**SYSTEM.chip.latency, "vxm": 180, "vxm_special": 540, "permute": 860, "matmul": 800}
+    system = replace(SYSTEM, spec=replace(SYSTEM.spec, chip=replace(SYSTEM.chip, latency=latency)))
+    graph = random_graph(replace(BASE, layers=4), LLAMA, Scheme())
+    inside = {}
+    for split in (Split(2, 1), Split(1, 4)):
+        local, hops = cables(system, split)
+        pace = paced(system, split)
+        assert pace and pace.stretch == 10**6 * system.slack(0) // (2 * PPM) == 85_000
+        made_for = schedule_system(shard(graph, split), system.chip, local, hops, contexts=(64,), pace=pace)
+        executable = SystemExecutable(made_for, graph.params, system)
+        assert same(executable.run([chunk()]), ref.load(graph).run([chunk()]))
+        assert made_for.cycles(0) > 250_000
+        code = executable.traces(0)[0].code
+        holds = np.sort(code.cycle[code.rows("runtime_deskew")])
+        used = np.sort(code.cycle[code.rows("send", "receive")])
+        assert holds[0] == 0, "every token begins with its clocks right"
+        assert (used - holds[np.searchsorted(holds, used) - 1]).max() <= pace.stretch
+        inside[split.stages] = len(holds) - 1
+        timing = executable.timing(0, draws=1000)
+        assert timing.slack.min() > 0 and (timing.end <= timing.cycles + timing.bound).all()
+        assert timing.bound <= 12 + 2 * DRIFT * made_for.interval(0)
+    assert inside == {1: 3, 4: 0}, "a stage of a pipeline is short enough"
+    local, _ = cables(system, Split(2))
+    free = schedule_system(shard(graph, Split(2)), system.chip, local, contexts=(64,))
+    with pytest.raises(ProgramError, match=r"cycle \d{6}, .*comes in cycle \d{6}\.\d, .* after its receive"):
+        SystemExecutable(free, graph.params, system).timing(0)
 
 
 def test_no_mutant_of_a_compiled_group_ends_with_other_bits() -> None:

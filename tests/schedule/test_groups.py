@@ -25,7 +25,7 @@ from openlpu.place.layout import place, place_stage
 from openlpu.schedule import program_file
 from openlpu.schedule.program import SystemProgram
 from openlpu.schedule.step import schedule
-from openlpu.schedule.system import cables, schedule_system
+from openlpu.schedule.system import cables, paced, schedule_system
 from openlpu.target.base import Chunk
 from openlpu.target.chip.system import SystemExecutable
 from openlpu.target.ref import run as ref
@@ -43,7 +43,7 @@ def node(chip: Chip = TINY) -> System:
 
 def made(graph, split: Split, chip: Chip = TINY, contexts: Sequence[int] = (64,)) -> SystemProgram:
     local, hops = cables(node(chip), split)
-    return schedule_system(shard(graph, split), chip, local, hops, contexts=contexts)
+    return schedule_system(shard(graph, split), chip, local, hops, contexts=contexts, pace=paced(node(chip), split))
 
 
 def agrees(graph, split: Split, chip: Chip = TINY, count: int = 3, contexts: Sequence[int] = (64,)) -> SystemProgram:
@@ -192,12 +192,14 @@ def test_stages_fit_each_other() -> None:
             bursts.add(len(sent))
         if stage.previous:
             taken = queues[stage.previous]["cycle"][queues[stage.previous]["op"] == RECEIVE].astype(int)
-            assert (taken == np.arange(len(taken)) * link.cycles).all()
+            head = stage.taken(stage.program.segments[0])
+            assert (taken == head + np.arange(len(taken)) * link.cycles).all()
             bursts.add(len(taken))
     assert len(bursts) == 1
     starts = system.starts(0)
-    waits = [stage.handed_over(stage.program.segments[0]) + link.latency for stage in map(system.stage, range(3))]
-    assert np.diff(starts).tolist() == waits
+    sent = [stage.handed_over(stage.program.segments[0]) for stage in map(system.stage, range(3))]
+    head = system.stage(1).taken(system.stage(1).program.segments[0])
+    assert np.diff(starts).tolist() == [cycle + link.latency - head for cycle in sent]
     assert system.cycles(0) == starts[-1] + system.stage(3).program.segments[0].cycles
     assert system.interval(0) == max(stage.busy(stage.program.segments[0]) for stage in system.programs)
     assert system.interval(0) < system.cycles(0) / 3

@@ -30,7 +30,7 @@ from openlpu.schedule.program import (
 )
 from openlpu.schedule.report import Piece, report
 from openlpu.schedule.step import buckets, schedule
-from openlpu.schedule.system import cables, schedule_system
+from openlpu.schedule.system import cables, paced, schedule_system
 from openlpu.schedule.tracks import duration, interval, of_chip, of_system, tracks
 
 TINY = load_chip("tiny")
@@ -110,7 +110,7 @@ def test_a_compiled_system_has_a_path_through_its_stages() -> None:
     nodes, graph = load_system("tiny-node"), random_graph(replace(BASE, layers=2), LLAMA, Scheme())
     split = Split(2, 2)
     local, hops = cables(nodes, split)
-    made = schedule_system(shard(graph, split), nodes.chip, local, hops, contexts=(64,))
+    made = schedule_system(shard(graph, split), nodes.chip, local, hops, contexts=(64,), pace=paced(nodes, split))
     token, at = of_system(made, 0), 0
     for piece in token.path:
         assert piece.start == at and piece.cycles > 0
@@ -119,6 +119,8 @@ def test_a_compiled_system_has_a_path_through_its_stages() -> None:
     assert interval(token.chips) == made.interval(0)
     over = [piece for piece in token.path if piece.kind == "links"]
     assert sum(piece.cycles for piece in over) >= hops[0].link.latency
+    head = made.stage(0).program.segments[0].queues["c2ce0"]["delay"][0]
+    assert sum(piece.cycles for piece in token.path if piece.kind == "clock") == head, "once; then links are the wait"
     assert {piece.operator.split(".")[1] for piece in token.path if piece.operator.startswith("layers.")} >= {"0", "1"}
     for s, run in enumerate(token.chips[::2]):
         links = [queue for queue, rows in run.queues.items() if queue.startswith("c2c") and len(rows)]

@@ -3,6 +3,9 @@
 A chip aligns its clock to its parent's over one wire and is at most the link's ``align`` off.  Errors add up along the
 tree, so the tree stays inside a node as long as it can, then inside a rack: chips that talk most are aligned best.  Of
 equal wires it takes one from where it is shallowest, however chips are numbered.
+
+Between two alignments a chip's program runs on its own clock, which drifts.  :class:`Pace` says how long that may last
+and how long setting the clock right takes; everything in whole cycles, because programs depend on it.
 """
 
 from __future__ import annotations
@@ -14,6 +17,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openlpu.arch.topology import Wires
+
+PPM = 100  # millionths, a clock's largest deviation from nominal: what Ethernet-class serial links allow (IEEE 802.3)
+STEP = 1  # chosen: cycles by which an epoch's alignment changes a counter at most; the paper makes it configurable
+
+
+def drift(cycles: int) -> int:
+    """Cycles by which two clocks part in so many, at most."""
+    return -(-2 * PPM * cycles // 10**6)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long the chips of a program may run on their own clocks.
+
+    ``stretch``: cycles after an alignment in which every link's vectors are there in time.  ``path``: cycles that an
+    aligned counter is off chip 0's at most, ``epoch`` how often it is aligned.
+    """
+
+    stretch: int
+    path: int
+    epoch: int
+
+    def wait(self, cycles: int) -> int:
+        """How long a RUNTIME_DESKEW waits so that it mends what ``cycles`` on the own clock can have put out.
+
+        The program's clock and the counter it is set to run on one oscillator: they part by the steps that alignment
+        took meanwhile, and by no more than the drift and what the counter may be off before and after.
+        """
+        stepped = STEP * (cycles // self.epoch + 1) + drift(self.epoch)
+        return 1 + min(stepped, drift(cycles) + 2 * self.path)
 
 
 @dataclass(frozen=True, eq=False)

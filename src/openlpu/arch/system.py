@@ -91,6 +91,13 @@ class System:
         """Cycles that two clocks may drift apart until the chips must be aligned again."""
         return self.links[level].latency - self.links[level].maximum - self.misaligned[level] - 1
 
+    def pace(self, chips: int, levels: Iterable[int]) -> alignment.Pace:
+        """How long the first ``chips`` chips may run on their own clocks with links of some levels in use."""
+        slack = min(self.slack(level) for level in levels)
+        every = np.arange(chips)
+        path = self.tree.path_sums(every, np.zeros_like(every), [link.align for link in self.links])
+        return alignment.Pace(slack * 10**6 // (2 * alignment.PPM), int(path.max()), self.epoch)
+
     @property
     def forward(self) -> int:
         """Cycles of a hop outside the link: out of the SRAM next to the edge, and into that of the next chip."""

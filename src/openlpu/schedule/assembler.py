@@ -47,6 +47,7 @@ class Assembler:
         self.pending: list[tuple[str, tuple[int, ...], list[Claim]]] = []
         self.next_id = 1
         self.last = 0  # no instruction is dispatched later, so far
+        self.floor = 0  # whatever is still to come arrives in this cycle or later
         self.turn = 0
         self.wait = 1  # after a trial in vain: cycles until it is worth another
         self.dtype = {name: queue_dtype(name) for name in chip.queues}
@@ -88,13 +89,22 @@ class Assembler:
         """The result of ``attempt`` at the first cycle from ``start`` where all it wants is free.
 
         Cycles are passed over in which something that it cannot do without is known to be taken."""
-        cycle, end = max(start, 0), max(start, self.last) + BEYOND
+        cycle = max(start, self.floor)
+        end = max(cycle, self.last) + BEYOND
         while cycle < end:
             result = self.trial(cycle, attempt)
             if result is not None:
                 return result
             cycle += self.wait
         raise AssertionError(f"no cycle from {start} on is free though all are: two operands want the same port")
+
+    def hold(self, queue: str, wait: int) -> None:
+        """Let the chip wait once all that was emitted is done; the rest of the program comes behind."""
+        start = self.last + max(self.chip.latency.values()) if self.next_id > 1 else 0
+        self.emit(queue, start, "runtime_deskew", delay=wait)
+        self._commit()
+        self.floor = self.last = start + wait
+        self.timeline.hold(start, self.floor)
 
     def trial(self, cycle: int, attempt: Callable[[int], T | None]) -> T | None:
         """The result of ``attempt`` at a cycle, all that it took and emitted now final; or None and nothing done."""
@@ -221,7 +231,7 @@ class Assembler:
         if passage is None:
             passage = self.passages[vec.slices, x] = Passage(self.chip, vec.slices, x)
         bank, count = self.timeline.bank(int(addresses[0])), len(addresses)
-        start, reach = max(start, self.earliest(vec, x)), count + SLACK
+        start, reach = max(start, self.earliest(vec, x), self.floor), count + SLACK
         while True:
             cycles, chosen = self.timeline.open(queue, passage, bank, options, start, reach)
             if len(cycles) >= count:

@@ -19,6 +19,7 @@ from openlpu.arch.link import Link, port_queue
 from openlpu.partition.split import Split
 from openlpu.place.layout import Resident
 
+HOLD = BY_NAME["runtime_deskew"].opcode
 RESIDENT = 0  # as a claim's writer: in SRAM before the token began (a parameter, the host's rows, older KV)
 
 
@@ -146,6 +147,16 @@ class StageProgram:
         queue = segment.queues[self.next]
         return int(queue["cycle"][queue["op"] == BY_NAME["send"].opcode].min())
 
+    def taken(self, segment: Segment) -> int:
+        """The cycle in which the first vector from the stage before is received."""
+        queue = segment.queues[self.previous]
+        return int(queue["cycle"][queue["op"] == BY_NAME["receive"].opcode].min())
+
+    def drifting(self, segment: Segment) -> int:
+        """Cycles that it runs after it last set its clock right; all where it never does."""
+        holds = [q[q["op"] == HOLD] for name, q in segment.queues.items() if name.startswith("c2c")]
+        return self.busy(segment) - max((int(q["cycle"][-1] + q["delay"][-1]) for q in holds if len(q)), default=0)
+
     def busy(self, segment: Segment) -> int:
         """Cycles from the first dispatch to the last result: after so many the chips can begin another token."""
         latency = np.array([self.program.chip.latency[i.latency] if i.latency else 1 for i in TABLE])
@@ -202,13 +213,19 @@ class SystemProgram:
         """The cycle in which each stage begins a token, in the segment of that number, on a clock common to all."""
         out = [0]
         for s, hop in enumerate(self.hops):
-            stage = self.stage(s)
-            out.append(out[-1] + stage.handed_over(stage.program.segments[segment]) + hop.link.latency)
+            here, there = self.stage(s), self.stage(s + 1)
+            sent = here.handed_over(here.program.segments[segment])
+            out.append(out[-1] + sent + hop.link.latency - there.taken(there.program.segments[segment]))
         return tuple(out)
 
     def cycles(self, segment: int) -> int:
         """From a token's first dispatch on the first stage to its last logit on the last one."""
         return self.starts(segment)[-1] + self.stage(-1).program.segments[segment].cycles
+
+    def alone(self) -> int:
+        """The most cycles from when a chip sets its clock right for the last time in a token to the next token."""
+        return max(self.interval(i) - stage.busy(part) + stage.drifting(part)
+                   for stage in self.programs for i, part in enumerate(stage.program.segments))
 
     def interval(self, segment: int) -> int:
         """Cycles between two tokens when every stage has one: those of the stage that takes longest."""

@@ -2,7 +2,8 @@
 
 The path is walked back from the last logit.  At each instruction it follows the operand that was available last, so
 every cycle of the token falls into exactly one kind: a unit working, a value hopping along stream registers, or
-waiting for a port, a plane or a free stream, or for a vector on a link between chips.  The kinds add up to the total.
+waiting for a port, a plane or a free stream, for a vector on a link between chips, or for the chip's clock to be set
+right.  The kinds add up to the total.
 """
 
 from __future__ import annotations
@@ -10,15 +11,15 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from openlpu.arch.chip import Chip
 from openlpu.arch.isa import TABLE, unit_of_queue
-from openlpu.schedule.program import RESIDENT, Segment
+from openlpu.schedule.program import HOLD, RESIDENT, Segment
 
-HOPS, WAITING, LINKS = "hops", "waiting", "links"
+HOPS, WAITING, LINKS, CLOCK = "hops", "waiting", "links", "clock"
 LINK = "C2C"  # the unit that sends and receives
 PASSIVE = ("read", "load_weights", "install_weights")
 
@@ -91,12 +92,34 @@ def critical_path(chip: Chip, segment: Segment, until: int | None = None) -> tup
     else:
         next(walk)  # the work of that instruction itself
     starts, names = zip(*segment.origin, strict=True)
+    holds = _holds(segment)
     for kind, cycles, number in walk:
         end -= cycles
-        if cycles:
-            pieces.append(Piece(end, cycles, kind, names[bisect_right(starts, number) - 1]))
+        piece = Piece(end, cycles, kind, names[bisect_right(starts, number) - 1])
+        pieces += _held(piece, holds) if kind == WAITING else [piece] if cycles else []
     assert not end, "the path reaches back to the first cycle"
     return tuple(reversed(pieces))
+
+
+def _holds(segment: Segment) -> list[tuple[int, int]]:
+    """From when to when the chip sets its clock right, the last time first."""
+    rows = [q[q["op"] == HOLD] for name, q in segment.queues.items() if name.startswith("c2c")]
+    found = ((int(row["cycle"]), int(row["cycle"] + row["delay"])) for part in rows for row in part)
+    return sorted(found, reverse=True)
+
+
+def _held(piece: Piece, holds: Iterable[tuple[int, int]]) -> Iterator[Piece]:
+    """A wait cut where the chip sets its clock right, the last part first."""
+    end = piece.start + piece.cycles
+    for first, last in holds:
+        first, last = max(first, piece.start), min(last, end)
+        if first < last:
+            if last < end:
+                yield replace(piece, start=last, cycles=end - last)
+            yield replace(piece, start=first, cycles=last - first, kind=CLOCK)
+            end = first
+    if end > piece.start:
+        yield replace(piece, cycles=end - piece.start)
 
 
 def _last_logit(dispatches: Mapping[int, Dispatch], segment: Segment) -> int:

@@ -17,7 +17,7 @@ from openlpu.partition.shard import TENSOR, shard
 from openlpu.partition.split import CODES, VALUES, Split
 from openlpu.schedule.program import SystemProgram
 from openlpu.schedule.step import buckets
-from openlpu.schedule.system import cables, schedule_system
+from openlpu.schedule.system import cables, paced, schedule_system
 
 LATENCY, THROUGHPUT, CHIPS = AIMS = ("latency", "throughput", "chips")
 
@@ -120,5 +120,7 @@ def lined_up(system: System, split: Split) -> System:
 
 
 def _schedule(graph: Graph, system: System, split: Split, context: int, contexts: list[int]) -> SystemProgram:
-    local, hops = cables(lined_up(system, split), split)
-    return schedule_system(shard(graph, split), system.chip, local, hops, context=context, contexts=contexts)
+    wired = lined_up(system, split)
+    local, hops = cables(wired, split)
+    return schedule_system(shard(graph, split), system.chip, local, hops, context=context, contexts=contexts,
+                           pace=paced(wired, split))

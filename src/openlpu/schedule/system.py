@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openlpu._base.errors import Unsupported
+from openlpu.arch.alignment import Pace
 from openlpu.arch.chip import Chip
 from openlpu.arch.link import Link, port_queue
 from openlpu.arch.system import System
@@ -47,6 +48,16 @@ def cables(system: System, split: Split) -> tuple[Link | None, tuple[Hop, ...]]:
     return system.links[0] if split.tensor > 1 else None, tuple(hop for hop in hops if hop)
 
 
+def paced(system: System, split: Split) -> Pace | None:
+    """How long the chips of a split may go by their own clocks; None for one chip, which has nobody to differ from."""
+    if split.chips == 1:
+        return None
+    stages = np.arange(split.chips).reshape(split.stages, split.tensor)
+    _, hops = cables(system, split)
+    levels = {system.links.index(hop.link) for hop in hops} | ({0} if split.tensor > 1 else set())
+    return system.pace(stages.size, levels)
+
+
 def _hop(system: System, here: NDArray[np.int64], there: NDArray[np.int64]) -> Hop | None:
     """The first port by which each chip of a stage reaches its counterpart, all alike; None if there is none."""
     wires = system.wires
@@ -59,14 +70,29 @@ def _hop(system: System, here: NDArray[np.int64], there: NDArray[np.int64]) -> H
 
 def schedule_system(
     shards: Shards, chip: Chip, local: Link | None = None, hops: Sequence[Hop] = (), *, context: int = 0,
-    contexts: Sequence[int] = (),
+    contexts: Sequence[int] = (), pace: Pace | None = None,
 ) -> SystemProgram:
     """Place and schedule every kind of stage.
 
     ``local`` joins the chips of a stage, ``hops[s]`` stage s to stage s + 1; ``context`` as in
-    :func:`~openlpu.place.layout.place`, ``contexts`` the buckets (none given: the usual ones).
+    :func:`~openlpu.place.layout.place`, ``contexts`` the buckets (none given: the usual ones).  ``pace``: of the
+    chips' clocks; without it no program sets its clock right, and one token can run.
     Raises what :func:`~openlpu.place.layout.place_stage` and :func:`~openlpu.schedule.step.schedule_stage` raise.
     """
+    head = pace.wait(pace.stretch) if pace else 0
+    while True:
+        made = _scheduled(shards, chip, local, hops, context, contexts, pace, head)
+        needed = pace.wait(head + made.alone()) if pace else 0
+        if needed <= head:
+            return made
+        head = needed
+
+
+def _scheduled(
+    shards: Shards, chip: Chip, local: Link | None, hops: Sequence[Hop], context: int, contexts: Sequence[int],
+    pace: Pace | None, head: int,
+) -> SystemProgram:
+    """The programs that begin with ``head`` cycles in which the clock is set right."""
     stages = shards.stages
     assert len(hops) == len(stages) - 1, "a hop from each stage to the next"
     slot = max((hop.link.cycles for hop in hops), default=0)
@@ -79,7 +105,7 @@ def schedule_system(
         keys.append(key)
         if key not in programs:
             layout = place_stage(stage, chip, context)
-            cabling = Cabling(local, slot, out, into)
+            cabling = Cabling(local, slot, out, into, pace, head)
             programs[key] = schedule_stage(stage, layout, [*contexts] or buckets(layout.context), cabling)
     numbers = {key: i for i, key in enumerate(programs)}
     return SystemProgram(shards.split, tuple(programs.values()), tuple(numbers[key] for key in keys),

@@ -146,6 +146,24 @@ class Timeline:
         self._take(row, cycle)
         return True
 
+    def hold(self, start: int, end: int) -> None:
+        """Take everything from ``start`` to ``end``, streams included: nothing crosses.
+
+        Nothing must be under way then; the cycles in front, in which what is dispatched would not be done, go too.
+        """
+        quiet = start - max(self.chip.latency.values())
+        for row in (*self.queues.values(), *self.reads, *self.writes):
+            window(row, max(quiet, 0), end - max(quiet, 0))[:] = NO_BANK
+        for x in range(self.width):
+            for east in (True, False):
+                self._hold_streams(east, x, start, end - start)
+
+    def _hold_streams(self, east: bool, x: int, start: int, count: int) -> None:
+        """Take all streams of a direction at a position, for ``count`` cycles."""
+        stride = self.per * self.width
+        cells = window(self.streams[not east], self._diagonal(east, x, start) * stride, count * stride)
+        cells.reshape(count, self.per, self.width)[:, :, x] = 1
+
     def either(self, names: tuple[str, ...], cycle: int) -> str | None:
         """Take a dispatch slot of the first of some queues that has one; the queue."""
         for name in names:

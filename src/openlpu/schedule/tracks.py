@@ -97,10 +97,13 @@ def of_system(system: SystemProgram, segment: int) -> Token:
         part = stage.program.segments[segment]
         if which not in walked:
             walked[which] = critical_path(stage.program.chip, part, _first_send(stage, part))
-        path += [replace(p, start=start + p.start, operator=shift(p.operator, system.first[s])) for p in walked[which]]
+        own = _from(walked[which], stage.taken(part) if s else 0)  # the first vector is under way until then
+        path += [replace(p, start=start + p.start, operator=shift(p.operator, system.first[s])) for p in own]
         if s < len(system.hops):
             sent = start + stage.handed_over(part)
-            path.append(Piece(sent, starts[s + 1] - sent, LINKS, path[-1].operator))
+            there = system.stage(s + 1)
+            taken = starts[s + 1] + there.taken(there.program.segments[segment])
+            path.append(Piece(sent, taken - sent, LINKS, path[-1].operator))
         key = which, *((hop.leaves, hop.arrives) for hop in system.hops[max(s - 1, 0) : s + 1]), bool(s)
         if key not in wired:
             wired[key] = of_role(system, s, 0, segment, start)
@@ -135,6 +138,14 @@ def _identity(system: SystemProgram, s: int, role: int) -> _Identity:
     peers = {queue: f"chip {s * tensor + (role ^ p)}" for p, queue in enumerate(stage.ports, 1) if p < tensor}
     peers |= {port_queue(hop.leaves): f"chip {(s + 1) * tensor + role}" for hop in system.hops[s : s + 1]}
     return {"name": f"chip {s * tensor + role}", "resident": stage.residents[role], "peers": peers}
+
+
+def _from(pieces: Sequence[Piece], cycle: int) -> Iterator[Piece]:
+    """The pieces of a path from a cycle on."""
+    for p in pieces:
+        cut = max(cycle - p.start, 0)
+        if cut < p.cycles:
+            yield replace(p, start=p.start + cut, cycles=p.cycles - cut)
 
 
 def _first_send(stage: StageProgram, segment: Segment) -> int | None:

@@ -3,6 +3,9 @@
 The chips of a group run one program, so what a chip sends on port p is what it receives there: the value of role
 r XOR p, of the same name.  A link takes one byte vector every few cycles; each is received in the cycle in which it is
 certain to be there, so none ever waits.
+
+A chip's clock drifts, so a program sets it right before it begins, and again where its links would otherwise be used
+too long after that.  Then nothing is on a stream or a link.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from openlpu._base.errors import Unsupported
+from openlpu.arch.alignment import Pace
 from openlpu.arch.chip import Chip
 from openlpu.arch.link import Link, port_queue
 from openlpu.schedule.assembler import Assembler
@@ -19,17 +23,21 @@ from openlpu.schedule.program import RESIDENT
 from openlpu.schedule.values import Vec
 
 PLANES = 4  # byte planes of an fp32 vector
+SPARE = 8  # that part of the time that clocks may drift is left to one use of the links
 
 
 @dataclass(frozen=True)
 class Cabling:
     """The links of a stage's chips: ``local`` to each other, and the queues ``next`` and ``previous`` to other stages,
-    which take a vector every ``slot`` cycles.  None, 0 and "" where there is none."""
+    which take a vector every ``slot`` cycles.  ``pace``: how long the chips may go by their own clocks; ``head``:
+    cycles in which a program sets its clock right before it begins.  None, 0 and "" where there is none."""
 
     local: Link | None = None
     slot: int = 0
     next: str = ""
     previous: str = ""
+    pace: Pace | None = None
+    head: int = 0
 
 
 def group_ports(chip: Chip, tensor: int, cabling: Cabling) -> tuple[str, ...]:
@@ -53,11 +61,27 @@ class C2c:
     def __init__(self, asm: Assembler, ports: Sequence[str], cabling: Cabling) -> None:
         self.asm, self.ports, self.cabling = asm, tuple(ports), cabling
         self.sent: dict[int, list[int]] = {}  # by position of the edge: cycles in which its ports send, ascending
+        if cabling.head:
+            asm.hold(self._clock, cabling.head)
+
+    # -- time --------------------------------------------------------------------------------------------------
+
+    @property
+    def _clock(self) -> str:
+        """The queue that sets the clock right: of a link in use."""
+        return (*self.ports, self.cabling.next, self.cabling.previous)[0] or self.cabling.previous
+
+    def _in_time(self) -> None:
+        """Before links are used: set the clock right if it has gone by itself for long."""
+        asm, pace = self.asm, self.cabling.pace
+        if pace and asm.last - asm.floor > pace.stretch - pace.stretch // SPARE:
+            asm.hold(self._clock, pace.wait(asm.last + max(asm.chip.latency.values()) - asm.floor))
 
     # -- inside a group ----------------------------------------------------------------------------------------
 
     def exchange(self, vec: Vec) -> list[Vec]:
         """The vector of every other role, port 1 first."""
+        self._in_time()
         landed: dict[str, _Landing] = {port: _Landing(self.asm) for port in self.ports}
         for x in sorted({self.asm.chip.queue_position(port) for port in self.ports}):
             ports = [port for port in self.ports if self.asm.chip.queue_position(port) == x]
@@ -94,6 +118,7 @@ class C2c:
 
     def hand_over(self, vecs: Sequence[Vec]) -> int:
         """Send vectors to the next stage, a plane every slot of the link; the cycle of the last send."""
+        self._in_time()
         asm, port, slot = self.asm, self.cabling.next, self.cabling.slot
         x = asm.chip.queue_position(port)
         planes = [vec.plane(i) for vec in vecs for i in range(PLANES)]
@@ -110,13 +135,13 @@ class C2c:
         return asm.search(max(asm.earliest(plane, x) - k * slot for k, plane in enumerate(planes)), attempt)
 
     def take_over(self, count: int) -> list[Vec]:
-        """``count`` vectors from the stage before, a plane every slot from cycle 0 on."""
+        """``count`` vectors from the stage before, a plane every slot from the first cycle on."""
         asm, port, vecs = self.asm, self.cabling.previous, []
         x = asm.chip.queue_position(port)
         for v in range(count):
             landing = _Landing(asm)
             for i in range(PLANES):
-                at = (v * PLANES + i) * self.cabling.slot
+                at = asm.floor + (v * PLANES + i) * self.cabling.slot
 
                 def attempt(cycle: int, landing: _Landing = landing, i: int = i) -> int | None:
                     if not landing.plane(port, i, x, cycle, RESIDENT):

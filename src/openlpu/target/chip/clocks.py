@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openlpu._base.errors import ProgramError
-from openlpu.arch.alignment import startup_epochs
+from openlpu.arch.alignment import PPM, STEP, startup_epochs
 from openlpu.arch.link import Link
 from openlpu.arch.system import System
 from openlpu.target.chip.packets import Packets, Stretches
@@ -38,8 +38,7 @@ from openlpu.target.chip.packets import Packets, Stretches
 F64 = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-DRIFT = 100e-6  # a clock's largest deviation from nominal: what Ethernet-class serial links allow (IEEE 802.3)
-STEP = 1  # chosen: cycles by which an alignment changes a HAC at most; the paper makes it configurable
+DRIFT = PPM * 1e-6  # a clock's largest deviation from nominal
 BLOCK = 1 << 22  # events of draws looked at together
 
 
@@ -234,7 +233,7 @@ class Passage:
         self._refuse(late > 0, draws, "comes in cycle {:.1f}, {:.1f} cycles after its receive", arrival, late)
         before = np.arange(len(p.depth)) - p.depth
         wait = np.full(arrival.shape, -np.inf)
-        same = (before >= 0) & (p.link[before] == p.link)
+        same = (before >= 0) & (p.link[np.maximum(before, 0)] == p.link)
         wait[:, same] = taken[:, before[same]] - arrival[:, same]
         what = "comes in cycle {:.1f} and finds the buffer of the link full for {:.1f} more cycles"
         self._refuse(wait > 0, draws, what, arrival, wait)

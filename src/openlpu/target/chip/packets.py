@@ -59,8 +59,11 @@ class Stretches:
         return (self.begins[chips] <= cycles[:, None]).sum(axis=1) - 1
 
 
-def stretches(traces: Sequence[Trace], starts: Sequence[int], tensor: int) -> Stretches:
-    """All chips start in cycle 0 of the system, and set their clocks right where their programs say."""
+def stretches(traces: Sequence[Trace], starts: Sequence[int], tensor: int, interval: int = 0) -> Stretches:
+    """All chips start in cycle 0 of the system, and set their clocks right where their programs say.
+
+    ``interval``: of a full pipeline; a chip whose program sets its clock right last did so for the token before.
+    """
     found, end = [], []
     for trace, start in zip(traces, starts, strict=True):
         code = trace.code
@@ -72,6 +75,8 @@ def stretches(traces: Sequence[Trace], starts: Sequence[int], tensor: int) -> St
     waits = np.zeros_like(begins)
     begins[:, 0] = 0
     for stage, (at, wait) in enumerate(found):
+        if len(at) and interval:
+            begins[stage, 0] = max(0, at[-1] - interval)
         begins[stage, 1 : 1 + len(at)], waits[stage, 1 : 1 + len(at)] = at, wait
     return Stretches(*(np.repeat(a, tensor, axis=0) for a in (begins, waits, np.array(end, np.int64))))
 

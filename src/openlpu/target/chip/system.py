@@ -19,7 +19,7 @@ from openlpu.partition.shard import shard
 from openlpu.partition.split import Split
 from openlpu.schedule.program import StageProgram, SystemProgram
 from openlpu.schedule.search import lined_up
-from openlpu.schedule.system import cables, schedule_system
+from openlpu.schedule.system import cables, paced, schedule_system
 from openlpu.target.base import F32, Chunk
 from openlpu.target.chip import clocks, host, pipeline
 from openlpu.target.chip.links import Packet, Port
@@ -134,7 +134,8 @@ class SystemExecutable:
         traces, starts = self.traces(segment), self.program.starts(segment)
         tensor, links = self.program.split.tensor, [machine.links for machine in self.machines]
         found = packets(self.system, traces, starts, links, tensor)
-        return clocks.simulate(self.system, found, stretches(traces, starts, tensor), draws, seed)
+        spans = stretches(traces, starts, tensor, self.program.interval(segment))
+        return clocks.simulate(self.system, found, spans, draws, seed)
 
     def _pass(self, traces: Sequence[Trace], token: int, position: int, run: int) -> Fault | None:
         """One token through all stages; the first error that a link flagged, if one did.
@@ -178,5 +179,5 @@ def load(
     split = split or Split()
     wired = lined_up(load_system(system) if isinstance(system, str) else system, split)
     local, hops = cables(wired, split)
-    program = schedule_system(shard(graph, split), wired.chip, local, hops, context=context)
+    program = schedule_system(shard(graph, split), wired.chip, local, hops, context=context, pace=paced(wired, split))
     return SystemExecutable(program, graph.params, wired)
