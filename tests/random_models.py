@@ -46,7 +46,7 @@ CASES = {
     ),
     "large heads": (replace(BASE, hidden=128, heads=9, kv_heads=1, head_dim=128), QWEN3, Scheme()),
 }
-MIXTURES = {  # which the chip does not run yet
+MIXTURES = {
     "experts": (replace(BASE, tied=False, experts=5, experts_per_token=2), LLAMA, Scheme()),
     "one of many experts": (
         replace(BASE, hidden=40, intermediate=24, experts=37, experts_per_token=1), LLAMA, Scheme(outlier_share=0.4),

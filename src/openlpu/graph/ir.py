@@ -102,6 +102,21 @@ def routers(graph: Graph) -> list[Node]:
     return [makers[node.inputs[0]] for node in graph.nodes if node.op == "route"]
 
 
+def twins(graph: Graph) -> dict[str, tuple[Node, ...]]:
+    """Value of a mixture's first expert -> the nodes that make it in each of the experts."""
+    makers, found = graph.producers(), dict[str, tuple[Node, ...]]()
+    for node in graph.nodes:
+        if node.op == "mix":
+            waiting = [node.inputs[1:]]
+            while waiting:
+                nodes = tuple(makers[name] for name in waiting.pop())
+                assert len({one.op for one in nodes}) == 1, f"{node.where}: its experts are alike"
+                found[nodes[0].output] = nodes
+                if nodes[0].op != "select":
+                    waiting += zip(*(one.inputs for one in nodes), strict=True)
+    return found
+
+
 class Builder:
     """Collects nodes in order and checks that each value is written once, before it is read.
 

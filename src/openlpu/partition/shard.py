@@ -12,8 +12,9 @@ from dataclasses import replace
 import numpy as np
 
 from openlpu._base.errors import Unsupported
-from openlpu.graph.ir import Graph, Node, Value, layer_of
+from openlpu.graph.ir import Graph, Node, Value, layer_of, routers
 from openlpu.partition.channels import head_channels, spread
+from openlpu.partition.experts import routed
 from openlpu.partition.names import Local, shift
 from openlpu.partition.split import CODES, EXCHANGES, I32, Shards, Split, Stage, alone
 
@@ -26,16 +27,12 @@ def shard(graph: Graph, split: Split) -> Shards:
     _check(graph, split)
     if split.chips == 1:
         return Shards(split, (alone(graph),))
-    walk = _Walk(graph, split)
+    walk = _Walk(routed(graph), split)
     spans = balanced(walk.weights(), split.stages) if split.halves else _even(graph.config.layers, split.stages)
     return Shards(split, tuple(walk.stage(*span) for span in spans))
 
 
 def _check(graph: Graph, split: Split) -> None:
-    experts = next((node.where for node in graph.nodes if node.op == "route" and split.chips > 1), None)
-    if experts:
-        raise Unsupported("a mixture of experts has no split over chips", where=experts,
-                          fix="run this model with --target cpu")
     if split.tensor not in TENSOR:
         raise Unsupported(f"{split.tensor} chips cannot share a layer", where="tensor",
                           fix=f"use one of {', '.join(map(str, TENSOR))}")
@@ -113,6 +110,7 @@ class _Walk:
         self.graph, self.split, self.chips = graph, split, split.tensor
         self.units = 2 if split.halves else 1  # of a layer: what a stage is made of
         self.heads = _head_parts(graph, self.chips) if self.chips > 1 else {}
+        self.routers = {node.output for node in routers(graph)}
         self.nodes: list[Node] = []
         self.values: dict[str, Value] = {}
         self.parts: dict[str, I32] = {}
@@ -142,12 +140,13 @@ class _Walk:
 
     def weights(self) -> list[int]:
         """Weights of each unit: what a stage takes most of its time, and its room, for.  Embedding counts thrice: a
-        scale takes four planes of all lanes."""
+        scale takes four planes of all lanes.  Of experts all count, once."""
         out = [0] * (self.units * self.graph.config.layers)
         for node in self.graph.nodes:
             if node.op in ("linear", "embed"):
-                size = self.graph.params[node.params["codes"]].size
-                out[self.unit(node)] += size if node.op == "linear" else 3 * size
+                size = self.graph.params[node.params["codes"]].size * (1 if node.op == "linear" else 3)
+                banks = node.attrs.get("experts", 1) if node.attrs.get("chosen", 0) == 0 else 0
+                out[self.unit(node)] += size * banks
         return out
 
     def residual(self, unit: int) -> str:
@@ -214,7 +213,16 @@ class _Walk:
         self._made(node, node.inputs)
 
     def _linear(self, node: Node) -> None:
-        self._made(node, (self.gathered(node.inputs[0], node.where),))
+        """A router is small, and all chips must know whom it chose: each makes all of it."""
+        inputs = (self.gathered(node.inputs[0], node.where), *node.inputs[1:])
+        self.keep(node, inputs, None) if node.output in self.routers else self._made(node, inputs)
+
+    def _mix(self, node: Node) -> None:
+        """The weights are whole, the experts' results are split alike."""
+        first, *others = (self.parts.get(name) for name in node.inputs[1:])
+        same = all(o is first or (first is not None and o is not None and np.array_equal(o, first)) for o in others)
+        assert same, f"{node.where}: experts are split alike"
+        self.keep(node, node.inputs, first)
 
     def _mul(self, node: Node) -> None:
         """A gain is cheap to apply everywhere, where its input is needed whole anyway."""

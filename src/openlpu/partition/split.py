@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from openlpu._base.text import dump
 from openlpu.graph.ir import Graph
+from openlpu.partition.experts import routed
 
 I32 = NDArray[np.int32]
 VALUES, CODES = "values", "codes"
@@ -88,4 +89,4 @@ class Shards:
 
 def alone(graph: Graph) -> Stage:
     """A whole graph as the one stage of one chip."""
-    return Stage(graph, {}, 1, 0, graph.config.layers - 1)
+    return Stage(routed(graph), {}, 1, 0, graph.config.layers - 1)

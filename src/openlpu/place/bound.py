@@ -14,6 +14,7 @@ from fractions import Fraction
 from openlpu.arch.chip import Chip
 from openlpu.arch.truepoint import BLOCK
 from openlpu.graph.ir import Graph, Node
+from openlpu.partition.experts import routed
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class Bound:
 
 
 def bound(graph: Graph, chip: Chip, context: int) -> Bound:
-    """The bounds of one decode step with a context bucket of ``context`` positions."""
+    """The bounds of one decode step with a context bucket of ``context`` positions; of experts, those chosen count."""
+    graph = routed(graph)
     rate = 2 * chip.lanes * min(chip.streams_per_direction, chip.mxm_planes_per_hemisphere * chip.weight_streams)
     weights = sum(_weight_bytes(graph, node, context) for node in graph.nodes)
     work = [_dispatches(graph, node, chip, context) for node in graph.nodes]
@@ -71,7 +73,8 @@ def _dispatches(graph: Graph, node: Node, chip: Chip, context: int) -> tuple[Fra
         scores, planes = node.attrs["heads"] * context, 2 * -(-node.attrs["kv_bits"] // 8)
         products = Fraction(scores * planes, lanes) + Fraction(scores * planes * node.attrs["head_dim"], lanes**2)
         return products, Fraction(12 * scores, lanes)
-    alu = {"embed": 2, "quantize": 5, "rms": 0, "headnorm": 7, "rope": 3, "silu_mul": 7, "add": 1, "mul": 1}
+    alu = {"embed": 2, "quantize": 5, "rms": 0, "headnorm": 7, "rope": 3, "silu_mul": 7, "add": 1, "mul": 1,
+           "route": 4, "select": 0, "mix": 2 * len(node.inputs) - 2}
     return Fraction(0), Fraction(alu[node.op] * size, lanes)
 
 
@@ -94,7 +97,10 @@ def _longest(graph: Graph, chip: Chip, context: int) -> int:
             factor = done[node.inputs[1]] + t.total(size) + 4 * t.alu + t.special
             scale[node.output] = max(scale[first], factor) + t.alu
         elif node.op == "linear":
-            done[node.output] = max(done[first] + t.product + t.alu, scale[first]) + 2 * t.alu
+            ready = max(done[name] for name in node.inputs)
+            done[node.output] = max(ready + t.product + t.alu, scale[first]) + 2 * t.alu
+        elif node.op == "select":
+            done[node.output], scale[node.output] = done[first], max(scale[first], done[node.inputs[1]]) + t.alu
         elif node.op == "attention":
             done[node.output] = _attention(node, t, [done[name] for name in node.inputs], context)
         else:
@@ -172,5 +178,7 @@ class Shortest:
             "rope": 2 * self.alu,
             "silu_mul": 5 * self.alu + 2 * self.special,
             "add": self.alu,
+            "route": self.over_lanes(size) + self.alu,
+            "mix": 2 * self.alu,
             "mul": self.alu,
         }[op]

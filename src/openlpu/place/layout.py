@@ -9,7 +9,7 @@ The chips of a stage have the same homes; what fills them differs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from openlpu.arch.chip import Chip
 from openlpu.arch.truepoint import BLOCK
 from openlpu.graph.ir import Graph, Node
+from openlpu.partition.experts import bank, parameters
 from openlpu.partition.split import Stage, alone
 from openlpu.place.emplace import Source
 from openlpu.place.lanes import HeadLanes, Lanes
@@ -57,10 +58,12 @@ class Home:
 class Homes:
     """The growing table of homes of one chip; asked twice for a name, it gives the same home."""
 
-    def __init__(self, chip: Chip, levers: tuple[str, ...]) -> None:
-        self.chip, self.sram = chip, Sram(chip, levers)
+    def __init__(self, chip: Chip, levers: tuple[str, ...], edge: int = 0) -> None:
+        """``edge``: slices at each edge that hold no weights."""
+        self.chip, self.sram, self.edge = chip, Sram(chip, levers), edge
         self.resident: dict[str, Resident] = {}
         self.homes: dict[str, Home] = {}
+        self.banks: set[str] = set()  # homes of several experts
         self.turn = 0
 
     def keep(self, name: str, source: Source, slices: tuple[int, ...], count: int = 1) -> Home:
@@ -82,6 +85,22 @@ class Homes:
             self.homes[name] = Home(slices, address, groups)
         return self.homes[name]
 
+    def keep_bank(self, name: str, sources: Sequence[Source], slices: tuple[int, ...], groups: int) -> Home:
+        """Of several experts ``groups`` addresses over the slices, side by side: group g of expert e lies at the home's
+        address + g * experts + e, so that e is all that a map of addresses says."""
+        if name not in self.homes:
+            each, width = len(sources), len(slices)
+            address = self.sram.keep(slices, groups * each, name.split(".")[0])
+            tile = width == self.chip.weight_streams
+            for e, source in enumerate(sources):
+                rows = np.arange(address + e, address + groups * each, each, dtype=np.int32)
+                grid = np.tile(np.array(slices, np.int32), (groups, 1))
+                place = (grid.reshape(-1, 1), np.repeat(rows, width)) if tile else (grid, rows)
+                self.resident[f"{name}.{e}"] = Resident(f"{name}.{e}", *place, source)
+            self.homes[name] = Home(slices, address, groups)
+            self.banks.add(name)
+        return self.homes[name]
+
     def quad_slices(self, hemisphere: int | None = None) -> tuple[int, ...]:
         """Slices for a 32-bit vector: groups in turn, innermost first, where there is most room."""
         half, per = self.chip.groups, self.chip.slices_per_register
@@ -95,14 +114,14 @@ class Homes:
         """``weight_streams`` slices of a hemisphere: set ``own``, counted from the edge inward, if it has so many
         ``rows`` left (0: any will do); else the set with the most room, which may be the one across the middle that
         both hemispheres share."""
-        width, count = self.chip.weight_streams, self.chip.slices_per_hemisphere
-        side = range(count) if hemisphere == 0 else range(2 * count - 1, count - 1, -1)
-        sets = [tuple(sorted(side[i : i + width])) for i in range(0, count - width + 1, width)]
+        width, count, edge = self.chip.weight_streams, self.chip.slices_per_hemisphere, self.edge
+        side = range(edge, count) if hemisphere == 0 else range(2 * count - 1 - edge, count - 1, -1)
+        sets = [tuple(sorted(side[i : i + width])) for i in range(0, len(side) - width + 1, width)]
         mine = sets[own % len(sets)]
         enough = rows + self.chip.words_per_slice // RESERVE
         if rows and self.sram.room(mine) >= enough:
             return mine
-        best, left = max(sets, key=self.sram.room), count % width
+        best, left = max(sets, key=self.sram.room), len(side) % width
         if 2 * left >= width and self.sram.room(best) < enough:
             middle = tuple(range(count - left, count - left + width))
             best = max(best, middle, key=self.sram.room)
@@ -141,7 +160,8 @@ def place_stage(stage: Stage, chip: Chip, context: int = 0) -> Layout:
     context = context or c.context
     assert context <= c.context, "the rotary tables end at the model's context"
     heads = stage_heads(stage, chip)
-    layout = Layout(chip, context, heads, *lane_maps(stage, heads, chip), Homes(chip, _levers(graph)), {})
+    edge = chip.slices_per_register if any(map(bank, graph.nodes)) else 0  # of address maps
+    layout = Layout(chip, context, heads, *lane_maps(stage, heads, chip), Homes(chip, _levers(graph), edge), {})
     work = [0] * (2 * chip.mxm_planes_per_hemisphere)
     later = []  # large tables go where weights have left room
     for node in graph.nodes:
@@ -172,16 +192,21 @@ def _linear(layout: Layout, node: Node, work: list[int]) -> None:
     inside, out = layout.lanes[node.inputs[0]], layout.lanes[node.output]
     used = [i for i in range(inside.vectors) if inside.used(i).any()]
     even = steady(len(used) * out.vectors, chip)  # then each plane reads from slices of its own
+    keys, where = parameters(node, "codes"), bank(node) or node.where
     for j in range(out.vectors):
-        plane = work.index(min(work))
+        known = layout.plane.get(f"{where}.{j}")  # of another chosen expert
+        plane = work.index(min(work)) if known is None else known
         groups = -(-(int(np.flatnonzero(out.used(j))[-1]) + 1) // chip.weight_streams)
         work[plane] += len(used) * (groups if even else chip.superlanes)
-        layout.plane[f"{node.where}.{j}"] = plane
+        layout.plane[f"{node.where}.{j}"] = layout.plane[f"{where}.{j}"] = plane
         for i in used:
-            rows = out.row(j)[..., : groups * chip.weight_streams]
-            source = Source("codes", node.params["codes"], rows, inside.row(i))
-            slices = homes.tile_slices(plane % 2, plane // 2, groups if even else 0)
-            homes.keep_tile(f"weights.{node.where}.{j}.{i}", source, slices, groups)
+            rows, name = out.row(j)[..., : groups * chip.weight_streams], f"weights.{where}.{j}.{i}"
+            sources = [Source("codes", key, rows, inside.row(i)) for key in keys]
+            slices = homes.tile_slices(plane % 2, plane // 2, groups * len(keys) if even else 0)
+            if bank(node):
+                homes.keep_bank(name, sources, slices, groups)
+            else:
+                homes.keep_tile(name, sources[0], slices, groups)
 
 
 def steady(tiles: int, chip: Chip) -> bool:
@@ -204,8 +229,11 @@ def _vectors(layout: Layout, node: Node) -> None:
             channel = layout.lanes[node.output].row(j)
             if node.op == "headnorm":
                 channel = np.where(channel >= 0, channel % layout.heads.dim, -1).astype(np.int32)
-            source = Source("row", node.params[word], one, channel)
-            layout.homes.keep(f"{word}.{node.where}.{j}", source, layout.homes.quad_slices())
+            sources = [Source("row", key, one, channel) for key in parameters(node, word)]
+            if where := bank(node):
+                layout.homes.keep_bank(f"{word}.{where}.{j}", sources, layout.homes.quad_slices(), 1)
+            else:
+                layout.homes.keep(f"{word}.{node.where}.{j}", sources[0], layout.homes.quad_slices())
 
 
 def _table(layout: Layout, name: str, sources: list[Source], planes: int, rows: int) -> None:

@@ -12,7 +12,7 @@ from openlpu.partition.split import Stage
 from openlpu.place.lanes import HeadLanes, Lanes, head_lanes, packed
 from openlpu.place.packing import Packing, dense, gathered, loose
 
-FOLLOWERS = ("quantize", "rms", "add", "mul", "silu_mul", "pass")  # lie as their first input lies
+FOLLOWERS = ("quantize", "rms", "add", "mul", "select", "silu_mul", "pass")  # lie as their first input lies
 
 
 def stage_heads(stage: Stage, chip: Chip) -> HeadLanes:
@@ -34,6 +34,8 @@ def lane_maps(stage: Stage, heads: HeadLanes, chip: Chip) -> tuple[dict[str, Lan
         name, parts = node.output, stage.parts.get(node.output)
         if node.op in FOLLOWERS:
             maps[name] = maps[node.inputs[0]]
+        elif node.op == "mix":
+            maps[name] = maps[node.inputs[1]]
         elif node.op == "gather":
             own = maps[node.inputs[0]]
             packings[name] = _packing(stage, own, nodes[at:], chip)
@@ -58,7 +60,7 @@ def _packing(stage: Stage, own: Lanes, nodes: Sequence[Node], chip: Chip) -> Pac
     for node in nodes:
         if reached.isdisjoint(node.inputs):
             continue
-        if node.op in ("quantize", "rms", "mul"):
+        if node.op in ("quantize", "rms", "mul", "select"):
             reached.add(node.output)
         elif node.op == "linear":
             vectors += -(-_width(stage, node.output) // chip.lanes)

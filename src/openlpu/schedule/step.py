@@ -14,7 +14,7 @@ from openlpu.partition.split import Stage, alone
 from openlpu.place.layout import Layout
 from openlpu.schedule.fetch import Fetcher, keep
 from openlpu.schedule.program import Program, Rows, Segment, StageProgram
-from openlpu.schedule.select import attention, codes, elementwise, exchange, headnorm, linear
+from openlpu.schedule.select import attention, codes, elementwise, exchange, experts, headnorm, linear
 from openlpu.schedule.select.build import Build, Floats
 from openlpu.schedule.temporaries import vectors
 from openlpu.schedule.units.c2c import Cabling, group_ports
@@ -69,7 +69,8 @@ def build(
             rope_row = elementwise.rope_row(b)
         b.temporaries.enter()
         _node(b, node, rope_row)
-        b.temporaries.leave(vectors((b.floats.get(node.output), b.coded.get(node.output))))
+        made = (values.get(node.output) for values in (b.floats, b.coded, b.routes))
+        b.temporaries.leave(vectors(tuple(made)))
     layout.homes.sram.require_fit()
     return b, tuple(origin)
 
@@ -82,6 +83,10 @@ def _node(b: Build, node: Node, rope_row: tuple[Vec, Vec] | None) -> None:
         b.coded[node.output] = codes.quantize(b, b.floats[inputs[0]], size, node.attrs["wide"], known)
     elif node.op == "rms":
         b.coded[node.output] = codes.rms(b, node, b.coded[inputs[0]], b.coded[inputs[1]])
+    elif node.op == "route":
+        b.routes[node.output] = experts.route(b, node)
+    elif node.op == "select":
+        b.coded[node.output] = experts.select(b, node)
     elif node.op == "gather":
         exchange.gather(b, node)
     elif node.op == "pass":
@@ -114,6 +119,8 @@ def _float_node(b: Build, node: Node, rope_row: tuple[Vec, Vec] | None) -> Float
         return attention.attention(b, node, f[0], f[1], f[2], _known(b, node.inputs[3:]))
     if node.op in ("silu_mul", "add") and f[0] and f[1]:
         return (elementwise.silu_mul if node.op == "silu_mul" else elementwise.add)(b, f[0], f[1])
+    if node.op == "mix":
+        return experts.mix(b, node)
     if node.op == "mul" and f[0]:
         return elementwise.mul(b, node, f[0])
     raise Unsupported(f"the chip has no schedule for the operator {node.op}", where=node.where,

@@ -254,32 +254,34 @@ class Timeline:
     # -- many at once ------------------------------------------------------------------------------------------
 
     def open(
-        self, queue: str, passage: Passage, bank: int, options: tuple[int, ...], start: int, count: int
+        self, queue: str | None, passage: Passage, bank: int, options: tuple[int, ...], start: int, count: int
     ) -> tuple[Ints, Ints]:
-        """When a queue, a passage's slices (for a read in ``bank``) and its streams are free at once.
+        """When a queue (None: none), a passage's slices (for a read in ``bank``) and its streams are free at once.
 
         Cycles of arrival from ``start``, of the next ``count``, ascending; and for each the first of ``options`` that
         is free: the multiple of the passage's width at which its streams begin.
         """
-        busy = window(self.queues[queue], start, count) != 0
+        busy = window(self.queues[queue], start, count) != 0 if queue else np.zeros(count, bool)
         for s, lead in zip(passage.slices, passage.lead, strict=True):
             if _any(self.reads[s], start - lead, count):
                 busy |= window(self.reads[s], start - lead, count) != 0
             if _any(self.writes[s], start - lead, count):
                 beside = window(self.writes[s], start - lead, count)
-                busy |= (beside == bank) | (beside == ANY_BANK)
+                taken = (beside != 0) & (beside != NO_BANK) if bank == ANY_BANK else beside == bank
+                busy |= taken | (beside == ANY_BANK)
         cells = self._cells(passage, start, count)[:, options]
         shut = (cells & passage.way).max(axis=(2, 3)) != 0
         cycles = np.flatnonzero(~busy & (shut.sum(axis=1) < len(options)))
         return cycles + start, np.array(options, np.int64)[shut[cycles].argmin(axis=1)]
 
     def take(
-        self, queue: str, passage: Passage, bank: int, cycles: Ints, options: Ints
+        self, queue: str | None, passage: Passage, bank: int, cycles: Ints, options: Ints
     ) -> None:
         """Take what :meth:`open` found, for good."""
         start = int(cycles[0])
         at, count = cycles - start, int(cycles[-1]) - start + 1
-        window(self.queues[queue], start, count)[at] = 1
+        if queue:
+            window(self.queues[queue], start, count)[at] = 1
         for s, lead in zip(passage.slices, passage.lead, strict=True):
             window(self.reads[s], start - lead, count)[at] = bank
         self._cells(passage, start, count)[at, options] |= passage.way

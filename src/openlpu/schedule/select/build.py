@@ -20,6 +20,7 @@ from openlpu.place.lanes import HeadLanes, Lanes
 from openlpu.place.layout import Layout
 from openlpu.schedule.assembler import Assembler
 from openlpu.schedule.expression import Op
+from openlpu.schedule.guide import Guide
 from openlpu.schedule.temporaries import Temporaries, scoped
 from openlpu.schedule.units.c2c import C2c, Cabling, group_ports
 from openlpu.schedule.units.mem import Mem
@@ -49,6 +50,16 @@ class Coded:
     scale: Vec
 
 
+@dataclass(frozen=True)
+class Routes:
+    """Of each chosen expert, ascending: its weight and 1 (0 where the weight is 0) in all lanes, and by hemisphere the
+    map of addresses that names it."""
+
+    weights: list[Vec]
+    live: list[Vec]
+    guides: list[tuple[Guide, Guide]]
+
+
 @dataclass
 class Build:
     """The program of a stage's chips for contexts of at most ``context`` positions."""
@@ -65,6 +76,7 @@ class Build:
     c2c: C2c = field(init=False)
     floats: dict[str, Floats] = field(default_factory=dict)
     coded: dict[str, Coded] = field(default_factory=dict)
+    routes: dict[str, Routes] = field(default_factory=dict)
     last_send: int = 0  # to the next stage
 
     def __post_init__(self) -> None:

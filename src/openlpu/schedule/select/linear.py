@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from openlpu.graph.ir import Node
+from openlpu.partition.experts import bank
 from openlpu.place.lanes import Lanes
 from openlpu.place.layout import steady
 from openlpu.schedule.expression import Op
+from openlpu.schedule.select import experts
 from openlpu.schedule.select.build import Build, Coded, Floats
 from openlpu.schedule.values import Vec
 
@@ -20,9 +22,9 @@ def linear(b: Build, node: Node, q: Coded, out: Lanes) -> Floats:
         total = Op("to_float", low)
         if high is not None:
             total = Op("add", Op("mul", Op("to_float", high), 256.0), total)
-        y = Op("mul", Op("mul", total, q.scale), b.home(f"scale.{node.where}.{j}"))
+        y = Op("mul", Op("mul", total, q.scale), experts.row(b, node, "scale", j))
         if "bias" in node.params:
-            y = Op("add", y, b.home(f"bias.{node.where}.{j}"))
+            y = Op("add", y, experts.row(b, node, "bias", j))
         vecs.append(b.vxm.evaluate(y))
     return Floats(out, vecs)
 
@@ -34,7 +36,8 @@ def sums(b: Build, node: Node, q: Coded, j: int) -> tuple[Vec, Vec | None]:
     """
     m, homes = b.mxm, b.layout.homes.homes
     plane = m.planes[b.layout.plane[f"{node.where}.{j}"]]
-    tiles = [(i, home) for i in range(q.lanes.vectors) if (home := homes.get(f"weights.{node.where}.{j}.{i}"))]
+    where = bank(node) or node.where
+    tiles = [(i, home) for i in range(q.lanes.vectors) if (home := homes.get(f"weights.{where}.{j}.{i}"))]
     wide = [i for i, _ in tiles if q.high[i] is not None]
     low_slot = m.new_slot(plane)
     high_slot = m.new_slot(plane) if wide else 0
@@ -51,7 +54,12 @@ def sums(b: Build, node: Node, q: Coded, j: int) -> tuple[Vec, Vec | None]:
             high = out if ends else None
 
     for k, (i, home) in enumerate(tiles):
-        m.load(plane, 0, Vec(home.slices, home.address, 0, (0,) * len(home.slices)), home.count, steady=ahead)
+        rows = Vec(home.slices, home.address, 0, (0,) * len(home.slices))
+        if bank(node):
+            guide = experts.guide(b, node, plane.hemisphere)
+            m.load_bank(plane, rows, home.count, guide, node.attrs["experts"], steady=ahead)
+        else:
+            m.load(plane, 0, rows, home.count, steady=ahead)
         if ahead and k:
             activate(tiles[k - 1][0])
         m.install(plane, FETCH if ahead and k % RUN == RUN - 1 else 0)

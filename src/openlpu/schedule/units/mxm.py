@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from openlpu.schedule.assembler import Assembler
+from openlpu.schedule.guide import Guide
 from openlpu.schedule.timeline import Ints
 from openlpu.schedule.values import Vec
 
@@ -60,6 +61,13 @@ class Mxm:
         plane.slot = (plane.slot + 1) % self.chip.accumulators
         return plane.slot
 
+    def load_bank(self, plane: Plane, rows: Vec, count: int, guide: Guide, experts: int, *, steady: bool) -> None:
+        """As :meth:`load` from group 0, of rows of several experts side by side: those of the one that a map names."""
+        options = self._options(plane, len(rows.slices), steady)
+        at = rows.address + experts * np.arange(count)
+        found = guide.fetch(f"{plane.name}.weights", rows, at, plane.x, plane.buffer_from, options)
+        self._loaded(plane, np.arange(count), 1, *found)
+
     def load(self, plane: Plane, group: int, rows: Vec, count: int = 1, *, steady: bool = False) -> None:
         """16 rows of the buffer from 16 streams, and those of the next groups from the addresses behind, ``count``
         groups in all; a vector of one plane fills all rows with itself.  ``steady``: on streams of its own first."""
@@ -71,11 +79,19 @@ class Mxm:
 
     def _load(self, plane: Plane, groups: Ints, rows: Vec, addresses: Ints, steady: bool) -> None:
         """:meth:`load` within one bank."""
-        asm, width, planes = self.asm, self.chip.weight_streams, len(rows.slices)
-        queue, step = f"{plane.name}.weights", 0 if planes == 1 else 1
+        planes = len(rows.slices)
+        options = self._options(plane, planes, steady)
+        found = self.asm.fetch_each(f"{plane.name}.weights", rows, addresses, plane.x, plane.buffer_from, options)
+        self._loaded(plane, groups, 0 if planes == 1 else 1, *found)
+
+    def _options(self, plane: Plane, planes: int, steady: bool) -> tuple[int, ...]:
+        """Where a load's streams may begin, in multiples of ``planes``; those of its own plane first."""
         own, runs = plane.own // planes if steady else 0, self.chip.streams_per_direction // planes
-        options = tuple((own + k) % runs for k in range(runs))
-        cycles, streams, reads = asm.fetch_each(queue, rows, addresses, plane.x, plane.buffer_from, options)
+        return tuple((own + k) % runs for k in range(runs))
+
+    def _loaded(self, plane: Plane, groups: Ints, step: int, cycles: Ints, streams: Ints, reads: Ints) -> None:
+        """Load what arrives in these cycles, read by ``reads`` [groups, planes]."""
+        asm, width, queue = self.asm, self.chip.weight_streams, f"{plane.name}.weights"
         ids = asm.take_ids(len(groups))
         asm.emit_each(queue, cycles, "load_weights", ids, stream=streams, group=groups, step=step)
         asm.claim_each(ids[:, None], np.arange(width), reads, False, 0)

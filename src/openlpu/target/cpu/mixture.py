@@ -8,27 +8,9 @@ rows are read.  A token's pairs are found through two tables that ``mixture_rows
 from __future__ import annotations
 
 from openlpu._base.errors import Unsupported
-from openlpu.graph.ir import Graph, Node
+from openlpu.graph.ir import Node
 from openlpu.target.cpu.emit import Value
 from openlpu.target.cpu.linear import LinearKernel
-
-Twins = dict[str, tuple[Node, ...]]
-"""Value of the first expert -> the nodes that make it in each of the experts."""
-
-
-def twins(graph: Graph) -> Twins:
-    """The operators of all mixtures of a graph."""
-    makers, found = graph.producers(), Twins()
-    for node in graph.nodes:
-        if node.op == "mix":
-            waiting = [node.inputs[1:]]
-            while waiting:
-                nodes = tuple(makers[name] for name in waiting.pop())
-                assert len({one.op for one in nodes}) == 1, f"{node.where}: its experts are alike"
-                found[nodes[0].output] = nodes
-                if nodes[0].op != "select":
-                    waiting += zip(*(one.inputs for one in nodes), strict=True)
-    return found
 
 
 def one_format(nodes: tuple[Node, ...]) -> None:

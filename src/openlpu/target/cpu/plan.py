@@ -13,11 +13,11 @@ from dataclasses import dataclass, field, replace
 
 from openlpu.arch.truepoint import sparse as tp
 from openlpu.arch.truepoint.codes import MAX_K
-from openlpu.graph.ir import Graph, Node
+from openlpu.graph.ir import Graph, Node, twins
 from openlpu.target.cpu.attention_block import AttentionStage
 from openlpu.target.cpu.cache import CacheLayout
 from openlpu.target.cpu.linear import LinearStage, Part
-from openlpu.target.cpu.mixture import one_format, twins
+from openlpu.target.cpu.mixture import one_format
 from openlpu.target.cpu.rows import Op
 from openlpu.target.cpu.sparse import PAIRS, Tiles
 from openlpu.target.cpu.weights import BYTES, NIBBLES, Format
