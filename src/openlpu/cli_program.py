@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from openlpu import cli_options, cli_split
+from openlpu import cli_options, cli_split, cli_workload
 from openlpu._base import units
 from openlpu._base.errors import BadRequest
 from openlpu._base.progress import Progress
@@ -28,7 +28,8 @@ def add_commands(commands: Any, bars: Bars, model_help: str) -> None:
     """Add compile to a parser's commands; ``bars`` gives it its progress."""
     one = commands.add_parser("compile", help="make a program for a chip or this processor, and report or write it")
     one.set_defaults(command=lambda args: compile_program(args, bars))
-    one.add_argument("model", metavar="MODEL", help=model_help)
+    one.add_argument("model", metavar="MODEL", nargs="?", help=model_help)
+    cli_workload.add_options(one)
     one.add_argument("-o", "--output", type=Path, metavar="DIR", help="write the compiled model here (default: report)")
     one.add_argument("--target", choices=("chip", "cpu"), default="chip", help="chip (default), or cpu: a folder from "
                      "which `openlpu run DIR` starts at once on this kind of processor")
@@ -45,6 +46,10 @@ def add_commands(commands: Any, bars: Bars, model_help: str) -> None:
 
 def compile_program(args: argparse.Namespace, bars: Bars) -> int:
     """Compile for a chip, or for this processor; without ``-o`` nothing is written."""
+    if args.workload:
+        return cli_workload.compile_workload(args)
+    if not args.model:
+        raise BadRequest("there is nothing to compile", where="model", fix="name a model, or a --workload")
     if args.target == "cpu" and not args.output:
         raise BadRequest("target 'cpu' writes a folder", where="output", fix="say where to: -o DIR")
     cli_split.check(args)

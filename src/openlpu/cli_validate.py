@@ -12,17 +12,18 @@ def add_commands(commands: Any) -> None:
     """Add validate to a parser's commands."""
     one = commands.add_parser("validate", help="what was published of LPUs, and what the model gives")
     one.set_defaults(command=validate)
+    one.add_argument("--full", action="store_true", help="also the rows that take minutes")
     one.add_argument("--markdown", metavar="FILE", type=Path, help="write the table as a page instead")
     one.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def validate(args: argparse.Namespace) -> int:
     """Compare every row and print the table."""
-    from openlpu.tradeoff import validate_chip, validate_claims, validate_network, validate_page
+    from openlpu.tradeoff import validate_page
     from openlpu.tradeoff.validate import compare
     from openlpu.tradeoff.validate_sources import NOT_COMPARED, calibrated
 
-    tables = [compare(part.rows()) for part in (validate_chip, validate_network, validate_claims)]
+    tables = [compare(part.rows(), full=args.full) for part in validate_page.PARTS.values()]
     constants = calibrated()
     if args.markdown:
         args.markdown.write_text(validate_page.markdown(tables, constants, NOT_COMPARED), "utf-8")

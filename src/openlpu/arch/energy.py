@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from openlpu.arch.chip import Chip
 from openlpu.arch.encoding import SIZES
-from openlpu.arch.isa import BY_NAME, BYTE, LOADED, POSTS, QUAD, TABLE, unit_of_queue
+from openlpu.arch.isa import ACCUMULATES, BY_NAME, BYTE, LOADED, POSTS, QUAD, TABLE, unit_of_queue
 
 Ints = NDArray[np.int64]
 FJ_PER_JOULE = 10**15
@@ -77,8 +77,8 @@ def count(chip: Chip, queues: Mapping[str, NDArray], packet_bytes: int = 0) -> C
     return Counts(
         sram_bytes=lanes * sum(number[name] for name in MEMORY),
         stream_hops=lanes * sum(_stream_hops(chip, queues)) + _register_bytes(chip, queues, number),
-        int8_macs=lanes**2 * number["activate"],
-        alu_operations=lanes * (number["accumulate"] + sum(
+        int8_macs=lanes**2 * (number["activate"] + 2 * number["activate_fp16"]),
+        alu_operations=lanes * (sum(number[name] for name in ACCUMULATES) + sum(
             number[i.name] for i in TABLE if i.unit == "vxm" and i.latency != SPECIAL)),
         alu_specials=lanes * sum(number[i.name] for i in TABLE if i.latency == SPECIAL),
         link_bits=8 * packet_bytes * number["send"],

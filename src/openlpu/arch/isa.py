@@ -153,6 +153,11 @@ _ROWS += [
     ("transmit", "c2c", "", "c2c", "tell the chip at the other end of the link that the program starts", None),
     ("runtime_deskew", "c2c", "delay:16", "",
      "hold all queues `delay` cycles, longer or shorter by what the software aligned counter is ahead or behind", None),
+    ("activate_fp16", "mxm.activations", "stream:6", "matmul",
+     "ABC, two planes in tandem: dot products of a vector of fp16 numbers (low bytes in its first half of lanes, high "
+     "bytes in the second) with all rows of the array, likewise: each exact, rounded once to fp32", None),
+    ("accumulate_fp32", "mxm.accumulate", "slot:6 clear:1 emit:1 stream:6", "accumulate",
+     "ACC, fp32: as `accumulate`, of sums that `activate_fp16` made, in one fp32 addition", None),
 ]
 
 
@@ -163,13 +168,15 @@ TABLE: tuple[Instruction, ...] = tuple(
 BY_NAME: dict[str, Instruction] = {i.name: i for i in TABLE}
 
 LOADED = 16  # vectors of one load_weights
+ACTIVATES = ("activate", "activate_fp16")
+ACCUMULATES = ("accumulate", "accumulate_fp32")  # of the sums that the activate of the same place makes
 
 # Results on streams: (instruction, field of the first stream, how many or the field that says so).  The VXM's depend
 # on the kind of their destination.
 POSTS: tuple[tuple[str, str, int | str], ...] = (
-    ("read", "stream", 1), ("gather", "stream", 1), ("accumulate", "stream", "emit"), ("shift", "dst", "count"),
-    ("permute", "dst", "count"), ("distribute", "dst", 1), ("rotate", "dst", "size"), ("transpose", "dst", 16),
-    ("receive", "stream", 1),
+    ("read", "stream", 1), ("gather", "stream", 1), ("accumulate", "stream", "emit"),
+    ("accumulate_fp32", "stream", "emit"), ("shift", "dst", "count"), ("permute", "dst", "count"),
+    ("distribute", "dst", 1), ("rotate", "dst", "size"), ("transpose", "dst", 16), ("receive", "stream", 1),
 )
 
 

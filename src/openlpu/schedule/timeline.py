@@ -286,6 +286,26 @@ class Timeline:
             window(self.reads[s], start - lead, count)[at] = bank
         self._cells(passage, start, count)[at, options] |= passage.way
 
+    def occupy(self, row: bytearray, cycles: Ints, codes: NDArray | int = 1) -> None:
+        """Take a queue or a port in each of some ascending cycles, for good; it is known to be free."""
+        cells = window(row, 0, int(cycles[-1]) + 1)
+        assert not cells[cycles].any(), "two instructions in one cycle"
+        cells[cycles] = codes
+
+    def occupy_stream(self, stream: int, start: int, cycles: Ints, end: int) -> None:
+        """Likewise a stream, for values at position ``start`` in some ascending cycles that are read at ``end``."""
+        east, low = stream < self.per, min(start, end)
+        row, diagonal = self.streams[not east], self._diagonal(east, start, 0) + cycles
+        cells = window(row, 0, (int(diagonal[-1]) + 1) * self.per * self.width).reshape(-1, self.per, self.width)
+        for x in range(low, max(start, end) + 1):
+            taken = cells[:, stream % self.per, x]
+            assert not taken[diagonal].any(), "two values on one stream register"
+            taken[diagonal] = 1
+
+    def banks(self, addresses: Ints) -> Ints:
+        """The codes of the banks of addresses."""
+        return addresses // self.half % BANK_CODES + 1
+
     def pair(self, start: int, end: int, cycle: int, count: int) -> NDArray[np.bool_]:
         """[cycle, stream of the direction]: where two vectors from position ``start`` can pass ``end`` one after the
         other, the first of them in ``cycle`` or one of the ``count`` - 1 after it."""

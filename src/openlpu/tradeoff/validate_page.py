@@ -6,10 +6,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from openlpu.tradeoff import validate_chip, validate_claims, validate_network, validate_products
 from openlpu.tradeoff.validate import Constant, Kind, Open, Result
 from openlpu.tradeoff.validate_sources import SOURCES
 
-TITLES = ("One chip", "Links and systems", "Cannot be right")
+PARTS = {
+    "One chip": validate_chip, "Matrix products": validate_products, "Links and systems": validate_network,
+    "Cannot be right": validate_claims,
+}
+TITLES = tuple(PARTS)
 SHORT = {Kind.EXACT: "exact", Kind.PREDICTED: "predicted", Kind.CALIBRATED: "calibrated", Kind.WRONG: "impossible"}
 
 
@@ -68,8 +73,8 @@ def _markdown(
             row = result.row
             kind = str(row.kind) + (": " + ", ".join(f"`{name}`" for name in row.constants) if row.constants else "")
             unit = f" {row.unit}" if row.unit else ""
-            cells = (row.id, row.what, row.configuration, _published(result) + unit, _number(result.ours) + unit,
-                     _ratio(result), kind, row.why or row.missing, f"[{row.source}]")
+            cells = (row.id + "+" * row.long, row.what, row.configuration, _published(result) + unit,
+                     _number(result.ours) + unit, _ratio(result), kind, row.why or row.missing, f"[{row.source}]")
             yield f"| {' | '.join(cells)} |"
     yield from ["", "## Calibrated constants", "", "The chosen constants that rows were used to set; no others.", "",
                 "| constant | value | set with | where |", "|---|--:|---|---|"]
@@ -83,11 +88,12 @@ def _markdown(
 HEAD = (
     "# What was published, and what the model gives",
     "",
-    "Printed by `openlpu validate --markdown docs/validation.md`; do not edit. *Exact by construction* follows from",
-    "published geometry, rates and formulas alone. *Predicted*: nothing was tuned on it. *Calibrated*: a chosen",
+    "Printed by `openlpu validate --full --markdown docs/validation.md`; do not edit. *Exact by construction* follows",
+    "from published geometry, rates and formulas alone. *Predicted*: nothing was tuned on it. *Calibrated*: a chosen",
     "constant was set with it. The ratio is ours by the published value, by the bound where only that is given, by the",
-    "nearer end of a span (1 inside). Predictions that are wrong stay in the table. Rows C, N and L are numbered as in",
-    "the list of published results, G are facts of geometry, X figures that contradict others.",
+    "nearer end of a span (1 inside). Predictions that are wrong stay in the table. Rows C, N, M and L are numbered as",
+    "in the list of published results, G are facts of geometry, X figures that contradict others. Rows with a + behind",
+    "their number take minutes and are left out without `--full`.",
 )
 
 

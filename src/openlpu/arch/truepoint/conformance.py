@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from openlpu._base.errors import NumericsError
 from openlpu.arch import truepoint as tp
-from openlpu.arch.truepoint import rope
+from openlpu.arch.truepoint import half, rope
 from openlpu.arch.truepoint.draw import floats, integers, normal
 
 Tensors = Mapping[str, np.ndarray]
@@ -96,6 +96,7 @@ OPERATIONS: Mapping[str, Operation] = {
     "attention_window": _attention,
     "route": lambda t: {"weights": tp.route(t["logits"], int(t["chosen"][0]))},
     "select": _select,
+    "product_fp16": lambda t: {"y": half.product(t["a"], t["w"], int(t["chunk"][0]), int(t["sections"][0]))},
     "mix": lambda t: {"y": tp.mix(t["weights"], list(t["outputs"]))},
 }
 """The reference: operation name -> what it does to a case's input tensors."""
@@ -104,7 +105,7 @@ OPERATIONS: Mapping[str, Operation] = {
 def cases() -> list[Case]:
     """Every case of every operation, with the reference's outputs."""
     inputs = [*_elementwise(), *_embeds(), *_quantizes(), *_norms(), *_linears(), *_ropes(), *_attentions(),
-              *_nibbles(), *_windows(), *_mixtures()]
+              *_nibbles(), *_windows(), *_mixtures(), *_products()]
     return [Case(op, name, tensors, OPERATIONS[op](tensors)) for op, name, tensors in inputs]
 
 
@@ -247,6 +248,29 @@ def _mixtures() -> Inputs:
     weight = np.array([[0], [0.25], [1], [2.0**-149]], np.float32)
     out.append(("select", "weights", coded | {"weight": weight}))
     return out
+
+
+def _products() -> Inputs:
+    """All exponents side by side, sums that cancel, ties of the rounding, the largest and the smallest numbers."""
+    out: Inputs = []
+    for m, k, n, chunk, sections in ((1, 1, 1, 160, 1), (5, 160, 7, 160, 1), (3, 161, 5, 160, 1), (6, 700, 9, 128, 4)):
+        name = f"m{m}_k{k}_n{n}_chunk{chunk}_sections{sections}"
+        a, w = (_halves(f"{name}.{word}", shape) for word, shape in (("a", (m, k)), ("w", (k, n))))
+        if k > 2:
+            w[1], a[0, 1], w[0] = -w[0], a[0, 0], np.abs(w[0])  # the first row's first two products cancel
+            a[1], w[:, 1] = 0, 1
+            a[1, :3] = 1, 2.0**-24, -(2.0**-24)  # 1 + 2**-24 - 2**-24
+            a[2], w[:, 2] = 0, 1
+            a[2, :2], w[1, 2] = (1024, 2.0**-14), 2.0**-14 * (1 + 2.0**-10)  # just above a tie
+            a[-1], w[:, -1] = 65504, -65504
+        out.append(("product_fp16", name, {"a": a, "w": w, "chunk": _one(chunk), "sections": _one(sections)}))
+    return out
+
+
+def _halves(name: str, shape: tuple[int, int]) -> NDArray[np.float16]:
+    """Finite fp16 numbers of any bits."""
+    bits = integers(name, shape, 0, 0x7BFF) | integers(f"{name}.sign", shape, 0, 1) << 15
+    return bits.astype(np.uint16).view(np.float16)
 
 
 def export(folder: Path) -> dict[str, str]:

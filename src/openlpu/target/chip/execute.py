@@ -160,6 +160,20 @@ class Run:
         vectors, array = self._take(batch, 0), self._take(batch, 1)
         self.values.words[batch.out] = kernels.activate(vectors, array, self.roles)
 
+    def _activate_fp16(self, batch: Batch) -> None:
+        vectors, array = self._take(batch, 0), self._take(batch, 1)
+        try:
+            self.values.words[batch.out] = kernels.activate_fp16(vectors, array, self.roles)
+        except kernels.BadMap as bad:
+            if self.damaged is None:
+                raise NumericsError(bad.what, where=self._where(int(batch.rows[bad.index]), bad.role)) from bad
+            self.values.words[batch.out] = 0
+
+    def _accumulate_fp32(self, batch: Batch) -> None:
+        arriving, *held = (self._number(batch, i) for i in range(len(batch.operands)))
+        total = arriving.view(np.float32)
+        self.values.words[batch.out] = (held[0].view(np.float32) + total if held else total).view(np.int32)
+
     def _accumulate(self, batch: Batch) -> None:
         arriving, *held = (self._number(batch, i) for i in range(len(batch.operands)))
         self.values.words[batch.out] = arriving + held[0] if held else arriving

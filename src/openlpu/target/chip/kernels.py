@@ -1,7 +1,7 @@
 """One function per kind of instruction: operand arrays in, result arrays out, all vectors of a batch at once.
 
 Vectors are [n, width], the lanes of all chips of a group side by side.  A kernel that finds an illegal map raises
-:class:`BadMap` with the first vector and chip that has it.
+:class:`BadMap` with the first vector and chip that has it; so does one that finds a number that is not finite.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openlpu.arch.isa import NO_ADDRESS
+from openlpu.arch.truepoint import half
 from openlpu.target.chip.values import I32, U8
 
 SUPERLANE = 16
@@ -17,7 +18,7 @@ ZERO = 255  # in a distribute map: zero
 
 
 class BadMap(Exception):
-    """``index`` of the vector in its batch and ``role`` of the chip, and what is wrong with the map."""
+    """``index`` of the vector in its batch and ``role`` of the chip, and what is wrong with it."""
 
     def __init__(self, index: int, role: int, what: str) -> None:
         super().__init__(what)
@@ -44,6 +45,25 @@ def activate(vectors: U8, array: U8, roles: int) -> I32:
         own, made = slice(r * lanes, (r + 1) * lanes), slice(r * len(array), (r + 1) * len(array))
         out[:, made] = left[:, own] @ right[:, own].T
     return out
+
+
+def activate_fp16(vectors: U8, array: U8, roles: int) -> I32:
+    """On each chip, the bits [n, rows] of fp32 sums of fp16 vectors [n, lanes] with fp16 rows [rows, lanes]."""
+    out = np.empty((len(vectors), roles * len(array)), np.int32)
+    lanes = array.shape[1] // roles
+    for r in range(roles):
+        left, right = (_fp16(x[:, r * lanes : (r + 1) * lanes]) for x in (vectors, array))
+        finite = np.isfinite(left).all(axis=1) & np.isfinite(right).all()
+        if not finite.all():
+            raise BadMap(int(np.argmin(finite)), r, "a NaN or an infinity reached the MXM")
+        out[:, r * len(array) : (r + 1) * len(array)] = half.dot(left, right).view(np.int32)
+    return out
+
+
+def _fp16(vectors: U8) -> half.F16:
+    """Numbers [n, lanes / 2] of vectors whose first half of lanes are low bytes and whose second half are high ones."""
+    n, lanes = vectors.shape
+    return np.ascontiguousarray(vectors.reshape(n, 2, lanes // 2).transpose(0, 2, 1)).view("<f2")[..., 0]
 
 
 def shift(data: U8, roles: int, amount: int, north: bool) -> U8:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from openlpu.arch.isa import ALU, QUAD
+from openlpu.arch.isa import ACCUMULATES, ACTIVATES, ALU, QUAD
 from openlpu.target.chip.code import Code, Ints
 from openlpu.target.chip.operands import Operands
 from openlpu.target.chip.sram import DYNAMIC, RESIDENT
@@ -57,7 +57,7 @@ def groups(code: Code, operands: Operands, flow: Flow) -> list[Ints]:
     run = np.zeros(len(code), bool)
     for unit in ("vxm", "sxm.shift", "sxm.permute", "sxm.distribute", "sxm.rotate", "sxm.transpose"):
         run[code.unit(unit)] = True
-    run[code.rows("activate", "accumulate", "gather", "scatter", "ifetch")] = True
+    run[code.rows(*ACTIVATES, *ACCUMULATES, "gather", "scatter", "ifetch")] = True
     run[operands.passing.receives] = True
     run[memory.reads[memory.writer == DYNAMIC]] = True
     writes = code.rows("write")
@@ -78,9 +78,9 @@ def _variant(code: Code, flow: Flow) -> Ints:
     vxm = code.unit("vxm")
     kinds = [np.where(f[kind][vxm] == ALU, QUAD, f[kind][vxm]) for kind in ("a_kind", "b_kind")]
     variant[vxm] = kinds[0] * 8 + kinds[1]
-    activates = code.rows("activate")
+    activates = code.rows(*ACTIVATES)
     variant[activates] = flow.writer[flow.entry(activates, 1)]
-    for name, key in (("accumulate", f["clear"]), ("rotate", f["size"]), ("permute", f["count"])):
+    for name, key in (*((name, f["clear"]) for name in ACCUMULATES), ("rotate", f["size"]), ("permute", f["count"])):
         rows = code.rows(name)
         variant[rows] = key[rows]
     shifts = code.rows("shift")

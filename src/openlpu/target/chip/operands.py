@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from openlpu.arch.isa import ALU, LOADED
+from openlpu.arch.isa import ACCUMULATES, ACTIVATES, ALU, BY_NAME, LOADED
 from openlpu.target.chip import deskew, links, sram, streams
 from openlpu.target.chip.code import Code, Ints
 
@@ -98,7 +98,7 @@ def _buffer(code: Code) -> Part:
 
 def _array(code: Code) -> Part:
     """An activate uses the array of the last install that had finished when it was dispatched."""
-    installs, activates = code.rows("install_weights"), code.rows("activate")
+    installs, activates = code.rows("install_weights"), code.rows(*ACTIVATES)
     horizon = int((code.cycle + code.latency).max(initial=0)) + 1
     ready = code.number[installs] * horizon + code.cycle[installs] + code.latency[installs]
     order = np.argsort(ready, kind="stable")
@@ -111,13 +111,15 @@ def _array(code: Code) -> Part:
 
 
 def _accumulators(code: Code) -> list[Part]:
-    """Each arriving sum meets one accumulate; without `clear` it is added to the slot's last content."""
-    acts, accs = code.rows("activate"), code.rows("accumulate")
+    """Each arriving sum meets one accumulate of its kind; without `clear` it is added to the slot's last content."""
+    acts, accs = code.rows(*ACTIVATES), code.rows(*ACCUMULATES)
+    half, single = (code.op == BY_NAME[name].opcode for name in ("activate_fp16", "accumulate_fp32"))
     horizon = int((code.cycle + code.latency).max(initial=0)) + 1
     arrival = code.number[acts] * horizon + code.cycle[acts] + code.latency[acts]
     expected = code.number[accs] * horizon + code.cycle[accs]
     at = _find(arrival, expected)
     code.refuse(accs[at < 0], "no sum arrives in this cycle")
+    code.refuse(accs[half[acts[at]] != single[accs]], "the sum that arrives is of the other kind")
     lost = acts[_find(expected, arrival) < 0]
     code.refuse(lost, "its sum arrives without an accumulate")
     slot = code.number[accs] * code.chip.accumulators + code.field["slot"][accs]
@@ -127,4 +129,5 @@ def _accumulators(code: Code) -> list[Part]:
     previous[order[1:][same]] = accs[order[:-1][same]]
     adds = code.field["clear"][accs] == 0
     code.refuse(accs[adds & (previous < 0)], "the accumulator holds nothing to add to")
+    code.refuse(accs[adds & (single[previous] != single[accs])], "the accumulator holds a sum of the other kind")
     return [(accs, 0, acts[at], 0), (accs[adds], 1, previous[adds], 0)]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from openlpu.arch.isa import ALU, BYTE, IMM, LOADED, QUAD, TABLE
+from openlpu.arch.isa import ACCUMULATES, ACTIVATES, ALU, BYTE, IMM, LOADED, QUAD, TABLE
 from openlpu.target.chip import levels
 from openlpu.target.chip.code import Code, Ints
 from openlpu.target.chip.operands import Operands
@@ -102,9 +102,9 @@ class _Numbering:
         out = slice(start, start + int(self.count[rows].sum()))
         if TABLE[self.code.op[rows[0]]].unit == "vxm":
             operands = self._alu(rows, "a_kind", 0), self._alu(rows, "b_kind", 4)
-        elif name == "accumulate":
+        elif name in ACCUMULATES:
             operands = self._sums(rows)
-        elif name == "activate":
+        elif name in ACTIVATES:
             operands = Bytes(self.source(rows, 0), self.words), self._array(rows[0])
         else:
             operands = tuple(Bytes(s, self.words) for s in self._streams(name, rows))

@@ -7,7 +7,19 @@ from __future__ import annotations
 
 import numpy as np
 
-from openlpu.arch.isa import ALU, BY_NAME, BYTE, IMM, LOADED, NONE, QUAD, TABLE, instructions_of, unit_of_queue
+from openlpu.arch.isa import (
+    ACCUMULATES,
+    ALU,
+    BY_NAME,
+    BYTE,
+    IMM,
+    LOADED,
+    NONE,
+    QUAD,
+    TABLE,
+    instructions_of,
+    unit_of_queue,
+)
 from openlpu.target.chip import deskew
 from openlpu.target.chip.code import FIELDS, Code, Ints
 from openlpu.target.chip.streams import Uses, posts, reads
@@ -30,6 +42,7 @@ def check(code: Code) -> None:
     _runs(code, posts(code))
     _order(code)
     _banks(code)
+    _tandem(code)
     deskew.check(code)
 
 
@@ -49,7 +62,7 @@ def _ranges(code: Code) -> None:
         code.refuse(np.flatnonzero(outside), f"{name} does not fit in its field")
     _limit(code, code.unit("mem"), "address", 0, chip.words_per_slice)
     _limit(code, code.rows("load_weights"), "group", 0, chip.lanes // LOADED)
-    _limit(code, code.rows("accumulate"), "slot", 0, chip.accumulators)
+    _limit(code, code.rows(*ACCUMULATES), "slot", 0, chip.accumulators)
     _limit(code, code.rows("shift"), "amount", 0, chip.lanes)
     _limit(code, code.rows("shift", "permute"), "count", 1, 8)
     _limit(code, code.rows("rotate"), "size", 3, 5)
@@ -74,7 +87,7 @@ def _vxm(code: Code) -> None:
     code.refuse(rows[unary & (f["b_kind"][rows] != NONE)], "a unary instruction has an operand b")
     code.refuse(rows[~np.isin(f["dst_kind"][rows], (QUAD, BYTE, ALU))], "the result has no destination")
     code.refuse(rows[(f["dst_kind"][rows] == QUAD) & (f["dst"][rows] % 4 != 0)], "quad dst is not a multiple of 4")
-    acc = code.rows("accumulate")
+    acc = code.rows(*ACCUMULATES)
     code.refuse(acc[(f["emit"][acc] == 1) & (f["stream"][acc] % 4 != 0)], "quad stream is not a multiple of 4")
 
 
@@ -92,6 +105,16 @@ def _order(code: Code) -> None:
     mem = np.array([unit_of_queue(name) == "mem" for name in code.names], bool)[code.queue]
     code.refuse(later[same_queue & (step < 0)], "its cycle is before that of the instruction in front of it")
     code.refuse(later[same_queue & (step == 0) & ~mem[1:]], "two instructions of one queue in one cycle")
+
+
+def _tandem(code: Code) -> None:
+    """For fp16 the first two planes of a hemisphere, the next two, ... work as one, under the queues of the first."""
+    rows, planes = code.rows("activate_fp16"), code.chip.mxm_planes_per_hemisphere
+    plane = code.number // 2  # in its hemisphere
+    code.refuse(rows[(plane[rows] % 2 == 1) | (plane[rows] + 1 >= planes)], "it is not the first of two planes")
+    mxm = code.unit("mxm.weights"), code.unit("mxm.activations"), code.unit("mxm.accumulate")
+    for part in mxm:
+        code.refuse(part[np.isin(code.number[part], code.number[rows] + 2)], "its plane works in tandem with another")
 
 
 def partners(code: Code) -> Ints:

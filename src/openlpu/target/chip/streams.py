@@ -21,7 +21,7 @@ MAP = 16  # operand number of an SXM map
 # of the first); those it posts stand in arch/isa.py.  The VXM's depend on kinds and are added below.
 _READS: tuple[tuple[str, str, int | str, int], ...] = (
     ("write", "stream", 1, 0), ("gather", "map", 1, 1), ("scatter", "stream", 1, 0), ("scatter", "map", 1, 1),
-    ("load_weights", "stream", LOADED, 0), ("activate", "stream", 1, 0),
+    ("load_weights", "stream", LOADED, 0), ("activate", "stream", 1, 0), ("activate_fp16", "stream", 1, 0),
     ("shift", "stream", "count", 0), ("permute", "stream", "count", 0), ("permute", "map", 2, MAP),
     ("distribute", "stream", 1, 0), ("distribute", "map", 1, MAP),
     ("rotate", "stream", "size", 0), ("transpose", "stream", 16, 0), ("send", "stream", 1, 0),
