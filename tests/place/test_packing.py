@@ -17,7 +17,7 @@ from openlpu.partition.shard import shard
 from openlpu.partition.split import Split
 from openlpu.place.lanes import head_lanes, packed
 from openlpu.place.layout import place_stage
-from openlpu.place.packing import dense, gathered, loose
+from openlpu.place.packing import dense, gathered, loose, meeting, pieces
 
 LPU, TINY = load_chip("lpu-v1"), load_chip("tiny")
 
@@ -51,6 +51,18 @@ def test_remainders_of_eight_chips_meet(width: int, vectors: int) -> None:
     parts = spread(8 * width, 8)
     own = packed(width, LPU).of(parts)
     assert gathered(own, dense(own)).vectors == vectors
+
+
+@pytest.mark.parametrize(("size", "roles", "cut"), [
+    (512, 8, (320, 160, 32)), (1792, 8, (320,) * 5 + (160, 32)), (512, 2, (320, 192)),
+    (1024, 8, (320, 320, 320, 64)), (160, 8, (160,)), (290, 4, (290,)), (320, 4, (320,)), (7, 8, (7,)),
+])
+def test_what_full_vectors_leave_meets_that_of_other_chips(size: int, roles: int, cut: tuple[int, ...]) -> None:
+    """A part of Mixtral's residual on eight chips makes 13 gathered vectors, not 16."""
+    assert pieces(size, roles, LPU.lanes) == cut
+    own = packed(size, LPU, cut).of(spread(roles * size, roles))
+    assert whole(gathered(own, dense(own)), roles * size)
+    assert len(dense(own).slots(roles)) == sum(roles // meeting(s, roles, LPU.lanes) for s in cut)
 
 
 def test_heads_side_by_side_are_sent_together() -> None:

@@ -48,12 +48,15 @@ class Lanes:
         return Lanes(np.where(own >= 0, parts[:, own], np.int32(-1)))
 
 
-def packed(size: int, chip: Chip) -> Lanes:
-    """Channels in order, every lane used."""
-    count = -(-size // chip.lanes)
-    channel = np.full(count * chip.lanes, -1, np.int32)
-    channel[:size] = np.arange(size)
-    return Lanes(channel.reshape(1, count, chip.lanes))
+def packed(size: int, chip: Chip, sizes: tuple[int, ...] = ()) -> Lanes:
+    """Channels in order, every lane used; or so many lanes of each vector as ``sizes`` says."""
+    sizes = sizes or (*[chip.lanes] * (size // chip.lanes), *[size % chip.lanes] * (size % chip.lanes > 0))
+    assert sum(sizes) == size, "every channel has a lane"
+    channel, start = np.full((1, len(sizes), chip.lanes), -1, np.int32), 0
+    for row, count in zip(channel[0], sizes, strict=True):
+        row[:count] = np.arange(start, start + count)
+        start += count
+    return Lanes(channel)
 
 
 @dataclass(frozen=True)

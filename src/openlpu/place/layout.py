@@ -247,6 +247,8 @@ def _table(layout: Layout, name: str, sources: list[Source], planes: int, rows: 
         for i, source in enumerate(sources):
             if stretch.whole or len(slices) < planes:
                 slices = layout.homes.quad_slices(EAST if stretch.whole else None)
+                if layout.homes.sram.room(slices) < stretch.count:
+                    slices = layout.homes.quad_slices()
             own, slices = slices[:planes], slices[planes:]
             table = f"{name}.{i}" if len(sources) > 1 or planes == 1 else name
             part = source if stretch.whole else replace(source, rows=source.rows[..., cut])

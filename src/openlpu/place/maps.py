@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from openlpu.arch.chip import Chip
 from openlpu.graph.ir import Node
 from openlpu.partition.split import Stage
 from openlpu.place.lanes import HeadLanes, Lanes, head_lanes, packed
-from openlpu.place.packing import Packing, dense, gathered, loose
+from openlpu.place.packing import Packing, dense, gathered, loose, meeting, pieces
 
 FOLLOWERS = ("quantize", "rms", "add", "mul", "select", "silu_mul", "pass")  # lie as their first input lies
 
@@ -29,7 +29,7 @@ def lane_maps(stage: Stage, heads: HeadLanes, chip: Chip) -> tuple[dict[str, Lan
     """By name: heads side by side for what attention reads and makes, gathered values slot by slot, others packed; and
     of each gathered value how it is put together."""
     nodes, maps, packings = stage.graph.nodes, {}, {}
-    by_head = _by_head(nodes, heads)
+    by_head, cuts = _by_head(nodes, heads), _cuts(stage, chip)
     for at, node in enumerate(nodes):
         name, parts = node.output, stage.parts.get(node.output)
         if node.op in FOLLOWERS:
@@ -43,7 +43,7 @@ def lane_maps(stage: Stage, heads: HeadLanes, chip: Chip) -> tuple[dict[str, Lan
         elif node.op in ("scale", "max"):  # the same in every lane
             maps[name] = Lanes(np.where(np.arange(chip.lanes) == 0, 0, -1).astype(np.int32).reshape(1, 1, -1))
         else:
-            own = by_head.get(name) or packed(_width(stage, name), chip)
+            own = by_head.get(name) or packed(_width(stage, name), chip, cuts.get(_width(stage, name), ()))
             maps[name] = own if parts is None else own.of(parts)
     return maps, packings
 
@@ -55,6 +55,35 @@ def _width(stage: Stage, name: str) -> int:
 
 def _packing(stage: Stage, own: Lanes, nodes: Sequence[Node], chip: Chip) -> Packing:
     """Dense where the loads of weights that it saves take longer than a turn and a sum."""
+    saved = stage.tensor * own.vectors - len(dense(own).slots(stage.tensor))
+    return dense(own) if _worth(saved * _readers(stage, nodes, chip), chip) else loose(own)
+
+
+def _cuts(stage: Stage, chip: Chip) -> dict[int, tuple[int, ...]]:
+    """By width of a part the lanes of its vectors, where cutting what the full ones leave saves the room of experts'
+    weights.  It saves no time worth mentioning: few of them are loaded, and each vector more has work of its own."""
+    saved: dict[int, int] = {}
+    for at, node in enumerate(stage.graph.nodes):
+        if node.op == "gather" and (parts := stage.parts.get(node.inputs[0])) is not None:
+            width = parts.shape[1]
+            cut, plain = pieces(width, stage.tensor, chip.lanes), -(-width // chip.lanes)
+            fewer = stage.tensor * plain - sum(stage.tensor // meeting(s, stage.tensor, chip.lanes) for s in cut)
+            banks = _readers(stage, stage.graph.nodes[at:], chip, lambda node: node.attrs.get("experts", 0))
+            saved[width] = saved.get(width, 0) + fewer * banks
+    return {width: pieces(width, stage.tensor, chip.lanes) for width, loads in saved.items() if _worth(loads, chip)}
+
+
+def _worth(tiles: int, chip: Chip) -> bool:
+    """Whether so many tiles of weights take longer than a turn and a sum."""
+    loads = tiles * chip.superlanes // (2 * chip.mxm_planes_per_hemisphere)
+    return loads > chip.latency["permute"] + 3 * chip.positions
+
+
+def _readers(
+    stage: Stage, nodes: Sequence[Node], chip: Chip, weight: Callable[[Node], int] = lambda node: 1
+) -> int:
+    """Vectors that linears make of the first node's output, each of which reads every vector of it; each counts as much
+    as ``weight`` says of its linear."""
     name, vectors = nodes[0].output, 0
     reached = {name}
     for node in nodes:
@@ -63,10 +92,8 @@ def _packing(stage: Stage, own: Lanes, nodes: Sequence[Node], chip: Chip) -> Pac
         if node.op in ("quantize", "rms", "mul", "select"):
             reached.add(node.output)
         elif node.op == "linear":
-            vectors += -(-_width(stage, node.output) // chip.lanes)
-    saved = stage.tensor * own.vectors - len(dense(own).slots(stage.tensor))
-    loads = saved * vectors * chip.superlanes // (2 * chip.mxm_planes_per_hemisphere)
-    return dense(own) if loads > chip.latency["permute"] + 3 * chip.positions else loose(own)
+            vectors += -(-_width(stage, node.output) // chip.lanes) * weight(node)
+    return vectors
 
 
 def _by_head(nodes: tuple[Node, ...], heads: HeadLanes) -> dict[str, Lanes]:

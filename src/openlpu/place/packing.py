@@ -38,6 +38,26 @@ class Packing:
         return [(v, more + turn) for v, turn in self.pieces[k]]
 
 
+def meeting(size: int, roles: int, lanes: int) -> int:
+    """How many of some chips, a power of two, meet in one vector, each with so many lanes."""
+    return min(roles, 1 << (lanes // size).bit_length() - 1)
+
+
+def pieces(size: int, roles: int, lanes: int) -> tuple[int, ...]:
+    """Lanes of the vectors of a part of ``size`` channels: full ones, and what is left cut so that it meets that of
+    other chips in as few gathered vectors as can be; 192 lanes of 320 are 160, which two chips share, and 32."""
+    full, rest = divmod(size, lanes)
+    return (*[lanes] * full, *(_cut(rest, roles, lanes) if rest else ()))
+
+
+def _cut(size: int, roles: int, lanes: int) -> tuple[int, ...]:
+    options: list[tuple[int, ...]] = [(size,)]
+    for share in (1 << k for k in range(1, roles.bit_length())):
+        if 0 < (piece := lanes // share) < size:
+            options.append((piece, *_cut(size - piece, roles, lanes)))
+    return min(options, key=lambda sizes: (sum(roles // meeting(s, roles, lanes) for s in sizes), len(sizes)))
+
+
 def loose(own: Lanes) -> Packing:
     """Every vector as it is."""
     return Packing(tuple(((v, 0),) for v in range(own.vectors)), (1,) * own.vectors, (0,) * own.vectors)
@@ -47,16 +67,24 @@ def dense(own: Lanes) -> Packing:
     """As few vectors as whole ones can be put together to."""
     roles, count, lanes = own.channel.shape
     used = [int(np.flatnonzero(own.used(v))[-1]) + 1 for v in range(count)]
-    pieces: list[list[tuple[int, int]]] = []
+    sent: list[list[tuple[int, int]]] = []
     step: list[int] = []
     for v, size in enumerate(used):
-        if not pieces or step[-1] + size > lanes:
-            pieces.append([])
+        if not sent or not _better(step[-1], size, roles, lanes):
+            sent.append([])
             step.append(0)
-        pieces[-1].append((v, step[-1]))
+        sent[-1].append((v, step[-1]))
         step[-1] += size
-    shared = tuple(min(roles, 1 << (lanes // size).bit_length() - 1) for size in step)
-    return Packing(tuple(map(tuple, pieces)), shared, tuple(step))
+    shared = tuple(meeting(size, roles, lanes) for size in step)
+    return Packing(tuple(map(tuple, sent)), shared, tuple(step))
+
+
+def _better(one: int, other: int, roles: int, lanes: int) -> bool:
+    """Whether two vectors with so many lanes in use make no more gathered vectors together than apart."""
+    if one + other > lanes:
+        return False
+    apart = roles // meeting(one, roles, lanes) + roles // meeting(other, roles, lanes)
+    return roles // meeting(one + other, roles, lanes) <= apart
 
 
 def gathered(own: Lanes, how: Packing) -> Lanes:

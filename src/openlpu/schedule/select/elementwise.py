@@ -40,7 +40,7 @@ def lookup(b: Build, table: str, kind: str, rows: int) -> Vec:
     for stretch in stretches(rows, b.chip):
         home = b.home(stretch.home(table))
         east = home.slices[0] >= b.chip.slices_per_hemisphere
-        name = stretch.map(kind) if stretch.whole else f"{stretch.map(kind)}.{int(not east)}"
+        name = stretch.map(kind) if stretch.whole and east else f"{stretch.map(kind)}.{int(not east)}"
         parts.append(b.mem.gather(home, b.host_row(name, 1, MAP_SIDE if east else 1 - MAP_SIDE)))
     return parts[0] if len(parts) == 1 else b.vxm.evaluate(joined(b, parts))
 
