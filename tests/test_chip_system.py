@@ -164,7 +164,7 @@ def test_another_kind_of_chip(program: SystemProgram) -> None:
 def test_chips_that_are_not_there(program: SystemProgram) -> None:
     with pytest.raises(ProgramError, match=r"system tiny-node: port 2 of chip 0 does not lead to port 2 of chip 2"):
         SystemExecutable(program, GRAPH.params, load_system("tiny-node", 2))
-    with pytest.raises(ProgramError, match=r"port 1 of chip 0 does not lead to port 1 of chip 1"):
+    with pytest.raises(ProgramError, match=r"port 1 of chip 1 does not lead to port 1 of chip 0"):
         SystemExecutable(made(Split(2)), GRAPH.params, load_system("tiny-node", 1))
 
 

@@ -19,7 +19,7 @@ from openlpu.schedule import bundle
 from openlpu.schedule.search import AIMS, CHIPS, LATENCY, THROUGHPUT, Choice, Wanted, search, splits
 from openlpu.target import TARGETS
 from openlpu.tokens import check
-from openlpu.tokens.check import SPLITS, Case, cases, run_case
+from openlpu.tokens.check import SPLITS, WIRED, Case, cases, run_case
 
 MODEL = str(Path(__file__).resolve().parent / "golden" / "models" / "smollm")
 NODE = ["--system", "tiny-node", "--chips", "2"]
@@ -107,8 +107,10 @@ def test_what_cannot_be_is_one_error(options: list[str], said: str, capsys, tmp_
 
 
 def test_check_has_the_splits_that_the_layers_allow() -> None:
-    assert {c.split for c in cases((), True, 4)} == {None, *SPLITS}
-    assert {c.split for c in cases((), True, 1)} == {None, *(s for s in SPLITS if s.stages == 1)}
+    wired = {split for _, split in WIRED}
+    assert {c.split for c in cases((), True, 4)} == {None, *SPLITS} | wired
+    assert {c.split for c in cases((), True, 1)} == {None, *(s for s in SPLITS if s.stages == 1)} | wired
+    assert {c.split for c in cases((), True)} == {None}
 
 
 def test_a_split_case_has_the_hash_of_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--system", metavar="NAME", help="spread the model over the chips of a system (`openlpu systems`, or a .toml "
         "file)")
     add("--chips", type=int, metavar="N", help="chips of the system (default: all)")
-    add("--tensor", type=int, choices=(1, 2, 4, 8), help="chips that share each layer (default: search)")
+    add("--tensor", type=int, choices=(1, 2, 4, 8, 16), help="chips that share each layer (default: search "
+        "up to 8)")
     add("--stages", type=int, metavar="N", help="pipeline stages (default: search)")
     add("--exchange", choices=("values", "codes"), help="what the chips of a stage send each other (default: search)")
     add("--aim", choices=AIMS, help="of the search: the shortest token (default), most tokens a second with the "

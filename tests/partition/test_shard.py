@@ -149,9 +149,9 @@ def test_a_stage_names_the_models_parameters() -> None:
     assert [n.attrs["layer"] for n in last.graph.nodes if n.op == "attention"] == [0, 1]
 
 
-@pytest.mark.parametrize("split", [Split(3), Split(16), Split(2, 3), Split(1, 0), Split(2, 1, "bytes")])
+@pytest.mark.parametrize("split", [Split(3), Split(32), Split(2, 3), Split(1, 0), Split(2, 1, "bytes")])
 def test_what_cannot_be_names_the_field(split: Split) -> None:
-    field = "tensor" if split.tensor in (3, 16) else "exchange" if split.exchange == "bytes" else "stages"
+    field = "tensor" if split.tensor in (3, 32) else "exchange" if split.exchange == "bytes" else "stages"
     with pytest.raises(Unsupported, match=f"^{field}: .*\n  fix: "):
         shard(random_graph(BASE, LLAMA, Scheme()), split)
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from random_models import BASE
 
 from openlpu.arch.chip import load_chip
+from openlpu.arch.group import relative
 from openlpu.numerics.draw import draw
 from openlpu.partition.channels import head_channels, spread
 from openlpu.partition.shard import shard
@@ -32,7 +33,7 @@ def test_channels_are_gathered_once(size: int, chips: int) -> None:
     parts = spread(size, chips)
     own = packed(parts.shape[1], LPU).of(parts)
     for how in (loose(own), dense(own)):
-        assert whole(gathered(own, how), size)
+        assert whole(gathered(own, how, relative(len(own.channel))), size)
     assert len(dense(own).slots(chips)) <= len(loose(own).slots(chips)) == chips * own.vectors
 
 
@@ -43,14 +44,14 @@ def test_heads_are_gathered_once(kv: int, group: int, dim: int, chips: int) -> N
     heads = head_lanes(query.shape[1] // dim, keys.shape[1] // dim, dim, LPU)
     own = heads.query.of(query)
     for how in (loose(own), dense(own)):
-        assert whole(gathered(own, how), kv * group * dim)
+        assert whole(gathered(own, how, relative(len(own.channel))), kv * group * dim)
 
 
 @pytest.mark.parametrize(("width", "vectors"), [(320, 8), (160, 4), (80, 2), (40, 1), (64, 2), (1024, 26), (330, 9)])
 def test_remainders_of_eight_chips_meet(width: int, vectors: int) -> None:
     parts = spread(8 * width, 8)
     own = packed(width, LPU).of(parts)
-    assert gathered(own, dense(own)).vectors == vectors
+    assert gathered(own, dense(own), relative(len(own.channel))).vectors == vectors
 
 
 @pytest.mark.parametrize(("size", "roles", "cut"), [
@@ -61,7 +62,7 @@ def test_what_full_vectors_leave_meets_that_of_other_chips(size: int, roles: int
     """A part of Mixtral's residual on eight chips makes 13 gathered vectors, not 16."""
     assert pieces(size, roles, LPU.lanes) == cut
     own = packed(size, LPU, cut).of(spread(roles * size, roles))
-    assert whole(gathered(own, dense(own)), roles * size)
+    assert whole(gathered(own, dense(own), relative(roles)), roles * size)
     assert len(dense(own).slots(roles)) == sum(roles // meeting(s, roles, LPU.lanes) for s in cut)
 
 

@@ -91,6 +91,32 @@ def test_a_line_of_chips_gives_the_reference_bits() -> None:
     assert same(SystemExecutable(program, graph.params, line).run([chunk]), ref.load(graph).run([chunk]))
 
 
+WIRED = [("tiny-ring", 4, Split(4), 2), ("tiny-ring", 4, Split(4, exchange="codes"), 2), ("tiny-ring", 8, Split(8), 4),
+         ("dragonfly", 16, Split(16), 2)]
+
+
+@pytest.mark.parametrize(("name", "chips", "split", "hops"), WIRED)
+def test_vectors_sent_on_by_chips_in_between_give_the_reference_bits(
+    name: str, chips: int, split: Split, hops: int
+) -> None:
+    """Round a ring, and over two nodes: as few hops as the wires have, real clocks kept."""
+    wired = load_system(name, chips)
+    wired = replace(wired, spec=replace(wired.spec, chip=TINY))
+    graph = random_graph(replace(BASE, layers=split.stages), LLAMA, Scheme())
+    (local, to_next), pace = cables(wired, split), paced(wired, split)
+    assert local
+    far = {0: 0}
+    for slot, (source, _) in sorted(enumerate(local.moves, 1), key=lambda item: item[1][0] != 0):
+        far[slot] = 1 + (far[source] if source in far else 1 + far[local.moves[source - 1][0]])
+    assert max(far.values()) == hops
+    loads = [sum(way == i for _, way in local.moves) for i in range(len(local.ways))]
+    assert max(loads) - min(loads) <= 1, "no way has more to carry than it must"
+    program = schedule_system(shard(graph, split), TINY, local, to_next, contexts=(64,), pace=pace)
+    executable, chunk = SystemExecutable(program, graph.params, wired), Chunk(0, 0, tokens(2, graph.config), every=True)
+    assert same(executable.run([chunk]), ref.load(graph).run([chunk]))
+    assert executable.timing(0, draws=100).slack.min() > 0
+
+
 def test_stages_of_half_layers_give_the_reference_bits() -> None:
     """The second stage begins with the MLP of the layer whose attention the first one ends with."""
     graph = random_graph(replace(BASE, layers=4, intermediate=300), LLAMA, Scheme())
@@ -226,8 +252,10 @@ def test_too_few_links_or_chips_name_what_is_missing() -> None:
         cables(node(), Split(8, 2))
     with pytest.raises(Unsupported, match="no port leads from every chip of stage 0 to stage 1"):
         cables(load_system("dragonfly"), Split(8, 2))
-    with pytest.raises(Unsupported, match="2 chips that follow each other are not all wired to all"):
-        cables(load_system("tiny-ring"), Split(2))
+    for name, tensor in (("tiny-ring", 2), ("tiny-line", 4), ("groqrack", 16)):
+        message = rf"system {name}: its local .*do not join {tensor} chips that follow each other, all of them alike"
+        with pytest.raises(Unsupported, match=message):
+            cables(load_system(name), Split(tensor))
 
 
 def test_a_hop_is_by_wires_that_are_all_alike() -> None:

@@ -9,6 +9,7 @@ import pytest
 from random_models import BASE, CASES, LLAMA, random_graph
 
 from openlpu.arch.chip import load_chip
+from openlpu.arch.group import Group, Way, relative
 from openlpu.arch.isa import BY_NAME
 from openlpu.arch.link import Link
 from openlpu.arch.system import load_system
@@ -60,7 +61,8 @@ def system() -> SystemProgram:
         [(1, 0, RESIDENT, False, 0), (2, 0, 1, False, 0)], [(1, 0, 2, False)], 10, previous="c2cw1",
     )
     cable = Link("cable", 24, 264, 20.0, 1.0, 18, 22, 4, latency=30)
-    return SystemProgram(Split(2, 2), (first, second), (0, 1), (0, 3), cable, (Hop(cable, leaves=0, arrives=2),))
+    pair = Group((Way(1, cable, (1, 0), (1, 1), (1, 1)),), relative(2), ((0, 0),))
+    return SystemProgram(Split(2, 2), (first, second), (0, 1), (0, 3), pair, (Hop(cable, leaves=0, arrives=2),))
 
 
 def test_the_path_runs_through_all_stages_and_over_the_links(system: SystemProgram) -> None:

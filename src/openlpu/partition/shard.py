@@ -18,7 +18,7 @@ from openlpu.partition.experts import routed
 from openlpu.partition.names import Local, shift
 from openlpu.partition.split import CODES, EXCHANGES, I32, Shards, Split, Stage, alone
 
-TENSOR = (1, 2, 4, 8)  # chips of a group: those of a node, or of an aligned part of one
+TENSOR = (1, 2, 4, 8, 16)  # chips of a group: those of a node, of an aligned part of one, or of two
 
 
 def shard(graph: Graph, split: Split) -> Shards:

@@ -21,7 +21,7 @@ EXCHANGES = (VALUES, CODES)
 
 @dataclass(frozen=True)
 class Split:
-    """``tensor`` chips (1, 2, 4 or 8) share each of ``stages`` pipeline stages.
+    """``tensor`` chips (1, 2, 4, 8 or 16) share each of ``stages`` pipeline stages.
 
     ``exchange``: a value that all need whole is gathered as fp32 ``values``, or after one maximum over the chips as
     integer ``codes``, one byte or two a channel.  ``halves``: stages may also end between attention and MLP of a layer.

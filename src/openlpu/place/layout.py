@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openlpu.arch.chip import Chip
+from openlpu.arch.group import Table, relative
 from openlpu.arch.truepoint import BLOCK
 from openlpu.graph.ir import Graph, Node
 from openlpu.partition.experts import bank, parameters
@@ -151,8 +152,10 @@ def place(graph: Graph, chip: Chip, context: int = 0) -> Layout:
     return place_stage(alone(graph), chip, context)
 
 
-def place_stage(stage: Stage, chip: Chip, context: int = 0) -> Layout:
+def place_stage(stage: Stage, chip: Chip, context: int = 0, sources: Table = ()) -> Layout:
     """Home everything that outlives a token, for ``context`` positions (0: the model's own).
+
+    ``sources``: whose part lies where in what the chips gather (none given: as in a node).
 
     Raises :class:`~openlpu._base.errors.DoesNotFit` with what takes the room.
     """
@@ -161,7 +164,8 @@ def place_stage(stage: Stage, chip: Chip, context: int = 0) -> Layout:
     assert context <= c.context, "the rotary tables end at the model's context"
     heads = stage_heads(stage, chip)
     edge = chip.slices_per_register if any(map(bank, graph.nodes)) else 0  # of address maps
-    layout = Layout(chip, context, heads, *lane_maps(stage, heads, chip), Homes(chip, _levers(graph), edge), {})
+    maps, packings = lane_maps(stage, heads, chip, sources or relative(stage.tensor))
+    layout = Layout(chip, context, heads, maps, packings, Homes(chip, _levers(graph), edge), {})
     work = [0] * (2 * chip.mxm_planes_per_hemisphere)
     later = []  # large tables go where weights have left room
     for node in graph.nodes:

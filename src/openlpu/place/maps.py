@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from openlpu.arch.chip import Chip
+from openlpu.arch.group import Table
 from openlpu.graph.ir import Node
 from openlpu.partition.split import Stage
 from openlpu.place.lanes import HeadLanes, Lanes, head_lanes, packed
@@ -25,9 +26,11 @@ def stage_heads(stage: Stage, chip: Chip) -> HeadLanes:
     return head_lanes(c.heads, c.kv_heads, c.head_dim, chip)
 
 
-def lane_maps(stage: Stage, heads: HeadLanes, chip: Chip) -> tuple[dict[str, Lanes], dict[str, Packing]]:
+def lane_maps(
+    stage: Stage, heads: HeadLanes, chip: Chip, sources: Table
+) -> tuple[dict[str, Lanes], dict[str, Packing]]:
     """By name: heads side by side for what attention reads and makes, gathered values slot by slot, others packed; and
-    of each gathered value how it is put together."""
+    of each gathered value how it is put together.  ``sources``: as in :class:`~openlpu.arch.group.Group`."""
     nodes, maps, packings = stage.graph.nodes, {}, {}
     by_head, cuts = _by_head(nodes, heads), _cuts(stage, chip)
     for at, node in enumerate(nodes):
@@ -39,7 +42,7 @@ def lane_maps(stage: Stage, heads: HeadLanes, chip: Chip) -> tuple[dict[str, Lan
         elif node.op == "gather":
             own = maps[node.inputs[0]]
             packings[name] = _packing(stage, own, nodes[at:], chip)
-            maps[name] = gathered(own, packings[name])
+            maps[name] = gathered(own, packings[name], sources)
         elif node.op in ("scale", "max"):  # the same in every lane
             maps[name] = Lanes(np.where(np.arange(chip.lanes) == 0, 0, -1).astype(np.int32).reshape(1, 1, -1))
         else:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from openlpu.arch.group import Table
 from openlpu.place.lanes import I32, Lanes
 
 
@@ -87,14 +88,14 @@ def _better(one: int, other: int, roles: int, lanes: int) -> bool:
     return roles // meeting(one + other, roles, lanes) <= apart
 
 
-def gathered(own: Lanes, how: Packing) -> Lanes:
-    """The map of the gathered value: slot p is the part of role r XOR p; a channel made twice counts once."""
+def gathered(own: Lanes, how: Packing, sources: Table) -> Lanes:
+    """The map of the gathered value: slot p is the part of role ``sources[p][r]``; a channel made twice counts once."""
     roles, _, lanes = own.channel.shape
     sent = np.stack([_sent(own, how, k) for k in range(len(how.pieces))], axis=1)  # [roles, vectors sent, lanes]
     out = np.empty((roles, len(how.slots(roles)), lanes), np.int32)
     for i, (k, slots) in enumerate(how.slots(roles)):
         for r in range(roles):
-            out[r, i] = _union([sent[r ^ p, k] for p in range(roles)[slots]])
+            out[r, i] = _union([sent[source[r], k] for source in sources[slots]])
     for channel in out.reshape(roles, -1):
         copies = np.ones(len(channel), bool)
         copies[np.unique(channel, return_index=True)[1]] = False

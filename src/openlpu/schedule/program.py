@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openlpu.arch.chip import Chip
+from openlpu.arch.group import Group
 from openlpu.arch.isa import BY_NAME, TABLE, columns_of, unit_of_queue
 from openlpu.arch.link import Link, port_queue
 from openlpu.partition.split import Split
@@ -120,8 +121,8 @@ class StageProgram:
     """One program for all chips of a stage, which differ in what their SRAM holds and in nothing else.
 
     With ``tensor`` > 1 the arrays of ``program``'s sources and the channels of its :class:`Rows` have an axis in front
-    where roles differ: use :attr:`residents` and :meth:`rows`.  ``ports[p - 1]`` is the queue of port p, which leads
-    from role r to role r XOR p.  ``next`` and ``previous`` are the queues that hand over to the stage behind and take
+    where roles differ: use :attr:`residents` and :meth:`rows`.  ``ports`` are the queues that send to other roles.
+    ``next`` and ``previous`` are the queues that hand over to the stage behind and take
     from the one before, "" at the ends of the pipeline; where the system wires another port of the same hemisphere,
     the queue is renamed.
     """
@@ -177,7 +178,7 @@ class SystemProgram:
     """The programs of all chips of a system, role r of stage s on chip ``s * tensor + r``.
 
     Stage s runs ``programs[stages[s]]``, whose ``layers.0`` is the model's layer ``first[s]``; equal stages share a
-    program.  ``local`` is the cable between the chips of a stage (None: a stage is one chip), ``hops[s]`` the way from
+    program.  ``local`` is how the chips of a stage are joined (None: a stage is one chip), ``hops[s]`` the way from
     stage s to stage s + 1.
     """
 
@@ -185,13 +186,18 @@ class SystemProgram:
     programs: tuple[StageProgram, ...]
     stages: tuple[int, ...]
     first: tuple[int, ...]
-    local: Link | None
+    local: Group | None
     hops: tuple[Hop, ...]
+
+    @property
+    def links(self) -> tuple[Link, ...]:
+        """The cables it uses."""
+        return (*(self.local.links if self.local else ()), *(hop.link for hop in self.hops))
 
     @property
     def slot(self) -> int:
         """Cycles that a vector occupies the slowest of the cables."""
-        return max((link.cycles for link in (self.local, *(hop.link for hop in self.hops)) if link), default=1)
+        return max((link.cycles for link in self.links), default=1)
 
     def stage(self, s: int) -> StageProgram:
         """The program of a stage."""

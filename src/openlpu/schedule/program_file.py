@@ -25,6 +25,7 @@ from openlpu._base import manifest as manifest_file
 from openlpu._base.errors import ProgramError
 from openlpu._base.manifest import MANIFEST
 from openlpu.arch.chip import Chip
+from openlpu.arch.group import Group, Way
 from openlpu.arch.link import Link
 from openlpu.partition.split import Split
 from openlpu.place.emplace import Source
@@ -138,8 +139,14 @@ def load_system(
         program = load(path.parent, contexts if i in numbers else ())
         programs.append(StageProgram(program, p["tensor"], tuple(p["ports"]), p["next"], p["previous"]))
     hops = tuple(Hop(Link(**hop["link"]), hop["leaves"], hop["arrives"]) for hop in m["hops"])
-    local = Link(**m["local"]) if m["local"] else None
+    local = _group(m["local"]) if m["local"] else None
     return SystemProgram(Split(**m["split"]), tuple(programs), tuple(m["stages"]), tuple(m["first"]), local, hops)
+
+
+def _group(data: Json) -> Group:
+    roles = "source", "leaves", "arrives"
+    ways = tuple(Way(way["number"], Link(**way["link"]), *(tuple(way[name]) for name in roles)) for way in data["ways"])
+    return Group(ways, *(tuple(map(tuple, data[name])) for name in ("sources", "moves")))
 
 
 def _chip_json(chip: Chip) -> Json:

@@ -12,6 +12,7 @@ from itertools import product
 from openlpu._base.errors import DoesNotFit, OpenLpuError, ProgramError, Unsupported
 from openlpu._base.progress import Progress, silent
 from openlpu.arch.system import System
+from openlpu.arch.topology import NODE
 from openlpu.graph.ir import Graph
 from openlpu.partition.shard import TENSOR, shard
 from openlpu.partition.split import CODES, VALUES, Split
@@ -60,10 +61,10 @@ class Found:
 
 
 def splits(layers: int, chips: int, wanted: Wanted) -> Iterator[Split]:
-    """The splits worth a look: for each tensor width one stage, twice as many, and so on, and as many as there are
-    chips or layers for.  Codes are exchanged only where there is an exchange, and layers are cut in halves where whole
-    ones do not divide among the stages."""
-    tensors = [tensor for tensor in TENSOR if tensor == 1 or tensor * wanted.stages <= chips]
+    """The splits worth a look: for each tensor width, up to a node's, one stage, twice as many, and so on, and as many
+    as there are chips or layers for.  Codes are exchanged only where there is an exchange, and layers are cut in halves
+    where whole ones do not divide among the stages."""
+    tensors = [tensor for tensor in TENSOR if tensor == 1 or (tensor <= NODE and tensor * wanted.stages <= chips)]
     for tensor in (wanted.tensor,) if wanted.tensor else tensors:
         most = min(chips // max(tensor, 1), layers)
         doubled = {1 << k for k in range(most.bit_length())} | {most}
@@ -111,11 +112,12 @@ def search(
 
 
 def lined_up(system: System, split: Split) -> System:
-    """The system with its chips in the order in which a split counts them; refuses stages that do not fit in nodes."""
+    """The system with its chips in the order in which a split counts them; refuses stages that are no whole part of a
+    node, nor whole nodes."""
     node = system.spec.shape.chips
-    if node % split.tensor:
-        raise Unsupported(f"a node of {node} chips does not hold whole stages of {split.tensor}", where="tensor",
-                          fix=f"use a divisor of {node}")
+    if (node % split.tensor and split.tensor % node) or system.chips % split.tensor:
+        raise Unsupported(f"{system.chips} chips in nodes of {node} do not make whole stages of {split.tensor}",
+                          where=f"system {system.name}, tensor", fix=f"use a divisor of {node}")
     return system.lined_up(split.tensor)
 
 

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from openlpu._base.errors import Unsupported
 from openlpu.arch.alignment import Pace
 from openlpu.arch.chip import Chip
-from openlpu.arch.link import Link, port_queue
+from openlpu.arch.group import Group, joined
+from openlpu.arch.link import port_queue
 from openlpu.arch.system import System
 from openlpu.partition.split import Shards, Split
 from openlpu.place.layout import place_stage
@@ -23,29 +24,30 @@ from openlpu.schedule.step import buckets, schedule_stage
 from openlpu.schedule.units.c2c import Cabling
 
 
-def cables(system: System, split: Split) -> tuple[Link | None, tuple[Hop, ...]]:
-    """The cable between the chips of a stage, and the way from each stage to the next, as :func:`schedule_system`
+def cables(system: System, split: Split) -> tuple[Group | None, tuple[Hop, ...]]:
+    """How the chips of a stage are joined, and the way from each stage to the next, as :func:`schedule_system`
     takes them.
 
-    Role r of stage s is chip ``s * tensor + r``.  Raises :class:`Unsupported` when there are too few chips, when port p
-    of a role does not lead to role r XOR p, or when no wires of one class lead from a stage to the next by one port.
+    Role r of stage s is chip ``s * tensor + r``.  Raises :class:`Unsupported` when there are too few chips, when those
+    of a stage are not wired alike, or when no wires of one class lead from a stage to the next by one port.
     """
-    where, wires = f"system {system.name}", system.wires
+    where = f"system {system.name}"
     if split.chips > system.chips:
         raise Unsupported(f"it has {system.chips} chips and the split needs {split.chips}", where=where,
                           fix="use fewer stages, or a larger system")
     stages = np.arange(split.chips).reshape(split.stages, split.tensor)
-    for p in range(1, split.tensor):
-        peers = stages[:, np.arange(split.tensor) ^ p]
-        if p >= wires.peer.shape[1] or (wires.peer[stages, p] != peers).any() or (wires.arrival[stages, p] != p).any():
-            raise Unsupported(f"{split.tensor} chips that follow each other are not all wired to all", where=where,
-                              fix="use a system of nodes, or one chip a stage (tensor)")
+    group = joined(system, stages) if split.tensor > 1 else None
+    if split.tensor > 1 and not group:
+        names = ", ".join(f"{link.name} links" for link in system.links) or "no links"
+        what = f"its {names} do not join {split.tensor} chips that follow each other, all of them alike"
+        raise Unsupported(what, where=where, fix="use a whole ring or a system of nodes, fewer chips a stage (tensor), "
+                          "or one")
     hops = tuple(_hop(system, here, there) for here, there in pairwise(stages))
     if None in hops:
         s = hops.index(None)
         raise Unsupported(f"no port leads from every chip of stage {s} to stage {s + 1}", where=where,
                           fix="use a split whose stages follow each other inside nodes")
-    return system.links[0] if split.tensor > 1 else None, tuple(hop for hop in hops if hop)
+    return group, tuple(hop for hop in hops if hop)
 
 
 def paced(system: System, split: Split) -> Pace | None:
@@ -53,8 +55,9 @@ def paced(system: System, split: Split) -> Pace | None:
     if split.chips == 1:
         return None
     stages = np.arange(split.chips).reshape(split.stages, split.tensor)
-    _, hops = cables(system, split)
-    levels = {system.links.index(hop.link) for hop in hops} | ({0} if split.tensor > 1 else set())
+    group, hops = cables(system, split)
+    used = {hop.link for hop in hops} | {*(group.links if group else ())}
+    levels = {system.links.index(link) for link in used}
     return system.pace(stages.size, levels)
 
 
@@ -69,7 +72,7 @@ def _hop(system: System, here: NDArray[np.int64], there: NDArray[np.int64]) -> H
 
 
 def schedule_system(
-    shards: Shards, chip: Chip, local: Link | None = None, hops: Sequence[Hop] = (), *, context: int = 0,
+    shards: Shards, chip: Chip, local: Group | None = None, hops: Sequence[Hop] = (), *, context: int = 0,
     contexts: Sequence[int] = (), pace: Pace | None = None,
 ) -> SystemProgram:
     """Place and schedule every kind of stage.
@@ -89,7 +92,7 @@ def schedule_system(
 
 
 def _scheduled(
-    shards: Shards, chip: Chip, local: Link | None, hops: Sequence[Hop], context: int, contexts: Sequence[int],
+    shards: Shards, chip: Chip, local: Group | None, hops: Sequence[Hop], context: int, contexts: Sequence[int],
     pace: Pace | None, head: int,
 ) -> SystemProgram:
     """The programs that begin with ``head`` cycles in which the clock is set right."""
@@ -104,7 +107,7 @@ def _scheduled(
         key = stage.signature(), chip.queue_position(out) if out else -1, chip.queue_position(into) if into else -1
         keys.append(key)
         if key not in programs:
-            layout = place_stage(stage, chip, context)
+            layout = place_stage(stage, chip, context, local.sources if local else ())
             cabling = Cabling(local, slot, out, into, pace, head)
             programs[key] = schedule_stage(stage, layout, [*contexts] or buckets(layout.context), cabling)
     numbers = {key: i for i, key in enumerate(programs)}

@@ -116,8 +116,7 @@ def of_role(system: SystemProgram, s: int, role: int, segment: int, start: int) 
     """The chip of a role in a token that its stage begins in cycle ``start``; of other stages nothing is needed."""
     stage = system.stage(s)
     part = stage.program.segments[segment]
-    cables = [link for link in (system.local, *(hop.link for hop in system.hops)) if link]
-    packet = max((link.packet_bytes for link in cables), default=0)
+    packet = max((link.packet_bytes for link in system.links), default=0)
     return ChipRun(
         chip=stage.program.chip, start=start, cycles=stage.busy(part), queues=system.queues(s, segment),
         origin=part.origin, link_slot=system.slot, packet_bytes=packet, first=system.first[s],
@@ -135,7 +134,8 @@ class _Identity(TypedDict):
 
 def _identity(system: SystemProgram, s: int, role: int) -> _Identity:
     stage, tensor = system.stage(s), system.split.tensor
-    peers = {queue: f"chip {s * tensor + (role ^ p)}" for p, queue in enumerate(stage.ports, 1) if p < tensor}
+    ways = system.local.ways if system.local else ()
+    peers = {way.out: f"chip {s * tensor + way.source.index(role)}" for way in ways}
     peers |= {port_queue(hop.leaves): f"chip {(s + 1) * tensor + role}" for hop in system.hops[s : s + 1]}
     return {"name": f"chip {s * tensor + role}", "resident": stage.residents[role], "peers": peers}
 

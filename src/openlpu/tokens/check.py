@@ -43,6 +43,7 @@ SPLITS = (  # tensor parallel, pipeline parallel and both, on 2, 4 and 8 chips
     Split(2), Split(4, exchange=CODES), Split(8), Split(1, 2), Split(1, 4), Split(2, 2), Split(2, 4, CODES),
     Split(4, 2),
 )
+WIRED = (("tiny-ring", Split(4)), ("dragonfly", Split(16)))  # where some vectors are sent on by chips in between
 MIXED, APART = "greedy+sampled", "greedy first"
 
 
@@ -53,7 +54,7 @@ class Case:
     ``greedy+sampled`` takes both kinds in turns, ``greedy first`` all greedy requests before the sampled ones.
     ``guess`` is how many guessed tokens a step checks behind each request's next one, right and wrong ones.
     ``threads`` and ``path`` (the vector path) are for native targets; 0 and empty: the target has no such choice.
-    ``split`` spreads the model over several chips.
+    ``split`` spreads the model over several chips, of a node or of ``system`` built with as many.
     """
 
     target: str
@@ -64,11 +65,13 @@ class Case:
     threads: int = 0
     path: str = ""
     split: Split | None = None
+    system: str = ""
 
     def __str__(self) -> str:
         native = f" threads={self.threads} path={self.path}" if self.threads else ""
         guess = f" guess={self.guess}" if self.guess else ""
         split = f" {self.split}" if self.split else ""
+        split += f" of {self.system}" if self.system else ""
         return f"{self.target}{native}{split} batch={self.batch} chunk={self.chunk or 'whole'} {self.order}{guess}"
 
 
@@ -128,6 +131,7 @@ def cases(paths: Sequence[str], chip: bool, layers: int = 0) -> list[Case]:
     if chip:
         listed.append(Case("chip"))
         listed += [Case("chip", split=split) for split in SPLITS if split.stages <= layers]
+        listed += [Case("chip", split=split, system=system) for system, split in WIRED if layers]
     return listed
 
 
@@ -148,6 +152,7 @@ def run_case(case: Case, graph: Graph, load: Loader) -> str:
     options: dict[str, Any] = {"threads": case.threads, "path": case.path} if case.threads else {}
     if case.split:  # a model cut to find a difference has fewer stages
         options["split"] = replace(case.split, stages=max(1, min(case.split.stages, graph.config.layers)))
+        options |= {"system": case.system} if case.system else {}
     executable = load(graph, slots=case.batch, context=longest, **options)
     try:
         finished = _answers(case, graph, executable, asked)

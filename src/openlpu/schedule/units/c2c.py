@@ -1,8 +1,8 @@
 """Vectors in; the vectors that the other chips of the group sent in the same cycles out.
 
-The chips of a group run one program, so what a chip sends on port p is what it receives there: the value of role
-r XOR p, of the same name.  A link takes one byte vector every few cycles; each is received in the cycle in which it is
-certain to be there, so none ever waits.
+The chips of a group run one program, so what a chip sends by a way is what it receives by it: the value of another
+role, of the same name (arch/group.py).  What comes from a chip that no way leads to, one in between sends on.  A link
+takes one byte vector every few cycles; each is received in the cycle in which it is certain to be there, so none waits.
 
 A chip's clock drifts, so a program sets it right before it begins, and again where its links would otherwise be used
 too long after that.  Then nothing is on a stream or a link.
@@ -11,13 +11,13 @@ too long after that.  Then nothing is on a stream or a link.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from openlpu._base.errors import Unsupported
 from openlpu.arch.alignment import Pace
 from openlpu.arch.chip import Chip
-from openlpu.arch.link import Link, port_queue
+from openlpu.arch.group import Group, Way
 from openlpu.schedule.assembler import Assembler
 from openlpu.schedule.program import RESIDENT
 from openlpu.schedule.values import Vec
@@ -32,7 +32,7 @@ class Cabling:
     which take a vector every ``slot`` cycles.  ``pace``: how long the chips may go by their own clocks; ``head``:
     cycles in which a program sets its clock right before it begins.  None, 0 and "" where there is none."""
 
-    local: Link | None = None
+    local: Group | None = None
     slot: int = 0
     next: str = ""
     previous: str = ""
@@ -41,17 +41,19 @@ class Cabling:
 
 
 def group_ports(chip: Chip, tensor: int, cabling: Cabling) -> tuple[str, ...]:
-    """The queues of ports 1 to ``tensor`` - 1, those that lead to the other roles.
+    """The queues that send to other roles, a way each.
 
     Raises :class:`Unsupported` when the chip has too few links for them and for the other stages.
     """
-    ports = tuple(port_queue(p) for p in range(1, tensor))
-    used = [name for name in (*ports, cabling.next, cabling.previous) if name]
+    assert tensor == 1 or cabling.local, "chips of a group are wired"
+    ways = cabling.local.ways if cabling.local and tensor > 1 else ()
+    ports = tuple(way.out for way in ways)
+    inside = dict.fromkeys((*ports, *(way.into for way in ways)))
+    used = [name for name in (*inside, cabling.next, cabling.previous) if name]
     missing = [name for name in used if name not in chip.queues]
     if missing or len(set(used)) < len(used):
         what = f"{tensor} chips of a stage and its neighbour stages need {len(used)} links"
         raise Unsupported(what, where=f"chip {chip.name}, c2c_links", fix="use fewer chips in a stage (tensor)")
-    assert tensor == 1 or cabling.local, "chips of a group are wired"
     return ports
 
 
@@ -60,7 +62,7 @@ class C2c:
 
     def __init__(self, asm: Assembler, ports: Sequence[str], cabling: Cabling) -> None:
         self.asm, self.ports, self.cabling = asm, tuple(ports), cabling
-        self.sent: dict[int, list[int]] = {}  # by position of the edge: cycles in which its ports send, ascending
+        self.sent: dict[str, list[int]] = {port: [] for port in ports}  # cycles in which it sends, ascending
         if cabling.head:
             asm.hold(self._clock, cabling.head)
 
@@ -80,39 +82,50 @@ class C2c:
     # -- inside a group ----------------------------------------------------------------------------------------
 
     def exchange(self, vec: Vec) -> list[Vec]:
-        """The vector of every other role, port 1 first."""
+        """The vector of every other role, slot 1 first."""
         self._in_time()
-        landed: dict[str, _Landing] = {port: _Landing(self.asm) for port in self.ports}
-        for x in sorted({self.asm.chip.queue_position(port) for port in self.ports}):
-            ports = [port for port in self.ports if self.asm.chip.queue_position(port) == x]
-            for i in range(len(vec.slices)):
-                self._plane(vec.plane(i), i, x, {port: landed[port] for port in ports})
-        return [landed[port].vec() for port in self.ports]
+        group = self.cabling.local
+        assert group, "chips of a group are wired"
+        held, left = {0: vec}, dict(enumerate(group.moves, 1))
+        while left:  # a hop: what is there goes to all neighbours who wait for it
+            ready = {slot: move for slot, move in left.items() if move[0] in held}
+            landed = {slot: _Landing(self.asm) for slot in ready}
+            batches: dict[tuple[int, int, str], dict[int, Way]] = {}
+            for slot, (source, number) in ready.items():
+                way = group.ways[number]
+                batch = source, self.asm.chip.queue_position(way.out), way.link.name
+                batches.setdefault(batch, {})[slot] = way
+            for (source, x, _), ways in sorted(batches.items(), key=lambda item: item[0]):
+                for i in range(len(vec.slices)):
+                    self._plane(held[source].plane(i), i, x, {landed[slot]: way for slot, way in ways.items()})
+            held |= {slot: landing.vec() for slot, landing in landed.items()}
+            left = {slot: move for slot, move in left.items() if slot not in held}
+        return [held[slot] for slot in range(1, len(held))]
 
-    def _plane(self, plane: Vec, i: int, x: int, landings: dict[str, _Landing]) -> None:
-        """Send one byte plane by all ports of an edge at once, and land what comes by them."""
-        link, timeline, asm = self.cabling.local, self.asm.timeline, self.asm
-        assert link, "chips of a group are wired"
-        sent = self.sent.setdefault(x, [])
+    def _plane(self, plane: Vec, i: int, x: int, landings: Mapping[_Landing, Way]) -> None:
+        """Send one byte plane by several ways of an edge at once, and land what comes by them."""
+        timeline, asm = self.asm.timeline, self.asm
 
         def attempt(cycle: int) -> int | None:
-            arrive = cycle + link.latency
-            if not _apart(sent, cycle, link.cycles):
+            if not all(_apart(self.sent[way.out], cycle, way.link.cycles) for way in landings.values()):
                 return None
-            if not all(timeline.queue(port, cycle) for port in landings):
+            if not all(timeline.queue(way.out, cycle) for way in landings.values()):
                 return None
             got = asm.fetch(plane, x, cycle)
             if got is None:
                 return None
-            for port, landing in landings.items():
-                number = asm.emit(port, cycle, "send", [(0, got[1][0], False, 0)], stream=got[0])
-                if not landing.plane(port, i, x, arrive, number, self.ports.index(port) + 1, len(landings)):
+            for landing, way in landings.items():
+                number = asm.emit(way.out, cycle, "send", [(0, got[1][0], False, 0)], stream=got[0])
+                edge, arrive = asm.chip.queue_position(way.into), cycle + way.link.latency
+                if not landing.plane(way.into, i, edge, arrive, number, way.number, len(landings)):
                     return None
-            for landing in landings.values():
+            for landing in landings:
                 landing.take()
             return cycle
 
-        insort(sent, asm.search(asm.earliest(plane, x), attempt))
+        sent = asm.search(asm.earliest(plane, x), attempt)
+        for way in landings.values():
+            insort(self.sent[way.out], sent)
 
     # -- between stages ----------------------------------------------------------------------------------------
 
@@ -181,7 +194,7 @@ class _Landing:
     ) -> bool:
         """Receive plane i by a port at the edge ``x`` and write it, if there is a way; :meth:`take` makes it final.
 
-        ``peer``: the port's number, which the claim names as its part; 0 from another stage.  ``beside``: planes that
+        ``peer``: the way's number, which the claim names as its part; 0 from another stage.  ``beside``: planes that
         arrive in the same cycle; where fewer groups than that have room, some wait in their link's buffer.
         """
         groups = [self.slices]

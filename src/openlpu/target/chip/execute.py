@@ -17,7 +17,7 @@ from openlpu.arch.isa import BY_NAME
 from openlpu.target.chip import claims, kernels
 from openlpu.target.chip.code import Code, Ints
 from openlpu.target.chip.fetch import Pages
-from openlpu.target.chip.links import Packet
+from openlpu.target.chip.links import Packet, Ports
 from openlpu.target.chip.operands import Operands
 from openlpu.target.chip.plan import Batch, Plan
 from openlpu.target.chip.rules import banks, partners
@@ -37,11 +37,12 @@ class Run:
 
     def __init__(
         self, code: Code, operands: Operands, plan: Plan, pages: Pages, state: State, values: Values,
-        expected: claims.Expected | None, damaged: Collection[Packet] | None = None,
+        expected: claims.Expected | None, damaged: Collection[Packet] | None = None, links: Ports | None = None,
     ) -> None:
         self.code, self.plan, self.pages, self.state, self.values = code, plan, pages, state, values
         self.memory, self.passing, self.expected, self.damaged = operands.memory, operands.passing, expected, damaged
         self.roles = state.roles
+        self.sources = {port.peer: port.sources(self.roles) for port in (links or {}).values()}
         self.writer = values.zeros((len(self.memory.dynamic), *state.written.shape[1:]))
         self.scattered: dict[int, Ints] = {}  # words of each scatter that ran
         self.partner = partners(code)
@@ -106,10 +107,10 @@ class Run:
             self._damage(rows, start)
 
     def _receive(self, batch: Batch) -> None:
-        """Role r takes what role r XOR peer sent; a batch has one peer."""
+        """Every role takes what its peer sent; a batch has one link."""
         sent = self._take(batch, 0)
         peer = self.passing.peer[np.searchsorted(self.passing.receives, batch.rows[0])]
-        chips = sent.reshape(len(sent), self.roles, -1)[:, np.arange(self.roles) ^ peer]
+        chips = sent.reshape(len(sent), self.roles, -1)[:, self.sources[int(peer)]]
         self.values.bytes[batch.out] = chips.reshape(sent.shape)
         self._damage(batch.rows, batch.out.start)
 

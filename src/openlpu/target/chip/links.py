@@ -18,17 +18,23 @@ from openlpu.target.chip.code import Code, Ints
 
 @dataclass(frozen=True)
 class Port:
-    """Where the link of a queue leads, from every chip of a group.
+    """Where the link of a queue comes from, at every chip of a group.
 
-    ``peer`` p: from role r to role r XOR p, where it arrives at the port of the same queue.  0: out of the group, to
-    the next stage, or ``inward`` from the one before; nothing goes the other way.  ``misaligned``: most cycles between
-    the clocks of the two ends.
+    ``peer`` p, which tells links apart: role r takes what role ``source[r]`` (none given: r XOR p) sent by its port of
+    the queue ``sender`` (none given: the same).  0: out of the group, to the next stage, or ``inward`` from the one
+    before; nothing goes the other way.  ``misaligned``: most cycles between the clocks of the two ends.
     """
 
     link: Link
     peer: int = 0
     misaligned: int = 0
     inward: bool = False
+    source: tuple[int, ...] = ()
+    sender: str = ""
+
+    def sources(self, roles: int) -> Ints:
+        """The role from which each role takes."""
+        return np.array(self.source) if self.source else np.arange(roles) ^ self.peer
 
     @property
     def depth(self) -> int:
@@ -42,7 +48,7 @@ Packet = tuple[int, int]  # the row of a receive, and the role of its chip
 
 @dataclass(frozen=True)
 class Passing:
-    """Receive ``receives[i]`` of role r takes what send ``sends[i]`` of role r XOR ``peer[i]`` sent.
+    """Receive ``receives[i]`` of role r takes what send ``sends[i]`` of its peer sent over link ``peer[i]``.
 
     ``handed``: sends to another stage; ``arriving``: receives from one; both by queue, then cycle.
     """
@@ -81,11 +87,12 @@ BUSY = "the link takes a vector every {} cycles and is still busy with the one b
 
 
 def _by_port(code: Code, ports: Ports) -> Iterator[tuple[Port, Ints, Ints]]:
-    """Each port used, with its sends and its receives in order."""
+    """Each link, that of the first receiving queue first, with its sends and its receives in order."""
     out, into = code.rows("send"), code.rows("receive")
-    for k, name in enumerate(code.names):
-        if name in ports:
-            yield ports[name], out[code.queue[out] == k], into[code.queue[into] == k]
+    number = {name: k for k, name in enumerate(code.names)}
+    for name, port in sorted(ports.items(), key=lambda item: number.get(item[0], -1)):
+        there, here = number.get(port.sender or name, -1), number.get(name, -1)
+        yield port, out[code.queue[out] == there], into[code.queue[into] == here]
 
 
 def pair(sender: Code, out: Ints, receiver: Code, into: Ints, port: Port, shift: int = 0) -> None:

@@ -127,7 +127,8 @@ class Machine:
         """
         plan = trace.plan
         self._values.hold(plan.words, plan.bytes, self.roles * self.chip.lanes)
-        run = Run(trace.code, trace.operands, plan, trace.pages, self.state, self._values, trace.expected, damaged)
+        run = Run(trace.code, trace.operands, plan, trace.pages, self.state, self._values, trace.expected, damaged,
+                  self.links)
         return run.all(arriving)
 
     def _inside(self, slices: NDArray, addresses: NDArray) -> None:

@@ -100,8 +100,10 @@ def _inside(
     """Packets between the chips of each stage: columns source to row of :class:`Packets`."""
     for s, trace in enumerate(traces):
         passing = trace.operands.passing
+        tables = {port.peer: port.sources(tensor) for port in links[s].values()}
+        sources = np.array([tables[int(peer)] for peer in passing.peer], np.int64).reshape(-1, tensor)
         for role in range(tensor):
-            source, target = s * tensor + (role ^ passing.peer), s * tensor + role
+            source, target = s * tensor + sources[:, role], s * tensor + role
             sent, taken = (starts[s] + trace.code.cycle[rows] for rows in (passing.sends, passing.receives))
             yield _rows(system, trace, links[s], passing.receives, (source, target, sent, taken), s)
 

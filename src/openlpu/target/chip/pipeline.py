@@ -14,6 +14,7 @@ from itertools import pairwise
 import numpy as np
 
 from openlpu._base.errors import ProgramError
+from openlpu.arch.group import Way
 from openlpu.arch.link import port_queue
 from openlpu.arch.system import System
 from openlpu.schedule.program import SystemProgram
@@ -106,15 +107,25 @@ def hops(system: System, program: SystemProgram) -> list[Port]:
 
 def ports(system: System, program: SystemProgram, stage: int, hops: Sequence[Port]) -> Ports:
     """Where the C2C queues of the chips of a stage lead; raises :class:`ProgramError` when there is no such wire."""
-    tensor = program.split.tensor
-    first, out = stage * tensor, {}
-    for p in range(1, tensor):
-        out[port_queue(p)] = wired(system, ((first + r, first + (r ^ p)) for r in range(tensor)), p, p, p)
+    first, out = stage * program.split.tensor, {}
+    for way in program.local.ways if program.local else ():
+        out[way.into] = _joined(system, first, way)
     if stage < len(hops):
         out[port_queue(program.hops[stage].leaves)] = hops[stage]
     if stage:
         out[port_queue(program.hops[stage - 1].arrives)] = replace(hops[stage - 1], inward=True)
     return out
+
+
+def _joined(system: System, first: int, way: Way) -> Port:
+    """The wires of a way, into every chip of the stage that begins with chip ``first``; they must be there."""
+    found = {wired(system, [(first + sender, first + role)], way.leaves[sender], way.arrives[role], way.number)
+             for role, sender in enumerate(way.source)}
+    edges = {(port_queue(way.leaves[s])[3], port_queue(way.arrives[r])[3]) for r, s in enumerate(way.source)}
+    if len(found) > 1 or len(edges) > 1:
+        what = f"the chips of a stage take what is sent by way {way.number} from cables or edges that differ"
+        raise ProgramError(what, where=f"system {system.name}")
+    return replace(found.pop(), source=way.source, sender=way.out)
 
 
 def wired(system: System, chips: Iterable[tuple[int, int]], leaves: int, arrives: int, peer: int = 0) -> Port:

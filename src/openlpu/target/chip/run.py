@@ -11,13 +11,15 @@ import numpy as np
 
 from openlpu._base.errors import NumericsError
 from openlpu.arch.chip import Chip, load_chip
+from openlpu.arch.system import load_system
 from openlpu.graph.ir import Graph
 from openlpu.partition.split import Split
 from openlpu.place.layout import place
 from openlpu.schedule.program import Program, Rows, Segment
 from openlpu.schedule.step import buckets, schedule
 from openlpu.target.base import F32, Chunk
-from openlpu.target.chip import host, system
+from openlpu.target.chip import host
+from openlpu.target.chip import system as several
 from openlpu.target.chip.machine import Machine, Trace, resolve
 from openlpu.target.chip.system import SystemExecutable
 
@@ -78,14 +80,16 @@ class ChipExecutable:
 
 
 def load(
-    graph: Graph, *, slots: int = 1, context: int = 0, chip: Chip | str = "lpu-v1", split: Split | None = None
+    graph: Graph, *, slots: int = 1, context: int = 0, chip: Chip | str = "lpu-v1", split: Split | None = None,
+    system: str = "",
 ) -> ChipExecutable | SystemExecutable:
-    """Compile for a chip, or with a ``split`` for the chips of a node of them, and load.
+    """Compile for a chip, or with a ``split`` for chips of a node, or of a ``system`` built with as many, and load.
 
     ``context`` 0 means the model's own.
     """
     assert slots == 1, "a chip holds one sequence"
     if split:
-        return system.load(graph, context=context, split=split)
+        chips = load_system(system, split.chips) if system else "node"
+        return several.load(graph, context=context, split=split, system=chips)
     layout = place(graph, load_chip(chip) if isinstance(chip, str) else chip, context)
     return ChipExecutable(schedule(graph, layout, buckets(layout.context)), graph.params)
