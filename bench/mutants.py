@@ -13,9 +13,10 @@ from openlpu.checkpoint.folder import load
 from openlpu.graph import build
 from openlpu.numerics.lower import lower
 from openlpu.numerics.scheme import Scheme
+from openlpu.place.host import Step
 from openlpu.target.base import Chunk
 from openlpu.target.chip import run
-from openlpu.target.chip.mutants import token_mutants
+from openlpu.target.chip.mutants import step_mutants
 
 MODEL = Path(__file__).resolve().parents[1] / "tests" / "golden" / "models" / "smollm"
 TOKENS = (1, 2, 3)
@@ -27,7 +28,7 @@ def main(count: int) -> int:
     executable.run([Chunk(0, 0, TOKENS)])
     instructions = sum(map(len, executable.program.segments[0].queues.values()))
     print(f"{count:,} mutants of {instructions:,} instructions")
-    report = token_mutants(executable, 4, len(TOKENS), count)
+    report = step_mutants(executable, Step(len(TOKENS), (4,)), count)
     print(report)
     print(*report.escaped, sep="\n", end="")
     return 1 if report.escaped else 0

@@ -14,10 +14,11 @@ from openlpu.checkpoint.folder import load
 from openlpu.graph import build
 from openlpu.numerics.lower import lower
 from openlpu.numerics.scheme import Scheme
+from openlpu.place.host import Step
 from openlpu.target.base import Chunk
 from openlpu.target.chip import run
 from openlpu.target.chip.machine import resolve
-from openlpu.target.chip.mutants import OUTCOMES, run_mutants, token_mutants
+from openlpu.target.chip.mutants import OUTCOMES, run_mutants, step_mutants
 from openlpu.target.chip.mutations import KINDS, mutants
 
 COUNT = 1000
@@ -49,7 +50,7 @@ def test_no_mutant_of_a_compiled_layer_ends_with_other_bits(models: Path) -> Non
     graph = lower(build(load(models / "smollm")).truncate(1), Scheme())
     executable = run.load(graph, chip="tiny")
     before = executable.run([Chunk(0, 0, (1, 2, 3, 4))])
-    report = token_mutants(executable, 4, 3, 100)
+    report = step_mutants(executable, Step(3, (4,)), 100)
     assert sum(report.counts.values()) == 100
     assert report.escaped == [] and report.silent > 0
     assert same(executable.run([Chunk(0, 3, (4,))]), before), "SRAM is as before"

@@ -18,6 +18,7 @@ from openlpu.arch.system import System, load_system
 from openlpu.numerics.scheme import Scheme
 from openlpu.partition.shard import shard
 from openlpu.partition.split import Split
+from openlpu.place.host import Step
 from openlpu.schedule.program import SystemProgram
 from openlpu.schedule.system import cables, paced, schedule_system
 from openlpu.target.base import Chunk
@@ -239,7 +240,7 @@ def test_no_mutant_of_a_compiled_group_ends_with_other_bits() -> None:
     executable = SystemExecutable(program, GRAPH.params, SYSTEM)
     executable.run([chunk(2)])
     segment, machine = program.stage(0).program.segments[0], executable.machines[0]
-    host.write_rows(machine, program.stage(0).program, 5, 2)
+    host.write_rows(machine, program.stage(0).program, Step(2, (5,)))
     rows = segment.logits
     words = rows.slices.ravel(), np.repeat(rows.addresses, rows.slices.shape[1])
     report = run_mutants(machine, program.queues(0, 0), segment.claims, words, 40, among="c2c")

@@ -36,7 +36,7 @@ def test_one_stretch_has_each_row(rows: int, data: st.DataObject) -> None:
 
 
 def test_the_host_s_row_names_no_address_where_the_row_is_not() -> None:
-    there, elsewhere = (host.row(name, TINY, 513, 0, 1) for name in ("token512n512", "token0n512.1"))
+    there, elsewhere = (host.row(name, TINY, host.Step(0, (513,)), 1) for name in ("token512n512", "token0n512.1"))
     assert there[0, :2].tolist() == [1, 0] and elsewhere[0, :2].tolist() == [255, 255]
 
 

@@ -1,10 +1,16 @@
-"""A token id and a position in; the rows the host writes before the token out.
+"""Token ids and a position in; the rows the host writes before the step out.
 
-These rows are all that changes from token to token: addresses (which embedding row, which RoPE row, where K and V
+These rows are all that changes from step to step: addresses (which embedding row, which RoPE row, where K and V
 go), the turn that brings V to its superlane, and which positions count.
+
+A chunk is an aligned run of positions of which one load of the MXM takes all K rows, or a part of it that divides it.
+So the place of a token, its position modulo the chunk, says in which slices its K and V go, and all places share their
+address, their superlane and their block: of the address maps a chunk has one.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +25,48 @@ I32 = NDArray[np.int32]
 MASKED = np.float32(-1e30)  # added to scores of positions not yet written: their exp is 0
 
 
+@dataclass(frozen=True)
+class Step:
+    """Consecutive ``tokens`` from position ``start`` on, which a segment of ``chunk`` places runs together.
+
+    Idle places, before the first token and behind the last, repeat the nearest: what they make goes nowhere, and the
+    last place always has the last token.
+    """
+
+    start: int
+    tokens: tuple[int, ...]
+    chunk: int = 1
+
+    def __post_init__(self) -> None:
+        first, last = self.start // self.chunk, (self.end - 1) // self.chunk
+        assert self.tokens and first == last, "the tokens of a step share one aligned run of positions"
+
+    @property
+    def end(self) -> int:
+        """The position behind the last token."""
+        return self.start + len(self.tokens)
+
+    @property
+    def positions(self) -> range:
+        """Those that the step writes."""
+        return range(self.start, self.end)
+
+    def at(self, place: int) -> int:
+        """The position whose token a place runs."""
+        return min(max(self.start - self.start % self.chunk + place, self.start), self.end - 1)
+
+
+def placed(name: str, place: int) -> str:
+    """A row of that name for one place of a chunk; the first has the row of a chunk of one."""
+    kind, dot, copy = name.partition(".")
+    return f"{kind}@{place}{dot}{copy}" if place else name
+
+
+def place_of(name: str) -> int:
+    """The place that a row is for."""
+    return int(name.partition(".")[0].partition("@")[2] or 0)
+
+
 def address_map(chip: Chip, offsets: I32) -> U8:
     """[2, lanes] from 16-bit offsets [superlanes, 16]: plane r // 8, lane pair r % 8 holds entry r of a superlane."""
     words = np.ascontiguousarray(offsets.astype("<u2")).view(np.uint8)  # [superlanes, 32]
@@ -31,25 +79,31 @@ def everywhere(chip: Chip, offset: int) -> U8:
     return address_map(chip, np.full((chip.superlanes, 16), offset, np.int32))[:1]
 
 
-def row(name: str, chip: Chip, token: int, position: int, v_rows: int) -> U8:
+def row(name: str, chip: Chip, step: Step, v_rows: int) -> U8:
     """The bytes [planes, lanes] of the host row ``name``; what follows a dot only tells copies apart."""
-    kind = name.split(".")[0]
-    block, inside = divmod(position, BLOCK)
+    kind, place = name.partition(".")[0].partition("@")[0], place_of(name)
+    position = step.at(place)
+    token, block, inside = step.tokens[position - step.start], position // BLOCK, position % BLOCK
     if kind in ("token", "position", "block"):
         return everywhere(chip, {"token": token, "position": position, "block": block}[kind])
     if (at := address(kind, token if kind.startswith("token") else position)) is not None:
         return everywhere(chip, at)
     if kind in ("k_map", "v_map"):
         offsets = np.full((chip.superlanes, 16), NO_ADDRESS, np.int32)
+        slices = [p % 16 for p in step.positions]
         if kind == "k_map":
-            offsets[:, position % 16] = position // 16
+            offsets[:, slices] = position // 16
         else:
-            offsets[inside // 16, position % 16] = block * v_rows
+            offsets[inside // 16, slices] = block * v_rows
         return address_map(chip, offsets)
     lanes = np.arange(chip.lanes, dtype=np.int32)
     if kind == "v_turn":
         return byte_planes((lanes - 16 * (inside // 16))[None, :] % chip.lanes)[0, :2]
-    return _flags(kind, lanes, block, inside)
+    if kind in ("onehot", "others"):
+        mine = [p for p in step.positions if kind == "others" or p % step.chunk == place]
+        here = np.isin(lanes + block * BLOCK, mine)
+        return byte_planes(-(here == (kind == "onehot")).astype(np.int32)[None, :])[0]
+    return _flags(kind, lanes, position)
 
 
 def seen_row(word: str, block: int, window: int) -> str:
@@ -57,13 +111,10 @@ def seen_row(word: str, block: int, window: int) -> str:
     return f"{word}{block}w{window}" if window else f"{word}{block}"
 
 
-def _flags(kind: str, lanes: I32, block: int, inside: int) -> U8:
-    """Masks of this position's lane and of all others; for each block fp32 rows of which lanes the query sees."""
-    here = lanes == inside
-    if kind in ("onehot", "others"):
-        return byte_planes(-(here == (kind == "onehot")).astype(np.int32)[None, :])[0]
+def _flags(kind: str, lanes: I32, position: int) -> U8:
+    """Of a block an fp32 row of which lanes the query of a position sees."""
     number, _, window = kind.lstrip("abilsvd").partition("w")
-    position, at = block * BLOCK + inside, int(number) * BLOCK + lanes
+    at = int(number) * BLOCK + lanes
     valid = (lanes < BLOCK) & (at <= position) & (at > position - int(window or position + 1))
     value = valid.astype(np.float32) if kind.startswith("valid") else np.where(valid, 0, MASKED)
     return byte_planes(value.astype(np.float32).view(np.int32)[None, :])[0]

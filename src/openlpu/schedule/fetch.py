@@ -69,8 +69,11 @@ class Queue:
         return int(self.cycle[min(int(np.searchsorted(self.end, keep)), len(self.end) - 1)])
 
     def in_time(self) -> bool:
-        """Whether every fetch finds room, and has brought its page when the queue would run empty."""
+        """Whether every fetch finds something to bring and room for it, and has brought it when the queue would run
+        empty."""
         k = np.arange(len(self.sent))
+        if len(k) and self.size <= self.chip.queue_bytes + int(k[-1]) * self.chip.ifetch_bytes:
+            return False  # a delay that was cut in two can take fewer bytes than before
         brought = self.cycle[self.sent] + self.chip.latency["ifetch"]
         roomy = self.end[self.sent] >= (k + 1) * self.chip.ifetch_bytes
         return bool((roomy & (brought <= self.deadline(k))).all())
@@ -227,8 +230,8 @@ class Fetcher:
         return None
 
 
-def keep(homes: Homes, context: int, queues: Mapping[str, NDArray], pages: list[Page]) -> None:
-    """Give the pages their rows in SRAM and fill these with the encoded queues, as `instructions.<context>.<slice>`."""
+def keep(homes: Homes, segment: str, queues: Mapping[str, NDArray], pages: list[Page]) -> None:
+    """Give the pages their rows in SRAM and fill these with the encoded queues, as `instructions.<segment>.<slice>`."""
     chip = homes.chip
     rows: dict[int, list[NDArray[np.uint8]]] = {}
     code: dict[str, bytes] = {}
@@ -241,5 +244,5 @@ def keep(homes: Homes, context: int, queues: Mapping[str, NDArray], pages: list[
         rows.setdefault(page.slice_, []).append(np.frombuffer(data, np.uint8).reshape(2, 1, chip.lanes))
     for slice_, parts in sorted(rows.items()):
         data = np.concatenate(parts)
-        home = homes.keep(f"instructions.{context}.{slice_}", Source("bytes", data=data), (slice_,), len(data))
+        home = homes.keep(f"instructions.{segment}.{slice_}", Source("bytes", data=data), (slice_,), len(data))
         assert home.address == min(p.address for p in pages if p.slice_ == slice_), "pages lie where they are read"

@@ -81,7 +81,7 @@ def schedule_product(homing: Homing) -> ProductProgram:
     queues, claims = asm.finish()
     for queue in queues.values():
         queue["cycle"] -= fetcher.first
-    keep(homing.homes, 0, queues, fetcher.pages)
+    keep(homing.homes, "0", queues, fetcher.pages)
     homing.homes.sram.require_fit()
     resident = tuple(homing.homes.resident.values())
     return ProductProgram(homing, queues, claims, last - fetcher.first, resident)

@@ -69,10 +69,11 @@ class Rows:
 
 @dataclass(frozen=True)
 class Segment:
-    """The instructions of one decode step for contexts of at most ``context`` positions.
+    """The instructions of one step for contexts of at most ``context`` positions: of one token, or of prefill up to
+    ``chunk`` (see :class:`openlpu.place.host.Step`).
 
-    ``tensors``: where each fp32 value of the graph lies after a token, in execution order, the logits last; nothing
-    overwrites them inside a token.  ``cycles``: first dispatch to last logit written.  ``origin``: (first
+    ``tensors``: where each fp32 value of the graph lies after a step, of its last token, in execution order, the logits
+    last; nothing overwrites them inside a step.  ``cycles``: first dispatch to last logit written.  ``origin``: (first
     instruction id, operator's output) in ascending order: which operator an instruction belongs to.  Of a stage that
     hands over, ``cycles`` ends with its last send, and its output is the residual.
     """
@@ -83,6 +84,12 @@ class Segment:
     cycles: int
     claims: Claims
     origin: tuple[tuple[int, str], ...]
+    chunk: int = 1
+
+    @property
+    def name(self) -> str:
+        """Its context and, of prefill, its chunk."""
+        return f"{self.context}x{self.chunk}" if self.chunk > 1 else f"{self.context}"
 
     @property
     def logits(self) -> Rows:
@@ -92,7 +99,8 @@ class Segment:
 
 @dataclass(frozen=True)
 class Program:
-    """Segments that share one SRAM image, the smallest context first; the host picks one before each token.
+    """Segments that share one SRAM image, the smallest chunk first, of each the smallest context; the host picks one
+    before each step.
 
     ``host``: names of the resident rows the host rewrites before a token (see :mod:`openlpu.place.host`), without
     their ``host.``.  ``v_rows``: rows of V per block, which the host's address maps need.
@@ -110,10 +118,10 @@ class Program:
         """Positions the largest segment serves."""
         return self.segments[-1].context
 
-    def segment(self, position: int) -> Segment:
-        """The smallest segment whose context holds a position."""
+    def segment(self, position: int, chunk: int = 1) -> Segment:
+        """The smallest segment of a chunk whose context holds a position."""
         assert 0 <= position < self.context, f"position {position} is outside the context"
-        return next(s for s in self.segments if position < s.context)
+        return next(s for s in self.segments if s.chunk == chunk and position < s.context)
 
 
 @dataclass(frozen=True)
@@ -229,10 +237,26 @@ class SystemProgram:
         return self.starts(segment)[-1] + self.stage(-1).program.segments[segment].cycles
 
     def alone(self) -> int:
-        """The most cycles from when a chip sets its clock right for the last time in a token to the next token."""
-        return max(self.interval(i) - stage.busy(part) + stage.drifting(part)
-                   for stage in self.programs for i, part in enumerate(stage.program.segments))
+        """The most cycles from when a chip sets its clock right for the last time in a step to the next step."""
+        most, parts = 0, range(len(self.stage(0).program.segments))
+        for here in parts:
+            drifting = [stage.drifting(stage.program.segments[here]) for stage in self.programs]
+            for behind in parts:
+                waits = self._waits(here, behind)
+                most = max(most, *(max(waits) - w + drifting[n] for w, n in zip(waits, self.stages, strict=True)))
+        return most
 
     def interval(self, segment: int) -> int:
         """Cycles between two tokens when every stage has one: those of the stage that takes longest."""
         return max(stage.busy(stage.program.segments[segment]) for stage in self.programs)
+
+    def gap(self, segment: int, behind: int) -> int:
+        """Cycles from the start of a step in a segment to that of the step behind it: every stage is done with the one
+        when it begins the other."""
+        return max(self._waits(segment, behind))
+
+    def _waits(self, segment: int, behind: int) -> list[int]:
+        """:meth:`gap` as each stage needs it."""
+        busy = [stage.busy(stage.program.segments[segment]) for stage in self.programs]
+        here, there = self.starts(segment), self.starts(behind)
+        return [a + busy[n] - b for a, b, n in zip(here, there, self.stages, strict=True)]

@@ -43,7 +43,7 @@ from openlpu.schedule.program import (
     queue_dtype,
 )
 
-FORMAT = "openlpu program 2"
+FORMAT = "openlpu program 3"
 SYSTEM_FORMAT = "openlpu programs 1"
 ROWS = tuple(f.name for f in fields(Rows))
 Json = dict[str, Any]
@@ -61,13 +61,13 @@ def save(program: Program, folder: Path) -> str:
         arrays |= {f"{i}.slices": item.slices, f"{i}.addresses": item.addresses}
         arrays |= {f"{i}.source.{key}": value for key, value in parts.items()}
     files = {"resident.safetensors": _pack(arrays)}
-    files |= {_segment_file(s.context): _pack(_segment_arrays(s)) for s in program.segments}
+    files |= {_segment_file(s.name): _pack(_segment_arrays(s)) for s in program.segments}
     manifest = {
         "format": FORMAT, "chip": _chip_json(program.chip), "host": list(program.host), "v_rows": program.v_rows,
         "vocab": program.vocab, "resident": resident,
         "segments": [
-            {"context": s.context, "cycles": s.cycles, "origin": [list(o) for o in s.origin],
-             "queues": list(s.queues), "tensors": list(s.tensors)}
+            {"name": s.name, "context": s.context, "chunk": s.chunk, "cycles": s.cycles,
+             "origin": [list(o) for o in s.origin], "queues": list(s.queues), "tensors": list(s.tensors)}
             for s in program.segments
         ],
         "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
@@ -162,8 +162,8 @@ def _pack(arrays: Arrays) -> bytes:
     return pack_arrays({name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)})
 
 
-def _segment_file(context: int) -> str:
-    return f"segment-{context}.safetensors"
+def _segment_file(name: str) -> str:
+    return f"segment-{name}.safetensors"
 
 
 def _columns(prefix: str, table: NDArray) -> dict[str, NDArray]:
@@ -189,12 +189,12 @@ def _segment_arrays(segment: Segment) -> Arrays:
 
 
 def _segment(folder: Path, manifest: Json, entry: Json) -> Segment:
-    arrays = _arrays(folder, _segment_file(entry["context"]), manifest)
+    arrays = _arrays(folder, _segment_file(entry["name"]), manifest)
     queues = {name: _table(f"queue/{name}", queue_dtype(name), arrays) for name in entry["queues"]}
     claims = Claims(_table("claims/reads", CLAIM_READ, arrays), _table("claims/outputs", CLAIM_OUTPUT, arrays))
     tensors = {name: Rows(*(arrays[f"tensor/{name}/{part}"] for part in ROWS)) for name in entry["tensors"]}
     origin = tuple((int(first), str(output)) for first, output in entry["origin"])
-    return Segment(entry["context"], queues, tensors, entry["cycles"], claims, origin)
+    return Segment(entry["context"], queues, tensors, entry["cycles"], claims, origin, entry["chunk"])
 
 
 def _arrays(folder: Path, name: str, manifest: Json) -> Arrays:

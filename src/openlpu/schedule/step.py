@@ -1,13 +1,17 @@
-"""A stage and its layout in; the program of its chips, a segment per context bucket, out.
+"""A stage and its layout in; the program of its chips, a segment per context bucket and size of chunk, out.
 
-Nodes are scheduled in the graph's order, which is the priority of the greedy scheduler.
+Nodes are scheduled in the graph's order, which is the priority of the greedy scheduler.  Only ``linear`` and
+``attention`` look at several tokens of a chunk at once: while a tile is installed, those of all pass.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from openlpu._base.errors import Unsupported
+from openlpu._base.errors import BadRequest, Unsupported
+from openlpu.arch.chip import Chip
 from openlpu.arch.truepoint import BLOCK
 from openlpu.graph.ir import Graph, Node
 from openlpu.partition.split import Stage, alone
@@ -20,6 +24,7 @@ from openlpu.schedule.temporaries import vectors
 from openlpu.schedule.units.c2c import Cabling, group_ports
 from openlpu.schedule.values import Vec
 
+RopeRow = tuple[Vec, Vec]  # cosines and signed sines
 FETCH = "instructions"  # in a segment's origin: what is fetched, no operator's
 
 
@@ -31,19 +36,22 @@ def buckets(context: int) -> list[int]:
     return [*sizes[:-1], context]
 
 
-def schedule(graph: Graph, layout: Layout, contexts: list[int]) -> Program:
+def schedule(graph: Graph, layout: Layout, contexts: Sequence[int], chunks: Sequence[int] = ()) -> Program:
     """The program of a model on one chip: :func:`schedule_stage` of the whole graph."""
-    return schedule_stage(alone(graph), layout, contexts, Cabling()).program
+    return schedule_stage(alone(graph), layout, contexts, Cabling(), chunks).program
 
 
-def schedule_stage(stage: Stage, layout: Layout, contexts: list[int], cabling: Cabling) -> StageProgram:
-    """The program with a segment per context bucket, ascending; a segment serves positions below its context.
+def schedule_stage(
+    stage: Stage, layout: Layout, contexts: Sequence[int], cabling: Cabling, chunks: Sequence[int] = ()
+) -> StageProgram:
+    """The program with a segment per context bucket, ascending, of one token, then likewise of each of ``chunks``.
 
-    Raises :class:`Unsupported` when the chip has too few links, :class:`~openlpu._base.errors.DoesNotFit` when
-    what the scheduler adds finds no room.
+    Raises :class:`BadRequest` for a chunk that the chip cannot have, :class:`Unsupported` when it has too few links,
+    :class:`~openlpu._base.errors.DoesNotFit` when what the scheduler adds finds no room.
     """
     assert stage.graph.level == "int", "the scheduler takes integer graphs"
-    built = [build(stage, layout, context, cabling) for context in contexts]
+    _check(chunks, layout.chip)
+    built = [build(stage, layout, context, cabling, chunk) for chunk in (1, *chunks) for context in contexts]
     segments = tuple(_finish(b, origin) for b, origin in built)  # what is fetched takes rows that all have left
     homes = layout.homes
     homes.sram.require_fit()
@@ -55,72 +63,110 @@ def schedule_stage(stage: Stage, layout: Layout, contexts: list[int], cabling: C
                         cabling.next if "pass" in ops else "", cabling.previous if "arrive" in ops else "")
 
 
+def _check(chunks: Sequence[int], chip: Chip) -> None:
+    """A chunk's K rows are one load of the MXM, or a part that divides it."""
+    able = [n for n in range(2, chip.weight_streams + 1) if chip.weight_streams % n == 0]
+    for chunk in chunks:
+        if chunk not in able:
+            raise BadRequest(f"a chunk of {chunk} tokens", where="chunk", fix=f"use {', '.join(map(str, able))}")
+    if [*chunks] != sorted(set(chunks)):
+        raise BadRequest("chunks do not ascend", where="chunk", fix="name each once, the smallest first")
+
+
 def build(
-    stage: Stage, layout: Layout, context: int, cabling: Cabling
+    stage: Stage, layout: Layout, context: int, cabling: Cabling, chunk: int = 1
 ) -> tuple[Build, tuple[tuple[int, str], ...]]:
-    """A decode step for contexts of at most ``context`` positions, all but its fetches; and the segment's origin."""
+    """A step of ``chunk`` tokens for contexts of at most ``context`` positions, all but its fetches; and the segment's
+    origin."""
     layout.homes.sram.clear()
-    b = Build(stage, layout, context, cabling)
-    rope_row: tuple[Vec, Vec] | None = None
+    b = Build(stage, layout, context, cabling, chunk)
+    places = _places(stage.graph, chunk)
+    rope_rows: list[RopeRow] = []
     origin = []
     for node in stage.graph.nodes:
         origin.append((b.asm.next_id, node.output))
-        if node.op == "rope" and rope_row is None:
-            rope_row = elementwise.rope_row(b)
+        if node.op == "rope" and not rope_rows:
+            rope_rows = [elementwise.rope_row(b, place) for place in range(chunk)]
         b.temporaries.enter()
-        _node(b, node, rope_row)
-        made = (values.get(node.output) for values in (b.floats, b.coded, b.routes))
-        b.temporaries.leave(vectors(tuple(made)))
+        _node(b, node, places[node.output], rope_rows)
+        made = [values.get((node.output, i)) for i in places[node.output] for values in (b.floats, b.coded, b.routes)]
+        b.temporaries.leave(vectors(made))
     layout.homes.sram.require_fit()
     return b, tuple(origin)
 
 
-def _node(b: Build, node: Node, rope_row: tuple[Vec, Vec] | None) -> None:
-    """Schedule one operator and file its output."""
-    inputs = node.inputs
-    if node.op == "quantize":
-        size, known = b.graph.values[node.output].size, _known(b, inputs[1:])
-        b.coded[node.output] = codes.quantize(b, b.floats[inputs[0]], size, node.attrs["wide"], known)
-    elif node.op == "rms":
-        b.coded[node.output] = codes.rms(b, node, b.coded[inputs[0]], b.coded[inputs[1]])
-    elif node.op == "route":
-        b.routes[node.output] = experts.route(b, node)
-    elif node.op == "select":
-        b.coded[node.output] = experts.select(b, node)
-    elif node.op == "gather":
-        exchange.gather(b, node)
+def _places(graph: Graph, chunk: int) -> dict[str, range]:
+    """For which places of a chunk each value is wanted: K and V of all tokens, and the logits of the last."""
+    every, last = range(chunk), range(chunk - 1, chunk)
+    wanted: dict[str, range] = {}
+    for node in reversed(graph.nodes):
+        own = wanted.setdefault(node.output, every if node.op == "pass" else last)
+        for i, name in enumerate(node.inputs):
+            all_of_it = node.op == "attention" and i in (1, 2)
+            wanted[name] = max(wanted.get(name, last), every if all_of_it else own, key=len)
+    return wanted
+
+
+def _node(b: Build, node: Node, places: range, rope_rows: Sequence[RopeRow]) -> None:
+    """Schedule one operator for the tokens of some places and file its outputs."""
+    if node.op == "linear":
+        made = linear.linear(b, node, places, b.lanes(node.output))
+        b.floats |= {(node.output, i): value for i, value in zip(places, made, strict=True)}
+    elif node.op == "attention":
+        q = {i: b.floats[node.inputs[0], i] for i in places}
+        k, v = ([b.floats[name, i] for i in range(b.chunk)] for name in node.inputs[1:3])
+        scales = {i: scale for i in places if (scale := _known(b, node.inputs[3:], i))}
+        out = attention.attention(b, node, q, k, v, scales)
+        b.floats |= {(node.output, i): value for i, value in out.items()}
     elif node.op == "pass":
         b.last_send = exchange.hand_over(b, node)
-    elif node.op in EXCHANGES:
-        b.floats[node.output] = EXCHANGES[node.op](b, node)
+    elif node.op == "arrive":
+        exchange.take_over(b, node)
     else:
-        b.floats[node.output] = _float_node(b, node, rope_row)
+        for place in places:
+            _token_node(b, node, place, rope_rows)
 
 
-EXCHANGES = {"scale": exchange.scale, "max": exchange.largest, "arrive": exchange.take_over}
+def _token_node(b: Build, node: Node, place: int, rope_rows: Sequence[RopeRow]) -> None:
+    """An operator that looks at one token alone."""
+    inputs, out = node.inputs, (node.output, place)
+    if node.op == "quantize":
+        size, known = b.graph.values[node.output].size, _known(b, inputs[1:], place)
+        b.coded[out] = codes.quantize(b, b.floats[inputs[0], place], size, node.attrs["wide"], known)
+    elif node.op == "rms":
+        b.coded[out] = codes.rms(b, node, b.coded[inputs[0], place], b.coded[inputs[1], place])
+    elif node.op == "route":
+        b.routes[out] = experts.route(b, node, place)
+    elif node.op == "select":
+        b.coded[out] = experts.select(b, node, place)
+    elif node.op == "gather":
+        exchange.gather(b, node, place)
+    elif node.op in EXCHANGES:
+        b.floats[out] = EXCHANGES[node.op](b, node, place)
+    else:
+        b.floats[out] = _float_node(b, node, place, rope_rows)
 
 
-def _known(b: Build, inputs: tuple[str, ...]) -> Vec | None:
+EXCHANGES = {"scale": exchange.scale, "max": exchange.largest}
+
+
+def _known(b: Build, inputs: tuple[str, ...], place: int) -> Vec | None:
     """The scale of all chips' codes, if an operator is given one."""
-    return b.floats[inputs[0]].vecs[0] if inputs else None
+    return b.floats[inputs[0], place].vecs[0] if inputs else None
 
 
-def _float_node(b: Build, node: Node, rope_row: tuple[Vec, Vec] | None) -> Floats:
-    f = [b.floats.get(name) for name in node.inputs]
+def _float_node(b: Build, node: Node, place: int, rope_rows: Sequence[RopeRow]) -> Floats:
+    f = [b.floats.get((name, place)) for name in node.inputs]
     if node.op == "embed":
-        return elementwise.embed(b, node, b.lanes(node.output))
-    if node.op == "linear":
-        return linear.linear(b, node, b.coded[node.inputs[0]], b.lanes(node.output))
+        return elementwise.embed(b, node, b.lanes(node.output), place)
     if node.op == "headnorm" and f[0]:
         return headnorm.headnorm(b, node, f[0])
-    if node.op == "rope" and rope_row and f[0]:
-        return elementwise.rope(b, f[0], rope_row)
-    if node.op == "attention" and f[0] and f[1] and f[2]:
-        return attention.attention(b, node, f[0], f[1], f[2], _known(b, node.inputs[3:]))
+    if node.op == "rope" and f[0]:
+        return elementwise.rope(b, f[0], rope_rows[place])
     if node.op in ("silu_mul", "add") and f[0] and f[1]:
         return (elementwise.silu_mul if node.op == "silu_mul" else elementwise.add)(b, f[0], f[1])
     if node.op == "mix":
-        return experts.mix(b, node)
+        return experts.mix(b, node, place)
     if node.op == "mul" and f[0]:
         return elementwise.mul(b, node, f[0])
     raise Unsupported(f"the chip has no schedule for the operator {node.op}", where=node.where,
@@ -129,7 +175,8 @@ def _float_node(b: Build, node: Node, rope_row: tuple[Vec, Vec] | None) -> Float
 
 def _finish(b: Build, origin: tuple[tuple[int, str], ...]) -> Segment:
     """The segment: fetches inserted, cycles counted from its first instruction."""
-    logits = b.floats.get(b.graph.output)
+    last = {name: value for (name, place), value in b.floats.items() if place == b.chunk - 1}
+    logits = last.get(b.graph.output)
     for vec in logits.vecs if logits else ():
         b.asm.outputs.extend((s, vec.address, w, False) for s, w in zip(vec.slices, vec.writers, strict=True))
     origin = (*origin, (b.asm.next_id, FETCH))
@@ -138,15 +185,17 @@ def _finish(b: Build, origin: tuple[tuple[int, str], ...]) -> Segment:
     queues, claims = b.asm.finish()
     for q in queues.values():
         q["cycle"] -= fetcher.first
-    keep(b.layout.homes, b.context, queues, fetcher.pages)
-    return Segment(
+    segment = Segment(
         context=b.context,
         queues=queues,
-        tensors={name: _rows(value) for name, value in b.floats.items()},
+        tensors={name: _rows(value) for name, value in last.items()},
         cycles=(max(vec.ready for vec in logits.vecs) if logits else b.last_send + 1) - fetcher.first,
         claims=claims,
         origin=origin,
+        chunk=b.chunk,
     )
+    keep(b.layout.homes, segment.name, queues, fetcher.pages)
+    return segment
 
 
 def _rows(value: Floats) -> Rows:

@@ -73,18 +73,19 @@ def _hop(system: System, here: NDArray[np.int64], there: NDArray[np.int64]) -> H
 
 def schedule_system(
     shards: Shards, chip: Chip, local: Group | None = None, hops: Sequence[Hop] = (), *, context: int = 0,
-    contexts: Sequence[int] = (), pace: Pace | None = None,
+    contexts: Sequence[int] = (), chunks: Sequence[int] = (), pace: Pace | None = None,
 ) -> SystemProgram:
     """Place and schedule every kind of stage.
 
     ``local`` joins the chips of a stage, ``hops[s]`` stage s to stage s + 1; ``context`` as in
-    :func:`~openlpu.place.layout.place`, ``contexts`` the buckets (none given: the usual ones).  ``pace``: of the
-    chips' clocks; without it no program sets its clock right, and one token can run.
+    :func:`~openlpu.place.layout.place`, ``contexts`` the buckets (none given: the usual ones), ``chunks`` as in
+    :func:`~openlpu.schedule.step.schedule_stage`.  ``pace``: of the chips' clocks; without it no program sets its clock
+    right, and one token can run.
     Raises what :func:`~openlpu.place.layout.place_stage` and :func:`~openlpu.schedule.step.schedule_stage` raise.
     """
     head = pace.wait(pace.stretch) if pace else 0
     while True:
-        made = _scheduled(shards, chip, local, hops, context, contexts, pace, head)
+        made = _scheduled(shards, chip, local, hops, context, contexts, chunks, pace, head)
         needed = pace.wait(head + made.alone()) if pace else 0
         if needed <= head:
             return made
@@ -93,7 +94,7 @@ def schedule_system(
 
 def _scheduled(
     shards: Shards, chip: Chip, local: Group | None, hops: Sequence[Hop], context: int, contexts: Sequence[int],
-    pace: Pace | None, head: int,
+    chunks: Sequence[int], pace: Pace | None, head: int,
 ) -> SystemProgram:
     """The programs that begin with ``head`` cycles in which the clock is set right."""
     stages = shards.stages
@@ -109,7 +110,7 @@ def _scheduled(
         if key not in programs:
             layout = place_stage(stage, chip, context, local.sources if local else ())
             cabling = Cabling(local, slot, out, into, pace, head)
-            programs[key] = schedule_stage(stage, layout, [*contexts] or buckets(layout.context), cabling)
+            programs[key] = schedule_stage(stage, layout, [*contexts] or buckets(layout.context), cabling, chunks)
     numbers = {key: i for i, key in enumerate(programs)}
     return SystemProgram(shards.split, tuple(programs.values()), tuple(numbers[key] for key in keys),
                          tuple(stage.first for stage in stages), local, tuple(hops))

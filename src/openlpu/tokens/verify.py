@@ -17,7 +17,8 @@ from openlpu._base.progress import Progress, silent
 from openlpu.arch.truepoint import BLOCK
 from openlpu.graph.ir import Graph, Node
 from openlpu.partition.names import shift
-from openlpu.schedule.program import Program
+from openlpu.place.host import Step
+from openlpu.schedule.program import Program, Segment
 from openlpu.schedule.search import Found
 from openlpu.target.base import F32, Chunk
 from openlpu.target.chip.run import ChipExecutable
@@ -37,16 +38,16 @@ class Verdict:
 
 
 class Runner(Protocol):
-    """Chips that run a token in a segment and can then be looked into."""
+    """Chips that run a step in a segment and can then be looked into."""
 
-    contexts: list[int]
+    segments: tuple[Segment, ...]
 
-    def step(self, token: int, position: int, segment: int) -> None:
-        """Run a token in the segment of that number."""
+    def step(self, step: Step, segment: int) -> None:
+        """Run a step in the segment of that number."""
         ...
 
     def tensors(self, segment: int, known: Container[str]) -> Iterator[tuple[str, F32]]:
-        """Every fp32 value of the last token under the graph's name for it, if it is ``known``."""
+        """Every fp32 value of the step's last token under the graph's name for it, if it is ``known``."""
         ...
 
 
@@ -55,15 +56,15 @@ class OneChip:
 
     def __init__(self, graph: Graph, program: Program) -> None:
         self.chip = ChipExecutable(program, graph.params)
-        self.contexts = [segment.context for segment in program.segments]
+        self.segments = program.segments
 
-    def step(self, token: int, position: int, segment: int) -> None:
+    def step(self, step: Step, segment: int) -> None:
         """As :class:`Runner`."""
-        self.chip.step(token, position, self.chip.program.segments[segment])
+        self.chip.step(step, self.segments[segment])
 
     def tensors(self, segment: int, known: Container[str]) -> Iterator[tuple[str, F32]]:
         """As :class:`Runner`."""
-        for name, rows in self.chip.program.segments[segment].tensors.items():
+        for name, rows in self.segments[segment].tensors.items():
             if name in known:
                 yield name, self.chip.value(rows)
 
@@ -73,11 +74,11 @@ class ManyChips:
 
     def __init__(self, graph: Graph, found: Found) -> None:
         self.chips = SystemExecutable(found.program, graph.params, found.system)
-        self.contexts = [segment.context for segment in found.program.stage(0).program.segments]
+        self.segments = found.program.stage(0).program.segments
 
-    def step(self, token: int, position: int, segment: int) -> None:
+    def step(self, step: Step, segment: int) -> None:
         """As :class:`Runner`."""
-        self.chips.step(token, position, segment)
+        self.chips.step(step, segment)
 
     def tensors(self, segment: int, known: Container[str]) -> Iterator[tuple[str, F32]]:
         """As :class:`Runner`; what only exchanges know, a chip's own scale say, has no name in the graph."""
@@ -91,7 +92,8 @@ class ManyChips:
 def verify(graph: Graph, program: Program | Found, tokens: int = 4, progress: Progress = silent) -> Verdict:
     """Run the first tokens on the chip model, claims compared, and every fp32 tensor against the reference.
 
-    Each segment takes part: the last token runs in every one that has room for it.  Raises
+    Each segment takes part: the last token runs in every one that has room for it, in those of several tokens with the
+    ones before it.  Raises
     :class:`~openlpu._base.errors.ProgramError` when the referee refuses the program.
     """
     context = program.context if isinstance(program, Program) else program.program.stage(0).program.context
@@ -105,15 +107,16 @@ def verify(graph: Graph, program: Program | Found, tokens: int = 4, progress: Pr
         progress("verify", position, tokens)
         want: dict[str, np.ndarray] = {}
         reference.run([Chunk(0, position, (token,))], _collect(want))
-        segments = [i for i, end in enumerate(chips.contexts) if position < end]
-        for segment in segments if position == tokens - 1 else segments[:1]:
-            chips.step(token, position, segment)
-            for name, value in chips.tensors(segment, want):
+        able = [i for i, s in enumerate(chips.segments) if position < s.context]
+        for segment in able if position == tokens - 1 else able[:1]:
+            chunk, name = chips.segments[segment].chunk, chips.segments[segment].name
+            start = position - position % chunk
+            chips.step(Step(start, tuple(ids[start : position + 1]), chunk), segment)
+            for tensor, value in chips.tensors(segment, want):
                 compared += 1
-                if not np.array_equal(value.view(np.int32), want[name].view(np.int32)):
-                    end = chips.contexts[segment]
-                    where = f"position {position}, segment {end} ({position // BLOCK} blocks before it)"
-                    return Verdict(position + 1, compared, f"{name} differs from the reference at {where}")
+                if not np.array_equal(value.view(np.int32), want[tensor].view(np.int32)):
+                    where = f"position {position}, segment {name} ({position // BLOCK} blocks before it)"
+                    return Verdict(position + 1, compared, f"{tensor} differs from the reference at {where}")
     return Verdict(tokens, compared, "")
 
 

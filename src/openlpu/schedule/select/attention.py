@@ -1,12 +1,18 @@
-"""q, k, v in, attention output out: KV rows scattered into the cache, two MXM products per block, softmax on the VXM.
+"""q, k, v of a chunk's tokens in, attention output out.
+
+KV rows are scattered into the cache; then two MXM products per block, softmax on the VXM.
 
 The arithmetic is ``attend`` in arch/truepoint/attention.py, step for step.  Positions lie on lanes: a block of 256
 positions is one vector of scores.  K rows are weight rows as they are; V rows pass the SXM's transposer, which is why
 a token's V goes into one superlane (its position / 16) of one slice (its position % 16).
+
+The rows of all tokens are written first; then every tile of K or V is installed once, and the query heads of all tokens
+pass.  A row of flags for each token says which positions it sees.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,8 +34,10 @@ ONE = float_of(tp.PROB_ONE)
 
 @dataclass(frozen=True)
 class Head:
-    """A query head: its KV head, that head's kv vector and first lane, and its place in the group."""
+    """A token's query head: the token's place, the KV head, its kv vector and first lane, and the place in its
+    group."""
 
+    place: int
     kv_head: int
     vector: int
     lane: int
@@ -44,27 +52,38 @@ class Scored:
     top: Vec
 
 
-def attention(b: Build, node: Node, q: Floats, k: Floats, v: Floats, scale: Vec | None = None) -> Floats:
-    """The output over the lanes of the query layout; ``scale``: that of all chips' query codes, where it is known."""
+def attention(b: Build, node: Node, q: Mapping[int, Floats], k: Sequence[Floats], v: Sequence[Floats],
+              scale: Mapping[int, Vec]) -> dict[int, Floats]:
+    """The output over the lanes of the query layout, for each place that ``q`` has; ``scale``: that of all chips' query
+    codes, by place, where it is known."""
     side, bits = node.attrs["layer"] % 2, node.attrs["kv_bits"]
     window = node.attrs.get("window", 0)
     window = window if window < b.layout.context else 0  # one that hides nothing is none
-    vectors = range(k.lanes.vectors)
+    vectors = range(k[0].lanes.vectors)
     if "centre" in node.params:
-        centred = [b.vxm.evaluate(Op("sub", x, b.home(f"centre.{node.where}.{c}"))) for c, x in enumerate(k.vecs)]
-        k = Floats(k.lanes, centred)
+        k = [_centred(b, node, x) for x in k]
     k_rows = [cache.write(b, f"{node.where}.k", k, c, side, bits, transposed=False) for c in vectors]
     v_rows = [cache.write(b, f"{node.where}.v", v, c, side, bits, transposed=True) for c in vectors]
-    out: list[Vec] = []
-    queries, factor = _query_codes(b, q, float(np.float32(node.attrs["softmax_scale"])), scale)
+    softmax_scale = float(np.float32(node.attrs["softmax_scale"]))
+    queries = {place: _query_codes(b, x, softmax_scale, scale.get(place)) for place, x in q.items()}
+    out: dict[int, list[Vec]] = {place: [] for place in q}
     for c in vectors:
-        heads = [Head(g, c, lane, j) for j in range(b.heads.group) for g, lane in b.heads.heads_in(c)]
-        scored = _scores(b, heads, (queries, factor), k_rows[c], side, window)
+        members, own = range(b.heads.group), b.heads.heads_in(c)
+        heads = [Head(place, g, c, lane, j) for place in q for j in members for g, lane in own]
+        scored = _scores(b, heads, queries, k_rows[c], side, window)
         results = _weighted(b, heads, scored, v_rows[c], side, window)
-        for j in range(b.heads.group):
-            parts = [results[i] for i, head in enumerate(heads) if head.member == j]
-            out.append(merge(b, parts, [head.lane for head in heads if head.member == j]))
-    return Floats(q.lanes, out)
+        for place, vecs in out.items():
+            for j in members:
+                mine = [(r, head.lane) for r, head in zip(results, heads, strict=True)
+                        if (head.place, head.member) == (place, j)]
+                vecs.append(merge(b, [r for r, _ in mine], [lane for _, lane in mine]))
+    return {place: Floats(q[place].lanes, vecs) for place, vecs in out.items()}
+
+
+def _centred(b: Build, node: Node, k: Floats) -> Floats:
+    """K without what all its rows have in common."""
+    return Floats(k.lanes, [b.vxm.evaluate(Op("sub", x, b.home(f"centre.{node.where}.{c}")))
+                            for c, x in enumerate(k.vecs)])
 
 
 @scoped
@@ -88,32 +107,33 @@ def _query_codes(b: Build, q: Floats, softmax_scale: float, scale: Vec | None) -
 
 
 @scoped
-def _scores(b: Build, heads: list[Head], coded: tuple[list[Vec], Vec], rows: cache.Rows, side: int,
+def _scores(b: Build, heads: list[Head], coded: Mapping[int, tuple[list[Vec], Vec]], rows: cache.Rows, side: int,
             window: int) -> list[list[Scored]]:
     """[head][block]: exact q·k on the MXM, then scales, the mask of positions the query does not see, the maximum."""
-    queries, factor = coded
     planes = []
     for head in heads:
-        query = queries[head.vector * b.heads.group + head.member]
+        query = coded[head.place][0][head.vector * b.heads.group + head.member]
         own = b.mask(b.heads.mask(head.lane))
         low = b.vxm.evaluate(Op("mask", query, own)).plane(0)
         high = b.vxm.evaluate(Op("mask", Op("add_mod", query, 128), own)).plane(1)
         planes.append((low, high))
     out: list[list[Scored]] = [[] for _ in heads]
     for block in range(b.blocks):
-        for i, score in enumerate(_block_scores(b, heads, planes, factor, rows, block, side, window)):
+        for i, score in enumerate(_block_scores(b, heads, planes, coded, rows, block, side, window)):
             out[i].append(Scored(score, b.lane_max(score, "max")))
     return out
 
 
 @scoped
-def _block_scores(b: Build, heads: list[Head], planes: list[tuple[Vec, Vec]], factor: Vec, rows: cache.Rows,
-                  block: int, side: int, window: int) -> list[Vec]:
+def _block_scores(b: Build, heads: list[Head], planes: list[tuple[Vec, Vec]],
+                  coded: Mapping[int, tuple[list[Vec], Vec]], rows: cache.Rows, block: int, side: int,
+                  window: int) -> list[Vec]:
     """[head]: scores of one block."""
     out = []
     for head, dot in zip(heads, _dots(b, planes, rows, block, side), strict=True):
-        scaled = Op("mul", Op("mul", dot, factor), rows.scale(head.kv_head, block))
-        out.append(b.vxm.evaluate(Op("add", scaled, b.host_row(seen_row("bias", block, window)))))
+        scaled = Op("mul", Op("mul", dot, coded[head.place][1]), rows.scale(head.kv_head, block))
+        bias = b.host_row(seen_row("bias", block, window), place=head.place)
+        out.append(b.vxm.evaluate(Op("add", scaled, bias)))
     return out
 
 
@@ -149,16 +169,17 @@ def _weighted(b: Build, heads: list[Head], scored: list[list[Scored]], rows: cac
             for blocks in scored]
     weights: list[list[tuple[Vec, Vec]]] = [[] for _ in heads]
     exps: list[list[Vec]] = [[] for _ in heads]
-    v_tops: dict[tuple[int, int], Vec] = {}
+    v_tops: dict[tuple[int, int, int], Vec] = {}
     for block in range(b.blocks):
-        valid = b.host_row(seen_row("valid", block, window))
         for i, head in enumerate(heads):
-            key = (head.kv_head, block)
+            valid = b.host_row(seen_row("valid", block, window), place=head.place)
+            scale = rows.scale(head.kv_head, block)
+            key = (head.place, head.kv_head, block)
             if key not in v_tops:
-                v_tops[key] = _v_top(b, rows.scale(*key), valid)
+                v_tops[key] = _v_top(b, scale, valid)
             s = scored[i][block]
             e = b.vxm.evaluate(Op("mul", Op("exp", Op("sub", s.score, s.top)), valid))
-            share = Op("mul", rows.scale(*key), reciprocal(v_tops[key]))
+            share = Op("mul", scale, reciprocal(v_tops[key]))
             weights[i].append(_planes(b, Op("mul", Op("mul", e, share), ONE)))
             exps[i].append(e)
     totals = _totals(b, exps)
@@ -169,7 +190,7 @@ def _weighted(b: Build, heads: list[Head], scored: list[list[Scored]], rows: cac
         den: Vec | float = 0.0
         for block in range(b.blocks):
             alpha = b.vxm.evaluate(Op("exp", Op("sub", scored[i][block].top, tops[i])))
-            term = Op("mul", products[i][block], Op("mul", alpha, v_tops[head.kv_head, block]))
+            term = Op("mul", products[i][block], Op("mul", alpha, v_tops[head.place, head.kv_head, block]))
             num = b.vxm.evaluate(Op("add", term, num))
             den = b.vxm.evaluate(Op("add", Op("mul", totals[i][block], alpha), den))
         out.append(b.vxm.evaluate(Op("mul", num, reciprocal(den))))

@@ -16,6 +16,7 @@ from openlpu.arch.truepoint import BLOCK
 from openlpu.graph.ir import Graph
 from openlpu.partition.split import Stage
 from openlpu.place.emplace import Source, byte_planes
+from openlpu.place.host import placed
 from openlpu.place.lanes import HeadLanes, Lanes
 from openlpu.place.layout import Layout
 from openlpu.schedule.assembler import Assembler
@@ -62,21 +63,25 @@ class Routes:
 
 @dataclass
 class Build:
-    """The program of a stage's chips for contexts of at most ``context`` positions."""
+    """The program of a stage's chips for contexts of at most ``context`` positions, ``chunk`` tokens a step.
+
+    ``floats`` and ``coded`` hold the values of the graph by name and place in the chunk.
+    """
 
     stage: Stage
     layout: Layout
     context: int
     cabling: Cabling = field(default_factory=Cabling)
+    chunk: int = 1
     asm: Assembler = field(init=False)
     mem: Mem = field(init=False)
     vxm: Vxm = field(init=False)
     sxm: Sxm = field(init=False)
     mxm: Mxm = field(init=False)
     c2c: C2c = field(init=False)
-    floats: dict[str, Floats] = field(default_factory=dict)
-    coded: dict[str, Coded] = field(default_factory=dict)
-    routes: dict[str, Routes] = field(default_factory=dict)
+    floats: dict[tuple[str, int], Floats] = field(default_factory=dict)
+    coded: dict[tuple[str, int], Coded] = field(default_factory=dict)
+    routes: dict[tuple[str, int], Routes] = field(default_factory=dict)
     last_send: int = 0  # to the next stage
 
     def __post_init__(self) -> None:
@@ -153,9 +158,9 @@ class Build:
         """The map that brings lane l + by to lane l, around."""
         return self.lane_map((np.arange(self.chip.lanes, dtype=np.int32) + by) % self.chip.lanes)
 
-    def host_row(self, name: str, planes: int = 4, hemisphere: int | None = None) -> Vec:
-        """A row the host rewrites before each token."""
-        return self._keep(f"host.{name}", Source("zeros"), planes, hemisphere)
+    def host_row(self, name: str, planes: int = 4, hemisphere: int | None = None, *, place: int = 0) -> Vec:
+        """A row the host rewrites before each step; ``place``: of the chunk, for what differs between its tokens."""
+        return self._keep(f"host.{placed(name, place)}", Source("zeros"), planes, hemisphere)
 
     # -- lane reductions ---------------------------------------------------------------------------------------
 

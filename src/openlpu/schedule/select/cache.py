@@ -1,9 +1,10 @@
-"""One kv vector's new row in; where the whole cache of that vector can be read out.
+"""One kv vector's new rows in, one of each token; where the whole cache of that vector can be read out.
 
 Position t lies in slice t % 16 of 16 slices.  K: address t / 16, all superlanes.  V: superlane (t % 256) / 16, one
 address per group of 16 channels, 16 groups a block.  Scales: per KV head one fp32 vector a block, position on its lane.
 A 4-bit code has a byte here, the integer that it stands for, so attention need not know.  The host's address maps send
-a token's row where it belongs; the instructions are the same for every position.
+a token's row where it belongs; the instructions are the same for every position.  A token's place in the chunk is its
+position modulo the chunk, so one of 16 has 16 slices of its own, one of a chunk of four has four.
 """
 
 from __future__ import annotations
@@ -54,56 +55,69 @@ class Rows:
 
 
 @scoped
-def write(b: Build, where: str, x: Floats, c: int, side: int, bits: int, *, transposed: bool) -> Rows:
-    """Quantise kv vector ``c`` of K or V head by head and scatter its codes and scales into the cache."""
-    scales, inverse, below = {}, [], []
+def write(b: Build, where: str, tokens: Sequence[Floats], c: int, side: int, bits: int, *, transposed: bool) -> Rows:
+    """Quantise kv vector ``c`` of K or V of all tokens head by head and scatter codes and scales into the cache."""
+    scales: dict[int, Vec] = {}
+    inverse: list[list[Op]] = [[] for _ in tokens]
+    below: list[list[Op]] = [[] for _ in tokens]
     for g, lane in b.heads.heads_in(c):
         mask = b.mask(b.heads.mask(lane))
-        top = amax(b, [x.vecs[c]], [mask])
-        if bits == 4:
-            low, scale = _ends(b, x.vecs[c], mask)
-        else:
-            low, scale = None, scale_of(b, top, None) if bits == 8 else scale_of(b, None, top)
-        scales[g] = _write_scale(b, b.home(f"kv.{where}.scale{g}"), scale, side)
-        factor = b.vxm.evaluate(reciprocal(scale))
-        inverse.append(Op("mask", factor, mask))
-        if low:
-            below.append(Op("mask", b.vxm.evaluate(Op("to_int", Op("mul", low, factor))), mask))
-    limit: int | tuple[Vec, Vec] = WIDE_MAX if bits == 16 else NARROW_MAX
-    if below:
-        zero = b.vxm.evaluate(joined(b, below))
-        limit = (b.vxm.evaluate(Op("add_mod", zero, NIBBLE_MAX)), zero)
-    code = code_of(x.vecs[c], joined(b, inverse), limit)
+        ends = [_ends(b, x.vecs[c], mask, bits) for x in tokens]
+        scales[g] = _write_scales(b, b.home(f"kv.{where}.scale{g}"), [scale for _, scale in ends], side)
+        for i, (low, scale) in enumerate(ends):
+            factor = b.vxm.evaluate(reciprocal(scale))
+            inverse[i].append(Op("mask", factor, mask))
+            if low:
+                below[i].append(Op("mask", b.vxm.evaluate(Op("to_int", Op("mul", low, factor))), mask))
+    limits = [_limit(b, own, bits) for own in below]
+    codes = [code_of(x.vecs[c], joined(b, inverse[i]), limits[i]) for i, x in enumerate(tokens)]
     groups = b.heads.channel_groups if transposed else BLOCK // b.chip.weight_streams
-    shifted = [(code, 0), (Op("add_mod", code, 128), 1)] if bits == 16 else [(code, 0)]
+    shifted = [(codes, 0), ([Op("add_mod", code, 128) for code in codes], 1)] if bits == 16 else [(codes, 0)]
     planes = tuple(
-        _write_plane(b, b.home(f"kv.{where}.{c}.{i}"), tree, byte, groups, side, transposed=transposed)
-        for i, (tree, byte) in enumerate(shifted)
+        _write_plane(b, b.home(f"kv.{where}.{c}.{i}"), trees, byte, groups, side, transposed=transposed)
+        for i, (trees, byte) in enumerate(shifted)
     )
     return Rows(planes, groups, scales)
 
 
-def _ends(b: Build, x: Vec, mask: Vec) -> tuple[Vec, Vec]:
-    """(low, scale) of a head for 4-bit codes: the lower end of its lanes and 0, a 15th of the way to the upper one."""
+def _limit(b: Build, below: list[Op], bits: int) -> int | tuple[Vec, Vec]:
+    """The largest code, or the largest and the smallest where each head has its own."""
+    if not below:
+        return WIDE_MAX if bits == 16 else NARROW_MAX
+    zero = b.vxm.evaluate(joined(b, below))
+    return b.vxm.evaluate(Op("add_mod", zero, NIBBLE_MAX)), zero
+
+
+def _ends(b: Build, x: Vec, mask: Vec, bits: int) -> tuple[Vec | None, Vec]:
+    """(low, scale) of a head's codes: of 4 bits the lower end of its lanes and 0, and a 15th of the way to the upper
+    one; of more there is no low."""
+    if bits > 4:
+        top = amax(b, [x], [mask])
+        return None, scale_of(b, top, None) if bits == 8 else scale_of(b, None, top)
     own = b.vxm.evaluate(Op("mask", x, mask))
     low, high = (b.vxm.evaluate(Op(end, b.lane_max(own, end), 0.0)) for end in ("min", "max"))
     span = Op("mul", Op("sub", high, low), float_of(INV_NIBBLE))
     return low, b.vxm.evaluate(Op("max", span, float_of(SCALE_FLOOR)))
 
 
-def _write_plane(b: Build, home: Vec, code: Op, byte: int, groups: int, side: int, *, transposed: bool) -> Plane:
-    """Scatter byte ``byte`` of this position's codes; data comes from the other hemisphere, beside the maps."""
-    width = b.chip.weight_streams
+def _write_plane(b: Build, home: Vec, codes: Sequence[Op], byte: int, groups: int, side: int, *,
+                 transposed: bool) -> Plane:
+    """Scatter byte ``byte`` of the tokens' codes, each to the slices of its place; data comes from the other
+    hemisphere, beside the maps."""
+    width, chunk = b.chip.weight_streams, b.chunk
     maps = b.host_row(f"{'v' if transposed else 'k'}_map.{1 - side}", 2, 1 - side)
     entries = [(maps.plane(r // 8), r % 8) for r in range(width)]
     far = b.asm.side(side) + maps.slices
-    ready, writers = 0, []
-    rows = _v_rows(b, code, byte, groups, far) if transposed else [b.vxm.evaluate(code, far).plane(byte)]
-    for group, data in enumerate(rows):
-        done, ids = b.mem.scatter(data, entries, home.slices, home.address + group, [0] * width)
-        ready = max(ready, done)
-        writers.append(ids)
-    return Plane(home.slices, home.address, ready, tuple(writers))
+    ready = 0
+    writers = [[0] * width for _ in range(groups if transposed else 1)]
+    for place, code in enumerate(codes):
+        own = slice(place, width, chunk)
+        rows = _v_rows(b, code, byte, groups, far) if transposed else [b.vxm.evaluate(code, far).plane(byte)]
+        for group, data in enumerate(rows):
+            done, writers[group][own] = b.mem.scatter(data, entries[own], home.slices[own], home.address + group,
+                                                      [0] * (width // chunk))
+            ready = max(ready, done)
+    return Plane(home.slices, home.address, ready, tuple(map(tuple, writers)))
 
 
 def _v_rows(b: Build, code: Op, byte: int, groups: int, far: tuple[int, ...]) -> list[Vec]:
@@ -123,15 +137,16 @@ def joined(b: Build, parts: Sequence[Op | Vec]) -> Op:
     return tree if isinstance(tree, Op) else Op("pass", tree)
 
 
-def _write_scale(b: Build, table: Vec, scale: Vec, side: int) -> Vec:
-    """Put a scale into this position's lane of the current block's row; returns the table with its writers.
+def _write_scales(b: Build, table: Vec, scales: Sequence[Vec], side: int) -> Vec:
+    """Put the tokens' scales into their lanes of the current block's row; returns the table with its writers.
 
     Lanes are masked, not multiplied: a token that runs again must not find what an error left there, NaN say.
     """
     block = b.host_row(f"block.{1 - side}", 1, 1 - side)
     old = b.mem.gather(table, block)
-    kept, own = Op("mask", old, b.host_row("others")), Op("mask", scale, b.host_row("onehot"))
-    new = b.vxm.evaluate(Op("add_mod", kept, own), b.asm.side(side) + block.slices)
+    kept = Op("mask", old, b.host_row("others"))
+    own = [Op("mask", scale, b.host_row("onehot", place=i)) for i, scale in enumerate(scales)]
+    new = b.vxm.evaluate(joined(b, [*own, kept]), b.asm.side(side) + block.slices)
     ready, ids = b.mem.scatter(new, [(block, 0)] * 4, table.slices, table.address, range(4))
     return Vec(table.slices, table.address, ready, ids, True)
 

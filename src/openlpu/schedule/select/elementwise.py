@@ -15,12 +15,12 @@ from openlpu.schedule.values import Vec
 MAP_SIDE = 0  # small tables lie east, the address maps that reach them lie west; of large ones also the other way
 
 
-def embed(b: Build, node: Node, out: Lanes) -> Floats:
+def embed(b: Build, node: Node, out: Lanes, place: int) -> Floats:
     """Codes of the token's row times the row's scale (times a gain per channel where there is one)."""
-    scale = lookup(b, "embedding.scale", "token", b.graph.config.vocab)
+    scale = lookup(b, "embedding.scale", "token", b.graph.config.vocab, place)
     vecs = []
     for v in range(out.vectors):
-        codes = lookup(b, f"embedding.codes.{v}", "token", b.graph.config.vocab)
+        codes = lookup(b, f"embedding.codes.{v}", "token", b.graph.config.vocab, place)
         x = Op("mul", Op("to_float", codes), scale)
         if "gain" in node.params:
             x = Op("mul", x, b.home(f"gain.{node.where}.{v}"))
@@ -28,20 +28,20 @@ def embed(b: Build, node: Node, out: Lanes) -> Floats:
     return Floats(out, vecs)
 
 
-def rope_row(b: Build) -> tuple[Vec, Vec]:
+def rope_row(b: Build, place: int) -> tuple[Vec, Vec]:
     """This position's cosine and signed sine over the lanes of heads side by side; gathered once a token."""
     rows = b.layout.context
-    return lookup(b, "rope.cos", "position", rows), lookup(b, "rope.sin", "position", rows)
+    return lookup(b, "rope.cos", "position", rows, place), lookup(b, "rope.sin", "position", rows, place)
 
 
-def lookup(b: Build, table: str, kind: str, rows: int) -> Vec:
+def lookup(b: Build, table: str, kind: str, rows: int, place: int) -> Vec:
     """The row of a table that the host's map of a kind names: the sum of its stretches, all but one of them zeros."""
     parts = []
     for stretch in stretches(rows, b.chip):
         home = b.home(stretch.home(table))
         east = home.slices[0] >= b.chip.slices_per_hemisphere
         name = stretch.map(kind) if stretch.whole and east else f"{stretch.map(kind)}.{int(not east)}"
-        parts.append(b.mem.gather(home, b.host_row(name, 1, MAP_SIDE if east else 1 - MAP_SIDE)))
+        parts.append(b.mem.gather(home, b.host_row(name, 1, MAP_SIDE if east else 1 - MAP_SIDE, place=place)))
     return parts[0] if len(parts) == 1 else b.vxm.evaluate(joined(b, parts))
 
 

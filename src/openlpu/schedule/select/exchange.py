@@ -19,14 +19,14 @@ from openlpu.schedule.select.codes import scale as scale_of
 from openlpu.schedule.values import Vec
 
 
-def gather(b: Build, node: Node) -> None:
+def gather(b: Build, node: Node, place: int) -> None:
     """File the whole value, fp32 or codes; a scale is whole already."""
-    (name,), lanes, how = node.inputs, b.lanes(node.output), b.layout.packings[node.output]
-    if name in b.floats:
-        b.floats[node.output] = Floats(lanes, _present(_gathered(b, how, b.floats[name].vecs)))
+    (name,), lanes, how, out = node.inputs, b.lanes(node.output), b.layout.packings[node.output], (node.output, place)
+    if (name, place) in b.floats:
+        b.floats[out] = Floats(lanes, _present(_gathered(b, how, b.floats[name, place].vecs)))
         return
-    own = b.coded[name]
-    b.coded[node.output] = Coded(lanes, _present(_gathered(b, how, own.low)), _gathered(b, how, own.high), own.scale)
+    own = b.coded[name, place]
+    b.coded[out] = Coded(lanes, _present(_gathered(b, how, own.low)), _gathered(b, how, own.high), own.scale)
 
 
 def _present(vecs: Sequence[Vec | None]) -> list[Vec]:
@@ -62,25 +62,26 @@ def _sum(b: Build, vecs: Sequence[Vec]) -> Vec:
     return total if len(vecs[0].slices) > 1 else total.plane(0)
 
 
-def scale(b: Build, node: Node) -> Floats:
+def scale(b: Build, node: Node, place: int) -> Floats:
     """The scale that codes of the chip's own part would have, in every lane."""
     (name,) = node.inputs
-    own = scale_of(b, b.floats[name], b.graph.values[name].size, node.attrs["wide"])
+    own = scale_of(b, b.floats[name, place], b.graph.values[name].size, node.attrs["wide"])
     return Floats(b.lanes(node.output), [own])
 
 
-def largest(b: Build, node: Node) -> Floats:
+def largest(b: Build, node: Node, place: int) -> Floats:
     """The largest of the chips' scales."""
-    (own,) = b.floats[node.inputs[0]].vecs
+    (own,) = b.floats[node.inputs[0], place].vecs
     return Floats(b.lanes(node.output), [stored(b, chain("max", [own, *b.c2c.exchange(own)]))])
 
 
-def take_over(b: Build, node: Node) -> Floats:
-    """The residual of the stage before."""
-    lanes = b.lanes(node.output)
-    return Floats(lanes, b.c2c.take_over(lanes.vectors))
+def take_over(b: Build, node: Node) -> None:
+    """File the residual of the stage before, of one token after the other."""
+    lanes, name = b.lanes(node.output), node.output
+    vecs, count = b.c2c.take_over(b.chunk * lanes.vectors), lanes.vectors
+    b.floats |= {(name, i): Floats(lanes, vecs[i * count : (i + 1) * count]) for i in range(b.chunk)}
 
 
 def hand_over(b: Build, node: Node) -> int:
-    """The residual to the stage behind; the cycle of the last send."""
-    return b.c2c.hand_over(b.floats[node.inputs[0]].vecs)
+    """The residual of all tokens to the stage behind; the cycle of the last send."""
+    return b.c2c.hand_over([vec for i in range(b.chunk) for vec in b.floats[node.inputs[0], i].vecs])

@@ -26,13 +26,13 @@ MOST = 128  # experts whose numbers are bytes that the MXM multiplies
 TOGETHER = 3  # comparisons in one chain of ALUs
 
 
-def route(b: Build, node: Node) -> Routes:
+def route(b: Build, node: Node, place: int) -> Routes:
     """The experts of this token."""
     experts, chosen = b.graph.values[node.output].size, node.attrs["chosen"]
     if experts > min(MOST, b.chip.lanes):
         raise Unsupported(f"the chip chooses between at most {min(MOST, b.chip.lanes)} experts, not {experts}",
                           where=node.where, fix="run this model with --target cpu")
-    (logits,) = b.floats[node.inputs[0]].vecs
+    (logits,) = b.floats[node.inputs[0], place].vecs
     flags, top = _before(b, logits, experts, chosen)
     size = b.vxm.evaluate(Op("mask", Op("exp", Op("sub", logits, top)), Op("mul_mod", flags, -1)))
     order = _order(b, flags, experts)
@@ -149,28 +149,29 @@ def _ends(b: Build) -> tuple[int, int]:
     return west, east
 
 
-def select(b: Build, node: Node) -> Coded:
+def select(b: Build, node: Node, place: int) -> Coded:
     """Codes for a chosen expert: of scale 0 where its weight is."""
-    q, live = b.coded[node.inputs[0]], b.routes[node.inputs[1]].live[node.attrs["chosen"]]
+    q, live = b.coded[node.inputs[0], place], b.routes[node.inputs[1], place].live[node.attrs["chosen"]]
     return Coded(q.lanes, q.low, q.high, b.vxm.evaluate(Op("mul", q.scale, live)))
 
 
-def guide(b: Build, node: Node, hemisphere: int) -> Guide:
-    """The map of a linear's expert, where it flows towards the middle of a hemisphere."""
-    return b.routes[node.inputs[1]].guides[node.attrs["chosen"]][hemisphere]
+def guide(b: Build, node: Node, hemisphere: int, place: int) -> Guide:
+    """The map of a linear's expert for a token, where it flows towards the middle of a hemisphere."""
+    return b.routes[node.inputs[1], place].guides[node.attrs["chosen"]][hemisphere]
 
 
-def row(b: Build, node: Node, word: str, j: int) -> Vec:
+def row(b: Build, node: Node, word: str, j: int, place: int) -> Vec:
     """The scales or biases of output vector j of a linear; those of its expert are looked up."""
     if not bank(node):
         return b.home(f"{word}.{node.where}.{j}")
     table = b.home(f"{word}.{bank(node)}.{j}")
-    return b.mem.gather(table, guide(b, node, int(table.slices[0] >= b.chip.slices_per_hemisphere)).vec)
+    return b.mem.gather(table, guide(b, node, int(table.slices[0] >= b.chip.slices_per_hemisphere), place).vec)
 
 
-def mix(b: Build, node: Node) -> Floats:
+def mix(b: Build, node: Node, place: int) -> Floats:
     """Σ weight * output, in ascending order of experts from +0; those not chosen would add zeros."""
-    routes, outputs, vecs = b.routes[node.inputs[0]], [b.floats[name] for name in node.inputs[1:]], []
+    routes, outputs = b.routes[node.inputs[0], place], [b.floats[name, place] for name in node.inputs[1:]]
+    vecs = []
     for v in range(outputs[0].lanes.vectors):
         tree: Op | float = 0.0
         for output, weight in zip(outputs, routes.weights, strict=True):

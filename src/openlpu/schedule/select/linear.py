@@ -2,61 +2,80 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from openlpu.graph.ir import Node
 from openlpu.partition.experts import bank
 from openlpu.place.lanes import Lanes
 from openlpu.place.layout import steady
 from openlpu.schedule.expression import Op
 from openlpu.schedule.select import experts
-from openlpu.schedule.select.build import Build, Coded, Floats
+from openlpu.schedule.select.build import Build, Floats
 from openlpu.schedule.values import Vec
 
 RUN, FETCH = 16, 2  # after so many tiles in a row, cycles in which the plane's streams can bring it instructions
 
 
-def linear(b: Build, node: Node, q: Coded, out: Lanes) -> Floats:
-    """One fp32 vector per output vector: sums over input vectors stay in an accumulator."""
-    vecs = []
+def linear(b: Build, node: Node, places: Sequence[int], out: Lanes) -> list[Floats]:
+    """For the token of each place one fp32 vector per output vector: sums over input vectors stay in an accumulator."""
+    if bank(node) and len(places) > 1:  # each token has experts of its own
+        return [one for place in places for one in linear(b, node, [place], out)]
+    tokens = [b.coded[node.inputs[0], place] for place in places]
+    vecs: list[list[Vec]] = [[] for _ in tokens]
     for j in range(out.vectors):
-        low, high = sums(b, node, q, j)
-        total = Op("to_float", low)
-        if high is not None:
-            total = Op("add", Op("mul", Op("to_float", high), 256.0), total)
-        y = Op("mul", Op("mul", total, q.scale), experts.row(b, node, "scale", j))
-        if "bias" in node.params:
-            y = Op("add", y, experts.row(b, node, "bias", j))
-        vecs.append(b.vxm.evaluate(y))
-    return Floats(out, vecs)
+        for i, (low, high) in enumerate(sums(b, node, places, j)):
+            total = Op("to_float", low)
+            if high is not None:
+                total = Op("add", Op("mul", Op("to_float", high), 256.0), total)
+            y = Op("mul", Op("mul", total, tokens[i].scale), experts.row(b, node, "scale", j, places[i]))
+            if "bias" in node.params:
+                y = Op("add", y, experts.row(b, node, "bias", j, places[i]))
+            vecs[i].append(b.vxm.evaluate(y))
+    return [Floats(out, own) for own in vecs]
 
 
-def sums(b: Build, node: Node, q: Coded, j: int) -> tuple[Vec, Vec | None]:
-    """Exact (Σ low, Σ high) of output vector j; Σ high is None where no input channel is wide.
+@dataclass
+class Row:
+    """One plane of a token's codes on its way through the tiles: where its sum grows, and at last the sum."""
 
-    Where loads are the long part, the next tile is loaded before the activations of this one find their cycle.
+    codes: Sequence[Vec | None]  # by input vector
+    slot: int
+    tiles: list[int]  # input vectors it has, of those with a tile
+    sum: Vec | None = None
+
+
+def sums(b: Build, node: Node, places: Sequence[int], j: int) -> list[tuple[Vec, Vec | None]]:
+    """Exact (Σ low, Σ high) of output vector j for each token; Σ high is None where no input channel is wide.
+
+    A tile is installed once, and the codes of all tokens pass.  Where loads are the long part, the next tile is loaded
+    before these find their cycles.
     """
     m, homes = b.mxm, b.layout.homes.homes
     plane = m.planes[b.layout.plane[f"{node.where}.{j}"]]
     where = bank(node) or node.where
-    tiles = [(i, home) for i in range(q.lanes.vectors) if (home := homes.get(f"weights.{where}.{j}.{i}"))]
-    wide = [i for i, _ in tiles if q.high[i] is not None]
-    low_slot = m.new_slot(plane)
-    high_slot = m.new_slot(plane) if wide else 0
-    low = high = None
+    tokens = [b.coded[node.inputs[0], place] for place in places]
+    count = tokens[0].lanes.vectors
+    tiles = [(i, home) for i in range(count) if (home := homes.get(f"weights.{where}.{j}.{i}"))]
     ahead = steady(len(tiles) * b.lanes(node.output).vectors, b.chip)
 
+    def row(codes: Sequence[Vec | None]) -> Row | None:
+        own = [i for i, _ in tiles if codes[i] is not None]
+        return Row(codes, m.new_slot(plane), own) if own else None
+
+    pairs = [(row(q.low), row(q.high)) for q in tokens]
+
     def activate(i: int) -> None:
-        nonlocal low, high
-        last = i == tiles[-1][0]
-        low = m.activate(plane, q.low[i], low_slot, clear=i == tiles[0][0], emit=last, steady=ahead and not last)
-        if (above := q.high[i]) is not None:
-            ends = i == wide[-1]
-            out = m.activate(plane, above, high_slot, clear=i == wide[0], emit=ends, steady=ahead and not last)
-            high = out if ends else None
+        for found in (row for pair in pairs for row in pair):
+            if found and (vec := found.codes[i]):
+                ends, free = i == found.tiles[-1], ahead and i != tiles[-1][0]
+                out = m.activate(plane, vec, found.slot, clear=i == found.tiles[0], emit=ends, steady=free)
+                found.sum = out if ends else None
 
     for k, (i, home) in enumerate(tiles):
         rows = Vec(home.slices, home.address, 0, (0,) * len(home.slices))
         if bank(node):
-            guide = experts.guide(b, node, plane.hemisphere)
+            guide = experts.guide(b, node, plane.hemisphere, places[0])
             m.load_bank(plane, rows, home.count, guide, node.attrs["experts"], steady=ahead)
         else:
             m.load(plane, 0, rows, home.count, steady=ahead)
@@ -67,5 +86,9 @@ def sums(b: Build, node: Node, q: Coded, j: int) -> tuple[Vec, Vec | None]:
             activate(i)
     if ahead:
         activate(tiles[-1][0])
-    assert low is not None, "the last activation emits"
-    return low, high
+    return [(_total(low), high and _total(high)) for low, high in pairs]
+
+
+def _total(row: Row | None) -> Vec:
+    assert row and row.sum, "the last activation emits"
+    return row.sum

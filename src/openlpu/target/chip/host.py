@@ -1,8 +1,8 @@
-"""What the host does with a chip: fill its SRAM once, write a few rows before a token, read values behind it."""
+"""What the host does with a chip: fill its SRAM once, write a few rows before a step, read values behind it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from openlpu._base.errors import ProgramError
 from openlpu.place import emplace, host
 from openlpu.place.layout import Resident
-from openlpu.schedule.program import Program, Rows
-from openlpu.target.base import F32
+from openlpu.schedule.prefill import parts, prompt_parts
+from openlpu.schedule.program import Program, Rows, SystemProgram
+from openlpu.target.base import F32, Chunk
 from openlpu.target.chip.machine import Machine
 
 
@@ -23,15 +24,27 @@ def fill(machine: Machine, residents: Iterable[Resident], params: Mapping[str, n
         machine.load(item.slices, item.addresses[:, None], data, role)
 
 
-def write_rows(machine: Machine, program: Program, token: int, position: int) -> None:
-    """Which token comes next, and where: the same rows on every chip."""
+def write_rows(machine: Machine, program: Program, step: host.Step) -> None:
+    """Which tokens come next, and where: the same rows on every chip."""
     for item in program.resident:
         kind, _, name = item.name.partition(".")
-        if kind != "host":
+        if kind != "host" or host.place_of(name) >= step.chunk:
             continue
-        data = host.row(name, program.chip, token, position, program.v_rows)[None]
+        data = host.row(name, program.chip, step, program.v_rows)[None]
         for role in range(machine.roles):
             machine.load(item.slices, item.addresses[:, None], data, role)
+
+
+def steps(program: Program | SystemProgram, chunk: Chunk) -> Iterator[tuple[host.Step, int]]:
+    """The steps of a chunk of tokens, each with the number of its segment; one token each where all logits are asked
+    for."""
+    segments = program.segments if isinstance(program, Program) else program.stage(0).program.segments
+    end = chunk.start + len(chunk.tokens)
+    single = [s for s in segments if s.chunk == 1]
+    apart = parts(single, [0] * len(single), chunk.start, end) if chunk.every else None
+    for part in apart or prompt_parts(program, chunk.start, end):
+        tokens = chunk.tokens[part.start - chunk.start : part.end - chunk.start]
+        yield host.Step(part.start, tokens, segments[part.segment].chunk), part.segment
 
 
 def words(machine: Machine, rows: Rows, role: int = 0) -> NDArray[np.float32]:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openlpu._base.errors import NumericsError, ProgramError
+from openlpu.place.host import Step
 from openlpu.schedule.program import Claims
 from openlpu.target.chip.machine import Machine, Trace, with_claims
 from openlpu.target.chip.mutations import Mutant, mutants
@@ -72,10 +73,10 @@ def run_mutants(
     return report
 
 
-def token_mutants(executable: ChipExecutable, token: int, position: int, count: int, seed: int = 0) -> MutantReport:
-    """:func:`run_mutants` of a compiled decode step, at a token and position; its outputs are logits and KV cache."""
-    segment = executable.program.segment(position)
-    executable.write_host_rows(token, position)
+def step_mutants(executable: ChipExecutable, step: Step, count: int, seed: int = 0) -> MutantReport:
+    """:func:`run_mutants` of a compiled step; its outputs are logits and KV cache."""
+    segment = executable.program.segment(step.end - 1, step.chunk)
+    executable.write_host_rows(step)
     cache = [item for item in executable.program.resident if item.name.startswith("kv.")]
     places = [(segment.logits.slices, segment.logits.addresses), *((item.slices, item.addresses) for item in cache)]
     slices = np.concatenate([s.ravel() for s, _ in places])

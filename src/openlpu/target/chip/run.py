@@ -1,6 +1,6 @@
-"""An integer graph in, logits and cycles out: compile for a chip, fill its SRAM, run token after token.
+"""An integer graph in, logits and cycles out: compile for a chip, fill its SRAM, run step after step.
 
-Prefill repeats the decode program, so its bits are those of decoding.
+A step is a token, or a part of a prompt where the program has segments for several; bits are those of token by token.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from openlpu.arch.chip import Chip, load_chip
 from openlpu.arch.system import load_system
 from openlpu.graph.ir import Graph
 from openlpu.partition.split import Split
+from openlpu.place.host import Step
 from openlpu.place.layout import place
 from openlpu.schedule.program import Program, Rows, Segment
 from openlpu.schedule.step import buckets, schedule
@@ -25,9 +26,9 @@ from openlpu.target.chip.system import SystemExecutable
 
 
 class ChipExecutable:
-    """One chip with one sequence; ``cycles`` of a token are the program's, known before it runs.
+    """One chip with one sequence; ``cycles`` of a step are the program's, known before it runs.
 
-    With ``check`` every operand of every token is compared with the program's claims.
+    With ``check`` every operand of every step is compared with the program's claims.
     """
 
     slots = 1
@@ -36,40 +37,43 @@ class ChipExecutable:
         self.program, self.context = program, program.context
         self.machine = Machine(program.chip)
         self.check = check
-        self.traces: dict[int, Trace] = {}
+        self.traces: dict[str, Trace] = {}
         self.cycles = program.segments[0].cycles
         host.fill(self.machine, program.resident, params)
 
     def run(self, chunks: Sequence[Chunk]) -> list[F32]:
-        """Logits per chunk, token after token; ``cycles`` is then what the last token took."""
+        """Logits per chunk, step after step; ``cycles`` is then what the last step took.
+
+        Logits of every token take a step for each; otherwise prefill takes as many together as the program can.
+        """
         out = []
         for chunk in chunks:
             assert chunk.slot == 0, "one chip holds one sequence"
-            rows = [self._logits(t, chunk.start + i) for i, t in enumerate(chunk.tokens)]
+            rows = [self._logits(step, segment) for step, segment in host.steps(self.program, chunk)]
             out.append(np.stack(rows if chunk.every else rows[-1:]))
         return out
 
-    def _logits(self, token: int, position: int) -> F32:
-        segment = self.program.segment(position)
-        self.step(token, position, segment)
+    def _logits(self, step: Step, number: int) -> F32:
+        segment = self.program.segments[number]
+        self.step(step, segment)
         logits = self.value(segment.logits)
         if not np.isfinite(logits).all():
-            raise NumericsError("a logit is not finite", where=f"position {position}")
+            raise NumericsError("a logit is not finite", where=f"position {step.end - 1}")
         return logits
 
-    def step(self, token: int, position: int, segment: Segment) -> None:
-        """Run one token in a segment that has room for its position."""
-        assert 0 <= position < segment.context, "the position lies outside the segment's context"
-        if segment.context not in self.traces:
+    def step(self, step: Step, segment: Segment) -> None:
+        """Run one step in a segment that has room for its positions."""
+        assert 0 < step.end <= segment.context, "a position lies outside the segment's context"
+        if segment.name not in self.traces:
             claims = segment.claims if self.check else None
-            self.traces[segment.context] = resolve(self.program.chip, segment.queues, claims)
-        self.write_host_rows(token, position)
-        self.machine.execute(self.traces[segment.context])
+            self.traces[segment.name] = resolve(self.program.chip, segment.queues, claims)
+        self.write_host_rows(step)
+        self.machine.execute(self.traces[segment.name])
         self.cycles = segment.cycles
 
-    def write_host_rows(self, token: int, position: int) -> None:
-        """What the host does before a token: which one it is, and where."""
-        host.write_rows(self.machine, self.program, token, position)
+    def write_host_rows(self, step: Step) -> None:
+        """What the host does before a step: which tokens, and where."""
+        host.write_rows(self.machine, self.program, step)
 
     def value(self, rows: Rows) -> F32:
         """An fp32 value of the last token, by channel, from where the segment left it."""
@@ -81,15 +85,15 @@ class ChipExecutable:
 
 def load(
     graph: Graph, *, slots: int = 1, context: int = 0, chip: Chip | str = "lpu-v1", split: Split | None = None,
-    system: str = "",
+    system: str = "", chunks: Sequence[int] = (),
 ) -> ChipExecutable | SystemExecutable:
     """Compile for a chip, or with a ``split`` for chips of a node, or of a ``system`` built with as many, and load.
 
-    ``context`` 0 means the model's own.
+    ``context`` 0 means the model's own; ``chunks`` are how many tokens of a prompt a step may take, beside one.
     """
     assert slots == 1, "a chip holds one sequence"
     if split:
         chips = load_system(system, split.chips) if system else "node"
-        return several.load(graph, context=context, split=split, system=chips)
+        return several.load(graph, context=context, split=split, system=chips, chunks=chunks)
     layout = place(graph, load_chip(chip) if isinstance(chip, str) else chip, context)
-    return ChipExecutable(schedule(graph, layout, buckets(layout.context)), graph.params)
+    return ChipExecutable(schedule(graph, layout, buckets(layout.context), chunks), graph.params)

@@ -17,6 +17,7 @@ from openlpu.graph.ir import Graph
 from openlpu.partition.names import Local
 from openlpu.partition.shard import shard
 from openlpu.partition.split import Split
+from openlpu.place.host import Step
 from openlpu.schedule.program import StageProgram, SystemProgram
 from openlpu.schedule.search import lined_up
 from openlpu.schedule.system import cables, paced, schedule_system
@@ -32,8 +33,8 @@ REPLAYS = 3  # of one token; an error that is still there is no accident
 
 @dataclass(frozen=True)
 class Fault:
-    """An error in the ``packet``-th vector (from 0) that a chip receives from ``queue`` during a token, ``times`` runs
-    of it in a row."""
+    """An error in the ``packet``-th vector (from 0) that a chip receives from ``queue`` during the step of a position,
+    ``times`` runs of it in a row."""
 
     position: int
     stage: int
@@ -44,7 +45,7 @@ class Fault:
 
 
 class SystemExecutable:
-    """Chips with one sequence.  ``cycles`` of a token are the program's, replays included; ``replays`` counts those.
+    """Chips with one sequence.  ``cycles`` of a step are the program's, replays included; ``replays`` counts those.
 
     With ``check`` every operand of every token is compared with the programs' claims.
     Raises :class:`ProgramError` when the system has other chips or wires than the program is for.
@@ -74,31 +75,30 @@ class SystemExecutable:
             self.machines.append(machine)
 
     def run(self, chunks: Sequence[Chunk]) -> list[F32]:
-        """Logits per chunk, token after token; ``cycles`` is then what the last token took."""
+        """Logits per chunk, as :meth:`ChipExecutable.run <openlpu.target.chip.run.ChipExecutable.run>`."""
         out = []
         for chunk in chunks:
             assert chunk.slot == 0, "the chips hold one sequence"
-            rows = [self._logits(t, chunk.start + i) for i, t in enumerate(chunk.tokens)]
+            rows = [self._logits(step, segment) for step, segment in host.steps(self.program, chunk)]
             out.append(np.stack(rows if chunk.every else rows[-1:]))
         return out
 
-    def _logits(self, token: int, position: int) -> F32:
-        last = self.stages[-1].program
-        segment = next(i for i, s in enumerate(last.segments) if position < s.context)
-        self.step(token, position, segment)
-        logits = self.value(len(self.stages) - 1, segment, list(last.segments[segment].tensors)[-1])
+    def _logits(self, step: Step, segment: int) -> F32:
+        self.step(step, segment)
+        name = list(self.stages[-1].program.segments[segment].tensors)[-1]
+        logits = self.value(len(self.stages) - 1, segment, name)
         if not np.isfinite(logits).all():
-            raise NumericsError("a logit is not finite", where=f"position {position}")
+            raise NumericsError("a logit is not finite", where=f"position {step.end - 1}")
         return logits
 
-    def step(self, token: int, position: int, segment: int) -> None:
-        """Run one token in the segment of that number, and again while a link flags an error.
+    def step(self, step: Step, segment: int) -> None:
+        """Run one step in the segment of that number, and again while a link flags an error.
 
         Raises :class:`LinkError` naming the chip and port when the error stays.
         """
         traces = self.traces(segment)
         for run in range(REPLAYS + 1):
-            flagged = self._pass(traces, token, position, run)
+            flagged = self._pass(traces, step, run)
             self.cycles = (run + 1) * self.program.cycles(segment)
             if flagged is None:
                 return
@@ -137,15 +137,15 @@ class SystemExecutable:
         spans = stretches(traces, starts, tensor, self.program.interval(segment))
         return clocks.simulate(self.system, found, spans, draws, seed)
 
-    def _pass(self, traces: Sequence[Trace], token: int, position: int, run: int) -> Fault | None:
-        """One token through all stages; the first error that a link flagged, if one did.
+    def _pass(self, traces: Sequence[Trace], step: Step, run: int) -> Fault | None:
+        """One step through all stages; the first error that a link flagged, if one did.
 
         The flag is seen at the end: whatever follows goes on with damaged values.
         """
         vectors, flagged = None, None
         for s, (stage, machine, trace) in enumerate(zip(self.stages, self.machines, traces, strict=True)):
-            host.write_rows(machine, stage.program, token, position)
-            found = [f for f in self.faults if (f.position, f.stage) == (position, s) and run < f.times]
+            host.write_rows(machine, stage.program, step)
+            found = [f for f in self.faults if f.position in step.positions and f.stage == s and run < f.times]
             flagged = flagged or next(iter(found), None)
             vectors = machine.execute(trace, vectors, [_packet(trace, f) for f in found] if flagged else None)
         return flagged
@@ -169,9 +169,11 @@ def _packet(trace: Trace, fault: Fault) -> Packet:
 
 
 def load(
-    graph: Graph, *, slots: int = 1, context: int = 0, system: System | str = "node", split: Split | None = None
+    graph: Graph, *, slots: int = 1, context: int = 0, system: System | str = "node", split: Split | None = None,
+    chunks: Sequence[int] = (),
 ) -> SystemExecutable:
-    """Compile for some chips of a system and load; ``context`` 0 means the model's own.
+    """Compile for some chips of a system and load; ``context`` and ``chunks`` as in
+    :func:`openlpu.target.chip.run.load`.
 
     Raises :class:`~openlpu._base.errors.Unsupported` where the model or the system does not allow the split.
     """
@@ -179,5 +181,6 @@ def load(
     split = split or Split()
     wired = lined_up(load_system(system) if isinstance(system, str) else system, split)
     local, hops = cables(wired, split)
-    program = schedule_system(shard(graph, split), wired.chip, local, hops, context=context, pace=paced(wired, split))
+    program = schedule_system(shard(graph, split), wired.chip, local, hops, context=context, pace=paced(wired, split),
+                              chunks=chunks)
     return SystemExecutable(program, graph.params, wired)
