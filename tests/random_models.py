@@ -8,6 +8,7 @@ import numpy as np
 
 from openlpu.checkpoint.config import ModelConfig, Rope
 from openlpu.graph import decoder
+from openlpu.graph.models import gpt_oss
 from openlpu.numerics.lower import lower
 from openlpu.numerics.scheme import Scheme
 from openlpu.target.base import Chunk
@@ -46,6 +47,17 @@ CASES = {
     ),
     "large heads": (replace(BASE, hidden=128, heads=9, kv_heads=1, head_dim=128), QWEN3, Scheme()),
 }
+GPT_OSS = decoder.Variant(qkv_bias=True, o_bias=True, sinks=True, mixture=gpt_oss.MIXTURE, swiglu=(1.702, 7.0))
+SINKS = {  # which the cpu does not run yet
+    "gpt-oss": (
+        replace(BASE, layers=2, tied=False, window=5, full_layers=(1,), experts=6, experts_per_token=4), GPT_OSS,
+        Scheme(),
+    ),
+    "gpt-oss wide": (
+        replace(BASE, hidden=40, heads=6, head_dim=10, intermediate=24, tied=False, experts=5, experts_per_token=3),
+        GPT_OSS, Scheme(kv_bits=16, outlier_share=0.4),
+    ),
+}
 MIXTURES = {
     "experts": (replace(BASE, tied=False, experts=5, experts_per_token=2), LLAMA, Scheme()),
     "one of many experts": (
@@ -65,7 +77,7 @@ def random_graph(config, variant, scheme, seed=0):
     rng = np.random.default_rng(seed)
     tensors = {}
     for name, shape in decoder.shapes(config, variant).items():
-        scale = 0.3 if name.endswith("bias") else shape[-1] ** -0.5
+        scale = 0.3 if name.endswith("bias") else 1.0 if name.endswith("sinks") else shape[-1] ** -0.5
         tensors[name] = (rng.standard_normal(shape) * scale + ("norm" in name)).astype(np.float32)
     tensors["model.embed_tokens.weight"][:, 3] *= 20
     return lower(decoder.build(config, tensors, variant), scheme)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from openlpu._base.errors import NumericsError, Unsupported
+from openlpu._base.errors import NumericsError
 from openlpu.arch.truepoint import conformance
 from openlpu.numerics.conformance import GraphCase, graph_cases, refused_cases, spared_case
 from openlpu.target import TARGETS
@@ -79,12 +79,7 @@ def test_graph_logits_are_pinned(golden: Callable[[str], None]) -> None:
     golden("".join(f"{case.name} {hashlib.sha256(expected(case).tobytes()).hexdigest()}\n" for case in CASES))
 
 
-def runs(target: str, case: GraphCase) -> bool:
-    """Whether a target has this graph's operators."""
-    return target != "chip" or all(node.op != "route" for node in case.graph.nodes)
-
-
-RUNS = [(target, case) for case in [*CASES, spared_case()] for target in TARGETS if runs(target, case)]
+RUNS = [(target, case) for case in [*CASES, spared_case()] for target in TARGETS]
 
 
 @pytest.mark.parametrize(("target", "case"), RUNS, ids=lambda value: getattr(value, "name", value))
@@ -98,12 +93,7 @@ def test_every_target_passes(target: str, case: GraphCase) -> None:
     assert conformance.same_bits(logits, expected(case)[: len(tokens)])
 
 
-def test_the_chip_says_that_it_has_no_mixtures() -> None:
-    with pytest.raises(Unsupported, match="no schedule for the operator route\n  fix: .* --target cpu"):
-        TARGETS.get("chip")(spared_case().graph, slots=1, context=8)
-
-
-REFUSALS = [(target, case) for case in refused_cases() for target in TARGETS if runs(target, case)]
+REFUSALS = [(target, case) for case in refused_cases() for target in TARGETS]
 
 
 @pytest.mark.parametrize(("target", "case"), REFUSALS, ids=lambda value: getattr(value, "name", value))

@@ -120,7 +120,12 @@ def dot(q: list[int], k: list[int]) -> np.float32:
     return (f32(hh) * f32(65536) + f32(mid) * f32(256)) + f32(ll)
 
 
-def attend(q, q_scale, k, k_scale, v, v_scale, softmax_scale, window=0) -> list[np.float32]:
+def swiglu(gate: np.float32, up: np.float32, alpha: np.float32, limit: np.float32) -> np.float32:
+    g, u = min(gate, limit), max(min(up, limit), -limit)
+    return (g * reciprocal(f32(1) + exp(-(alpha * g)))) * (u + f32(1))
+
+
+def attend(q, q_scale, k, k_scale, v, v_scale, softmax_scale, window=0, sink=None) -> list[np.float32]:
     """One query head [D] at the last position over one KV head: k, v [T][D] codes; k_scale, v_scale [T]."""
     if window:  # older positions are as if they had never been, but the blocks stay where they are
         hidden = max(len(k) - window, 0)
@@ -132,13 +137,14 @@ def attend(q, q_scale, k, k_scale, v, v_scale, softmax_scale, window=0) -> list[
     score = [(dot(q, row) * factor) * s for row, s in zip(k, k_scale, strict=True)]
     blocks = [slice(max(t, inside), t + 256) for t in range(0, len(score), 256)]
     tops = [max(score[b]) for b in blocks]
-    num, den = [f32(0)] * len(q), f32(0)
+    most = max(tops) if sink is None else max(*tops, sink)
+    num, den = [f32(0)] * len(q), f32(0) if sink is None else exp(sink - most) * f32(32512)
     for b, top in zip(blocks, tops, strict=True):
         e = [exp(s - top) for s in score[b]]
         v_top = max(max(v_scale[b]), FLOOR)
         p = [nearest(x * f32(32512)) for x in e]
         w = [nearest((x * (s * reciprocal(v_top))) * f32(32512)) for x, s in zip(e, v_scale[b], strict=True)]
-        alpha = exp(top - max(tops))
+        alpha = exp(top - most)
         den = den + f32(sum(p)) * alpha
         for d in range(len(q)):
             high, low = (sum(a * planes(row[d])[i] for a, row in zip(w, v[b], strict=True)) for i in (0, 1))

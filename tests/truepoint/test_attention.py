@@ -27,6 +27,20 @@ def first(cache: tp.Cache, length: int) -> tp.Cache:
     return tp.Cache(cache.k[:length], cache.k_scale[:length], cache.v[:length], cache.v_scale[:length])
 
 
+@pytest.mark.parametrize("sinks", [[0.0, -80.0], [90.0, 1.5]])
+@pytest.mark.parametrize("window", [0, 3])
+def test_a_sink_takes_a_share_and_gives_nothing(sinks, window):
+    q, cache = made(5, 300, 1, 2, 1, 6, 8)
+    y = tp.attend(q, cache, SCALE, window, np.array(sinks, np.float32))
+    for h, sink in enumerate(sinks):
+        want = scalar.attend(
+            q.codes[0, h].tolist(), q.scale[0, 0], cache.k[:, 0].tolist(), list(cache.k_scale[:, 0]),
+            cache.v[:, 0].tolist(), list(cache.v_scale[:, 0]), SCALE, window, np.float32(sink),
+        )
+        assert np.array(want).tobytes() == y[0, h].tobytes()
+    assert np.abs(tp.attend(q, cache, SCALE, window, np.full(2, 1e4, np.float32))).max() == 0
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 40), st.sampled_from([4, 8, 16]), st.sampled_from([0.1, 4, 40]),
        st.integers(0, 50))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scalar import exp, reciprocal, rsqrt, silu, tanh
+from scalar import exp, reciprocal, rsqrt, silu, swiglu, tanh
 
 from openlpu.arch import truepoint as tp
 
@@ -67,6 +67,14 @@ def test_same_bits_one_at_a_time(x):
             pairs += [(tp.rsqrt, rsqrt), (tp.reciprocal, reciprocal)]
         for fast, slow in pairs:
             assert one(fast, x).tobytes() == slow(x).tobytes(), fast.__name__
+
+
+@settings(max_examples=200, deadline=None)
+@given(floats(-100, 100), floats(-100, 100))
+def test_swiglu_same_bits_one_at_a_time(gate, up):
+    alpha, limit = np.float32(1.702), np.float32(7)
+    fast = tp.swiglu(np.array([gate]), np.array([up]), alpha, limit)[0]
+    assert fast.tobytes() == swiglu(gate, up, alpha, limit).tobytes()
 
 
 def test_exp_edges():

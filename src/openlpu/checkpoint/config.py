@@ -68,6 +68,7 @@ class _Absent:
     head_dim: int = 0  # 0: hidden_size / num_attention_heads
     window: int | None = None  # 0: all positions; None: the architecture has no windows
     window_by_layer: bool = False  # whether fields turn the window on and choose its layers
+    alternating: bool = False  # whether every other layer has a window, unless layer_types says more
     bos: int | None = None
     eos: int | None = None
     experts: int = 0  # 0: the architecture has none
@@ -84,10 +85,15 @@ _ABSENT: Mapping[str, _Absent] = {
     "mixtral": _Absent(
         context=131072, kv_heads=8, window=0, bos=1, eos=2, experts=8, experts_per_token=2, norm_eps=1e-5, theta=1e6,
     ),
+    "gpt_oss": _Absent(
+        context=131072, kv_heads=8, head_dim=64, window=128, alternating=True, experts=128, experts_per_token=4,
+        norm_eps=1e-5, theta=150000.0,
+    ),
 }
 ARCHITECTURES = tuple(_ABSENT)
 ROPE_KINDS = ("default", "linear", "llama3", "yarn")
 FULL, SLIDING = "full_attention", "sliding_attention"  # the words of layer_types
+SWIGLU_LIMIT = 7.0  # of gpt_oss
 MAX_WINDOW_LAYERS = 28  # where config.json is silent
 
 
@@ -138,6 +144,9 @@ def _check_supported(config: Fields) -> None:
     activation = config.text("hidden_act", "silu")
     if activation != "silu":
         raise Unsupported(f"the activation '{activation}'", where=config.where("hidden_act"), fix="only silu")
+    if config.number("swiglu_limit", SWIGLU_LIMIT) != SWIGLU_LIMIT:
+        raise Unsupported("another limit of the gated product", where=config.where("swiglu_limit"),
+                          fix=f"only {SWIGLU_LIMIT}")
     if config.values.get("quantization_config") is not None:
         fix = "take the model's f32, f16 or bf16 weights"
         raise Unsupported("weights that are already quantized", where=config.where("quantization_config"), fix=fix)
@@ -178,13 +187,15 @@ def _window(config: Fields, absent: _Absent, layers: int, context: int) -> tuple
     if off or absent.window is None or not config.values.get("sliding_window", absent.window):
         return 0, ()
     window = config.integer("sliding_window", absent.window)
-    full = _full_layers(config, layers) if absent.window_by_layer else ()
+    full = _full_layers(config, absent, layers) if absent.window_by_layer or absent.alternating else ()
     return (window, full) if window < context and len(full) < layers else (0, ())
 
 
-def _full_layers(config: Fields, layers: int) -> tuple[int, ...]:
-    """Layers without a window: those that layer_types says, or the first max_window_layers."""
+def _full_layers(config: Fields, absent: _Absent, layers: int) -> tuple[int, ...]:
+    """Layers without a window: those that layer_types says, or every second one, or the first max_window_layers."""
     kinds = config.values.get("layer_types")
+    if kinds is None and absent.alternating:
+        return tuple(range(1, layers, 2))
     if kinds is None:
         return tuple(range(min(layers, config.integer("max_window_layers", MAX_WINDOW_LAYERS, least=0))))
     if not isinstance(kinds, list) or len(kinds) != layers or not all(kind in (FULL, SLIDING) for kind in kinds):

@@ -17,13 +17,30 @@ from openlpu.graph.ir import Builder, Graph
 
 
 @dataclass(frozen=True)
+class Mixture:
+    """How a layer's tensors call its router and its experts, and whether these have biases and are stacked."""
+
+    router: str = "block_sparse_moe.gate"
+    expert: str = "block_sparse_moe.experts.{}"
+    gate: str = "w1"
+    up: str = "w3"
+    down: str = "w2"
+    bias: bool = False
+    stacked: bool = False
+
+
+@dataclass(frozen=True)
 class Variant:
-    """What differs between architectures: where biases are, and an RMS norm on each query and key head."""
+    """What differs between architectures: where biases are, an RMS norm on each query and key head, a sink for each
+    query head, names in a mixture, and (alpha, limit) of a gated product that is ``swiglu`` instead of ``silu_mul``."""
 
     qkv_bias: bool = False
     o_bias: bool = False
     mlp_bias: bool = False
     qk_norm: bool = False
+    sinks: bool = False
+    mixture: Mixture = Mixture()
+    swiglu: tuple[float, float] | None = None
 
 
 def build(config: ModelConfig, tensors: Mapping[str, np.ndarray], variant: Variant) -> Graph:
@@ -101,7 +118,8 @@ class _Decoder:
         heads: dict[str, Any] = {"heads": c.heads, "kv_heads": c.kv_heads, "head_dim": c.head_dim}
         if c.window and i not in c.full_layers:
             heads["window"] = c.window
-        a = self.graph.add("attention", at, (q, k, v), c.heads * c.head_dim, layer=i, **heads)
+        sinks = {"sinks": self.params.take(f"{source}.sinks", c.heads)} if self.variant.sinks else {}
+        a = self.graph.add("attention", at, (q, k, v), c.heads * c.head_dim, params=sinks, layer=i, **heads)
         o = self.linear(f"{at}.o", f"{source}.o_proj", a, c.hidden, bias=self.variant.o_bias)
         return self.graph.add("add", at, (x, o), c.hidden)
 
@@ -111,27 +129,36 @@ class _Decoder:
         h = self.norm(f"{at}.norm", f"model.layers.{i}.post_attention_layernorm", x)
         gate = self.linear(f"{at}.gate", f"{source}.gate_proj", h, c.intermediate, bias=bias)
         up = self.linear(f"{at}.up", f"{source}.up_proj", h, c.intermediate, bias=bias)
-        m = self.graph.add("silu_mul", at, (gate, up), c.intermediate)
+        m = self.gated(at, gate, up)
         down = self.linear(f"{at}.down", f"{source}.down_proj", m, c.hidden, bias=bias)
         return self.graph.add("add", at, (x, down), c.hidden, name=f"layers.{i}.out")
 
     def mixture(self, i: int, x: str) -> str:
         """Norm, router and a gated MLP per expert, of which each token has a few; added to the residual ``x``."""
-        c, at, source = self.config, f"layers.{i}.mlp", f"model.layers.{i}.block_sparse_moe"
+        c, at, source, how = self.config, f"layers.{i}.mlp", f"model.layers.{i}", self.variant.mixture
         h = self.norm(f"{at}.norm", f"model.layers.{i}.post_attention_layernorm", x)
-        logits = self.linear(f"{at}.router", f"{source}.gate", h, c.experts)
+        logits = self.linear(f"{at}.router", f"{source}.{how.router}", h, c.experts, bias=how.bias)
         weights = self.graph.add("route", at, (logits,), c.experts, chosen=c.experts_per_token)
-        outputs = [self.expert(f"{at}.{e}", f"{source}.experts.{e}", e, h, weights) for e in range(c.experts)]
+        sources = [f"{source}.{how.expert.format(e)}" for e in range(c.experts)]
+        outputs = [self.expert(f"{at}.{e}", source, e, h, weights) for e, source in enumerate(sources)]
         y = self.graph.add("mix", at, (weights, *outputs), c.hidden)
         return self.graph.add("add", at, (x, y), c.hidden, name=f"layers.{i}.out")
 
     def expert(self, at: str, source: str, expert: int, h: str, weights: str) -> str:
         """What one expert makes of ``h`` for the tokens that chose it, before its weight."""
-        own = self.graph.add("select", at, (h, weights), self.config.hidden, expert=expert)
-        gate, up = (self.linear(f"{at}.{word}", f"{source}.{key}", own, self.config.intermediate)
-                    for word, key in (("gate", "w1"), ("up", "w3")))
-        m = self.graph.add("silu_mul", at, (gate, up), self.config.intermediate)
-        return self.linear(f"{at}.down", f"{source}.w2", m, self.config.hidden)
+        c, how = self.config, self.variant.mixture
+        own = self.graph.add("select", at, (h, weights), c.hidden, expert=expert)
+        gate, up = (self.linear(f"{at}.{word}", f"{source}.{key}", own, c.intermediate, bias=how.bias)
+                    for word, key in (("gate", how.gate), ("up", how.up)))
+        m = self.gated(at, gate, up)
+        return self.linear(f"{at}.down", f"{source}.{how.down}", m, c.hidden, bias=how.bias)
+
+    def gated(self, at: str, gate: str, up: str) -> str:
+        """The product of an MLP's gate, through its activation, and the other half."""
+        if self.variant.swiglu is None:
+            return self.graph.add("silu_mul", at, (gate, up), self.config.intermediate)
+        alpha, limit = self.variant.swiglu
+        return self.graph.add("swiglu", at, (gate, up), self.config.intermediate, alpha=alpha, limit=limit)
 
     def rotated(self, where: str, source: str, h: str, heads: int) -> str:
         """Query or key heads: projection, a norm per head where the variant has one, rotary embedding."""

@@ -78,12 +78,19 @@ class _Window:
         if window := node.attrs.get("window", 0):
             unseen |= np.tril(np.ones((len(q), len(q)), bool), -window)
         scores[..., unseen] = -np.inf
-        weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-        weights /= weights.sum(axis=-1, keepdims=True)
+        sinks = p["sinks"].reshape(groups, -1, 1, 1) if "sinks" in p else np.float32(-np.inf)
+        top = np.maximum(scores.max(axis=-1, keepdims=True), sinks)
+        weights = np.exp(scores - top)
+        weights /= weights.sum(axis=-1, keepdims=True) + np.exp(sinks - top)
         return (weights @ values).transpose(2, 0, 1, 3).reshape(q.shape)
 
     def _silu_mul(self, node: Node, p: Params, gate: np.ndarray, up: np.ndarray) -> np.ndarray:
         return gate / (1 + np.exp(np.minimum(-gate, 88))) * up  # beyond 88 exp overflows and silu is 0
+
+    def _swiglu(self, node: Node, p: Params, gate: np.ndarray, up: np.ndarray) -> np.ndarray:
+        alpha, limit = (np.float32(node.attrs[word]) for word in ("alpha", "limit"))
+        g, u = np.minimum(gate, limit), np.clip(up, -limit, limit)
+        return g / (1 + np.exp(np.minimum(-alpha * g, 88))) * (u + 1)
 
     def _route(self, node: Node, p: Params, logits: np.ndarray) -> np.ndarray:
         """Softmax over each token's largest logits; of equal ones the first are taken."""

@@ -6,8 +6,8 @@ that looks at other tokens is ``attention``, through its layer's KV cache.
 
 Two levels share these classes; ``docs/04-graph.md`` and ``docs/05-numerics.md`` list their operators:
 
-* ``float``: embed, rmsnorm, headnorm, linear, rope, attention, silu_mul, add, route, select, mix
-* ``int``:   embed, quantize, rms, headnorm, linear, rope, attention, silu_mul, add, mul, route, select, mix
+* ``float``: embed, rmsnorm, headnorm, linear, rope, attention, silu_mul, swiglu, add, route, select, mix
+* ``int``:   embed, quantize, rms, headnorm, linear, rope, attention, silu_mul, swiglu, add, mul, route, select, mix
 """
 
 from __future__ import annotations

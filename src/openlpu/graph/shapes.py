@@ -7,6 +7,7 @@ from dataclasses import replace
 from openlpu._base.errors import BadRequest
 from openlpu.checkpoint.config import ModelConfig, Rope
 
+_GPT_OSS_ROPE = Rope(150000.0, "yarn", 32.0, original_context=4096, truncate=False)
 SHAPES = {
     "smollm2-135m": ModelConfig(
         "llama", hidden=576, layers=30, heads=9, kv_heads=3, head_dim=64, intermediate=1536, vocab=49152,
@@ -39,6 +40,16 @@ SHAPES = {
     "mixtral-8x7b": ModelConfig(
         "mixtral", hidden=4096, layers=32, heads=32, kv_heads=8, head_dim=128, intermediate=14336, vocab=32000,
         context=32768, norm_eps=1e-5, rope=Rope(1000000.0), tied=False, experts=8, experts_per_token=2,
+    ),
+    "gpt-oss-20b": ModelConfig(
+        "gpt_oss", hidden=2880, layers=24, heads=64, kv_heads=8, head_dim=64, intermediate=2880, vocab=201088,
+        context=131072, norm_eps=1e-5, rope=_GPT_OSS_ROPE, tied=False, window=128, full_layers=tuple(range(1, 24, 2)),
+        experts=32, experts_per_token=4,
+    ),
+    "gpt-oss-120b": ModelConfig(
+        "gpt_oss", hidden=2880, layers=36, heads=64, kv_heads=8, head_dim=64, intermediate=2880, vocab=201088,
+        context=131072, norm_eps=1e-5, rope=_GPT_OSS_ROPE, tied=False, window=128, full_layers=tuple(range(1, 36, 2)),
+        experts=128, experts_per_token=4,
     ),
 }
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from openlpu._base.errors import Unsupported
 from openlpu.arch import truepoint as tp
 from openlpu.arch.truepoint import draw
 from openlpu.graph.ir import Graph, Node, maker
@@ -23,6 +24,7 @@ from openlpu.numerics.lower import lower
 from openlpu.numerics.rewrite import Rewritten, Rule, rewritten, take
 from openlpu.numerics.scheme import Scheme
 
+GATED = ("silu_mul", "swiglu")
 TOKENS = 48  # enough to see every channel that dominates; calibration costs one chunk of this length
 Order = NDArray[np.intp]
 Trace = Callable[[Graph, Sequence[int], Callable[[Node, Any], None]], object]
@@ -34,6 +36,9 @@ def prepare(graph: Graph, scheme: Scheme, trace: Trace) -> Graph:
 
     Equalized; with outlier channels in front; and for a 4-bit cache with a centre for each layer's keys.
     """
+    sinks = next((node.where for node in graph.nodes if "sinks" in node.params), "")
+    if scheme.kv_bits == 4 and sinks:  # taking a vector off all keys would move all scores but a sink's
+        raise Unsupported("a 4-bit KV cache beside attention sinks", where=sinks, fix="use --kv-bits 8 or 16")
     graph = equalize(graph)
     if scheme.outlier_share:
         graph = _outliers_in_front(graph, scheme, trace)
@@ -91,7 +96,7 @@ def observe(graph: Graph, scheme: Scheme, trace: Trace, ids: Sequence[int]) -> M
     The codes are one-plane codes, so a channel counts as far as it sets the scale of the others.
     """
     wanted = {n.inputs[0] for n in graph.nodes if n.op == "rmsnorm"}
-    wanted |= {n.output for n in graph.nodes if n.op == "silu_mul"}
+    wanted |= {n.output for n in graph.nodes if n.op in GATED}
     seen: dict[str, NDArray[np.int64]] = {}
 
     def look(node: Node, value: object) -> None:
@@ -128,7 +133,7 @@ def _reorder_intermediate(graph: Graph, dominance: Mapping[str, NDArray[np.int64
     """An order per layer for the channels between gate, up and down."""
     makers, rules = graph.producers(), dict[str, Rule]()
     for node in graph.nodes:
-        if node.op == "silu_mul":
+        if node.op in GATED:
             order = front(dominance[node.output])
             for name in node.inputs:
                 rules |= {key: take(order, 0) for key in makers[name].params.values()}

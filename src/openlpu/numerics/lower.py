@@ -223,7 +223,8 @@ class _Lowering:
         root = rope_tables.CONTEXT.sqrt(Decimal(node.attrs["head_dim"]))
         softmax_scale = float(np.float32(float(rope_tables.CONTEXT.divide(Decimal(1), root))))
         attrs = {**node.attrs, "kv_bits": self.scheme.kv_bits, "softmax_scale": softmax_scale}
-        params = {word: self.out.param(key, self.graph.params[key]) for word, key in node.params.items()}
+        params = {word: self.out.param(f"{node.where}.{word}", self.graph.params[key].astype(np.float32))
+                  for word, key in node.params.items()}
         return self.out.add(node.op, node.where, self._read(node), size, name=node.output, params=params, **attrs)
 
     def _wide(self, node: Node) -> int:

@@ -73,8 +73,8 @@ def _dispatches(graph: Graph, node: Node, chip: Chip, context: int) -> tuple[Fra
         scores, planes = node.attrs["heads"] * context, 2 * -(-node.attrs["kv_bits"] // 8)
         products = Fraction(scores * planes, lanes) + Fraction(scores * planes * node.attrs["head_dim"], lanes**2)
         return products, Fraction(12 * scores, lanes)
-    alu = {"embed": 2, "quantize": 5, "rms": 0, "headnorm": 7, "rope": 3, "silu_mul": 7, "add": 1, "mul": 1,
-           "route": 4, "select": 0, "mix": 2 * len(node.inputs) - 2}
+    alu = {"embed": 2, "quantize": 5, "rms": 0, "headnorm": 7, "rope": 3, "silu_mul": 7, "swiglu": 11, "add": 1,
+           "mul": 1, "route": 4, "select": 0, "mix": 2 * len(node.inputs) - 2}
     return Fraction(0), Fraction(alu[node.op] * size, lanes)
 
 
@@ -177,6 +177,7 @@ class Shortest:
             "headnorm": self.scale(size) + self.code + self.total(size) + self.special + 6 * self.alu,
             "rope": 2 * self.alu,
             "silu_mul": 5 * self.alu + 2 * self.special,
+            "swiglu": 7 * self.alu + 2 * self.special,
             "add": self.alu,
             "route": self.over_lanes(size) + self.alu,
             "mix": 2 * self.alu,

@@ -226,6 +226,8 @@ def _vectors(layout: Layout, node: Node) -> None:
         for j in range(keys.vectors):
             source = Source("row", node.params["centre"], one, keys.row(j))
             layout.homes.keep(f"centre.{node.where}.{j}", source, layout.homes.quad_slices())
+    if "sinks" in node.params:
+        _sinks(layout, node)
     for word in ("scale", "bias", "gain"):
         if word not in node.params or (node.op == "embed" and word == "scale"):
             continue
@@ -238,6 +240,17 @@ def _vectors(layout: Layout, node: Node) -> None:
                 layout.homes.keep_bank(f"{word}.{where}.{j}", sources, layout.homes.quad_slices(), 1)
             else:
                 layout.homes.keep(f"{word}.{node.where}.{j}", sources[0], layout.homes.quad_slices())
+
+
+def _sinks(layout: Layout, node: Node) -> None:
+    """A vector for each query head a chip has, by its vector and first lane: the head's sink in every lane."""
+    query, dim = layout.lanes[node.inputs[0]], layout.heads.dim
+    for v in range(query.vectors):
+        for lane in np.flatnonzero(query.used(v))[::dim].tolist():
+            head = np.where(query.channel[:, v, lane] >= 0, query.channel[:, v, lane] // dim, -1).astype(np.int32)
+            cols = np.repeat(head[:, None], layout.chip.lanes, axis=1)
+            source = Source("row", node.params["sinks"], np.zeros(1, np.int32), cols[0] if len(cols) == 1 else cols)
+            layout.homes.keep(f"sinks.{node.where}.{v}.{lane}", source, layout.homes.quad_slices())
 
 
 def _table(layout: Layout, name: str, sources: list[Source], planes: int, rows: int) -> None:

@@ -13,7 +13,7 @@ from openlpu.partition.split import Stage
 from openlpu.place.lanes import HeadLanes, Lanes, head_lanes, packed
 from openlpu.place.packing import Packing, dense, gathered, loose, meeting, pieces
 
-FOLLOWERS = ("quantize", "rms", "add", "mul", "select", "silu_mul", "pass")  # lie as their first input lies
+FOLLOWERS = ("quantize", "rms", "add", "mul", "select", "silu_mul", "swiglu", "pass")  # lie as their first input lies
 
 
 def stage_heads(stage: Stage, chip: Chip) -> HeadLanes:
@@ -57,9 +57,11 @@ def _width(stage: Stage, name: str) -> int:
 
 
 def _packing(stage: Stage, own: Lanes, nodes: Sequence[Node], chip: Chip) -> Packing:
-    """Dense where the loads of weights that it saves take longer than a turn and a sum."""
+    """Dense where the loads of weights that it saves take longer than a turn and a sum.  Of experts all count, because
+    all take room."""
     saved = stage.tensor * own.vectors - len(dense(own).slots(stage.tensor))
-    return dense(own) if _worth(saved * _readers(stage, nodes, chip), chip) else loose(own)
+    readers = _readers(stage, nodes, chip, lambda node: node.attrs.get("experts", 1))
+    return dense(own) if _worth(saved * readers, chip) else loose(own)
 
 
 def _cuts(stage: Stage, chip: Chip) -> dict[int, tuple[int, ...]]:
@@ -83,7 +85,7 @@ def _worth(tiles: int, chip: Chip) -> bool:
 
 
 def _readers(
-    stage: Stage, nodes: Sequence[Node], chip: Chip, weight: Callable[[Node], int] = lambda node: 1
+    stage: Stage, nodes: Sequence[Node], chip: Chip, weight: Callable[[Node], int]
 ) -> int:
     """Vectors that linears make of the first node's output, each of which reads every vector of it; each counts as much
     as ``weight`` says of its linear."""

@@ -165,6 +165,8 @@ def _float_node(b: Build, node: Node, place: int, rope_rows: Sequence[RopeRow]) 
         return elementwise.rope(b, f[0], rope_rows[place])
     if node.op in ("silu_mul", "add") and f[0] and f[1]:
         return (elementwise.silu_mul if node.op == "silu_mul" else elementwise.add)(b, f[0], f[1])
+    if node.op == "swiglu" and f[0] and f[1]:
+        return elementwise.swiglu(b, node, f[0], f[1])
     if node.op == "mix":
         return experts.mix(b, node, place)
     if node.op == "mul" and f[0]:

@@ -14,7 +14,7 @@ from openlpu.arch.truepoint.codes import (
     quantize_cache,
     rms_scale,
 )
-from openlpu.arch.truepoint.elementwise import exp, reciprocal, rsqrt, sigmoid, silu, tanh
+from openlpu.arch.truepoint.elementwise import exp, reciprocal, rsqrt, sigmoid, silu, swiglu, tanh
 from openlpu.arch.truepoint.experts import mix, route, select
 from openlpu.arch.truepoint.rope import rotate
 
@@ -24,5 +24,5 @@ VERSION = 1
 __all__ = [
     "BLOCK", "VERSION", "Cache", "Codes", "attend", "embed", "exp", "headnorm", "linear", "mix", "planes",
     "quantize", "quantize_cache", "reciprocal", "rms_scale", "rotate", "route", "rsqrt", "select", "sigmoid", "silu",
-    "tanh",
+    "swiglu", "tanh",
 ]

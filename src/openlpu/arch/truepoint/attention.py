@@ -70,16 +70,19 @@ def block_part(score: F32, seen: NDArray[np.bool_], v: I16, v_scale: F32) -> Par
     return Part(top, total.astype(np.float32), join(exact_dot(p, high.T), exact_dot(p, low.T)), v_top)
 
 
-def combine(parts: list[tuple[slice, Part]], count: int) -> F32:
+def combine(parts: list[tuple[slice, Part]], count: int, sink: F32 | None = None) -> F32:
     """Blocks in ascending order, each with the rows that see it, for ``count`` rows; every row sees at least one.
 
     Block b contributes Σp·v * (alpha * v_top) to the numerator and Σp * alpha to the denominator, both from 0,
-    with alpha = exp(its maximum - the maximum of all).
+    with alpha = exp(its maximum - the maximum of all).  A ``sink`` [N, 1] is one more score with no value: it takes
+    part in the maximum, and the denominator begins with 32512 * exp(sink - maximum).
     """
-    top = np.full((count, 1), -np.inf, np.float32)
+    top = np.full((count, 1), -np.inf, np.float32) if sink is None else sink.copy()
     for rows, part in parts:
         top[rows] = np.maximum(top[rows], part.top)
     num, den = np.zeros((count, parts[0][1].weighted.shape[1]), np.float32), np.zeros_like(top)
+    if sink is not None:
+        den = exp(sink - top) * PROB_ONE
     for rows, part in parts:
         alpha = exp(part.top - top[rows])
         num[rows] += part.weighted * (alpha * part.v_top)
@@ -87,11 +90,14 @@ def combine(parts: list[tuple[slice, Part]], count: int) -> F32:
     return num * reciprocal(den)
 
 
-def attend(q: Codes, cache: Cache, softmax_scale: np.float32, window: int = 0) -> F32:
+def attend(
+    q: Codes, cache: Cache, softmax_scale: np.float32, window: int = 0, sinks: F32 | None = None
+) -> F32:
     """Output [N, H, D] of the last N positions' query codes [N, H, D] over the T positions of the cache.
 
     Query i stands at position p = T - N + i and sees the positions up to its own: all of them, or with a ``window``
     those above p - window.  ``q.scale`` is [N, 1].  score = (dot * (q.scale * softmax_scale)) * k_scale[t].
+    ``sinks`` [H]: a score of each head that every query sees and that has no value, see :func:`combine`.
     """
     count, heads, dim = q.codes.shape
     length, kv_heads = cache.k_scale.shape
@@ -110,5 +116,6 @@ def attend(q: Codes, cache: Cache, softmax_scale: np.float32, window: int = 0) -
             at = np.arange(t.start, t.stop)
             seen = (position[see, None] >= at) & (oldest[see, None] <= at)
             parts.append((see, block_part(score, seen, cache.v[t, g], cache.v_scale[t, g])))
-        out[:, g * group : (g + 1) * group] = combine(parts, len(rows)).reshape(count, group, dim)
+        sink = None if sinks is None else np.tile(sinks[g * group : (g + 1) * group], count)[:, None]
+        out[:, g * group : (g + 1) * group] = combine(parts, len(rows), sink).reshape(count, group, dim)
     return out

@@ -56,7 +56,8 @@ def _headnorm(t: Tensors) -> dict[str, np.ndarray]:
 def _attention(t: Tensors) -> dict[str, np.ndarray]:
     cache = tp.Cache(t["k"], t["k_scale"], t["v"], t["v_scale"])
     q = tp.Codes(t["q"], t["q_scale"], t["q"].shape[-1])
-    return {"y": tp.attend(q, cache, t["softmax_scale"][0], int(t["window"][0]) if "window" in t else 0)}
+    window = int(t["window"][0]) if "window" in t else 0
+    return {"y": tp.attend(q, cache, t["softmax_scale"][0], window, t.get("sinks"))}
 
 
 def _quantize_nibbles(t: Tensors) -> dict[str, np.ndarray]:
@@ -98,6 +99,8 @@ OPERATIONS: Mapping[str, Operation] = {
     "select": _select,
     "product_fp16": lambda t: {"y": half.product(t["a"], t["w"], int(t["chunk"][0]), int(t["sections"][0]))},
     "mix": lambda t: {"y": tp.mix(t["weights"], list(t["outputs"]))},
+    "swiglu": lambda t: {"y": tp.swiglu(t["gate"], t["up"], t["alpha"][0], t["limit"][0])},
+    "attention_sinks": _attention,
 }
 """The reference: operation name -> what it does to a case's input tensors."""
 
@@ -105,7 +108,7 @@ OPERATIONS: Mapping[str, Operation] = {
 def cases() -> list[Case]:
     """Every case of every operation, with the reference's outputs."""
     inputs = [*_elementwise(), *_embeds(), *_quantizes(), *_norms(), *_linears(), *_ropes(), *_attentions(),
-              *_nibbles(), *_windows(), *_mixtures(), *_products()]
+              *_nibbles(), *_windows(), *_mixtures(), *_products(), *_clamped(), *_sinks()]
     return [Case(op, name, tensors, OPERATIONS[op](tensors)) for op, name, tensors in inputs]
 
 
@@ -271,6 +274,27 @@ def _halves(name: str, shape: tuple[int, int]) -> NDArray[np.float16]:
     """Finite fp16 numbers of any bits."""
     bits = integers(name, shape, 0, 0x7BFF) | integers(f"{name}.sign", shape, 0, 1) << 15
     return bits.astype(np.uint16).view(np.float16)
+
+
+def _clamped() -> Inputs:
+    """Both halves far below, about and above the limit."""
+    gate = np.array([0, -0.0, 7, 7.0000005, -7, 1e30, -1e30, 100, -100], np.float32)
+    up = np.array([-1, 7, -7, -7.0000005, 1e30, -1e30, 0, -0.0, 3], np.float32)
+    gate, up = (np.concatenate([x, normal(f"swiglu.{word}", 500) * np.float32(6)])
+                for word, x in (("gate", gate), ("up", up)))
+    return [("swiglu", name, {"gate": gate, "up": up, "alpha": _real(alpha), "limit": _real(limit)})
+            for name, alpha, limit in (("gpt_oss", 1.702, 7.0), ("narrow", 1.0, 0.5))]
+
+
+def _sinks() -> Inputs:
+    """Attention beside sinks far below, among and far above the scores, with a window of three positions."""
+    out: Inputs = []
+    for _, name, tensors in _attentions():
+        heads = tensors["q"].shape[1]
+        for word, sinks in (("among", normal(f"sinks.{name}", heads)), ("below", np.full(heads, -80, np.float32)),
+                            ("above", np.full(heads, 90, np.float32))):
+            out.append(("attention_sinks", f"{name}_{word}", tensors | {"sinks": sinks, "window": _one(3)}))
+    return out
 
 
 def export(folder: Path) -> dict[str, str]:

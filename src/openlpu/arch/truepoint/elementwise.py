@@ -73,6 +73,12 @@ def silu(x: F32) -> F32:
     return x * sigmoid(x)
 
 
+def swiglu(gate: F32, up: F32, alpha: np.float32, limit: np.float32) -> F32:
+    """(g * sigmoid(alpha * g)) * (u + 1), where g is gate up to ``limit`` and u is up within ±limit."""
+    g, u = np.minimum(gate, limit), np.maximum(np.minimum(up, limit), -limit)
+    return (g * sigmoid(alpha * g)) * (u + ONE)
+
+
 def tanh(x: F32) -> F32:
     """1 - 2 / (1 + exp(2x))."""
     return ONE - TWO * reciprocal(ONE + exp(x + x))

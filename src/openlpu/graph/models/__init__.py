@@ -5,12 +5,14 @@ from __future__ import annotations
 from openlpu._base.registry import Registry
 from openlpu.checkpoint.folder import Checkpoint
 from openlpu.checkpoint.onnx.model import OnnxTensors
+from openlpu.checkpoint.stacked import Unstacked
 from openlpu.graph import decoder, onnx_check
 from openlpu.graph.ir import Graph
 
 ARCHITECTURES = Registry(
     "architecture",
-    {name: f"openlpu.graph.models.{name}:variant" for name in ("llama", "mistral", "qwen2", "qwen3", "mixtral")},
+    {name: f"openlpu.graph.models.{name}:variant"
+     for name in ("llama", "mistral", "qwen2", "qwen3", "mixtral", "gpt_oss")},
 )
 
 
@@ -20,7 +22,10 @@ def build(checkpoint: Checkpoint) -> Graph:
     Raises :class:`~openlpu._base.errors.BadCheckpoint` for a tensor that is missing or has the wrong shape.
     """
     variant = ARCHITECTURES.get(checkpoint.config.architecture)(checkpoint.config)
-    graph = decoder.build(checkpoint.config, checkpoint.tensors, variant)
+    tensors = checkpoint.tensors
+    if variant.mixture.stacked:
+        tensors = Unstacked(tensors, checkpoint.config.experts)
+    graph = decoder.build(checkpoint.config, tensors, variant)
     if isinstance(checkpoint.tensors, OnnxTensors):
         onnx_check.compare(graph, checkpoint.tensors)
     return graph

@@ -71,7 +71,7 @@ def attention(b: Build, node: Node, q: Mapping[int, Floats], k: Sequence[Floats]
         members, own = range(b.heads.group), b.heads.heads_in(c)
         heads = [Head(place, g, c, lane, j) for place in q for j in members for g, lane in own]
         scored = _scores(b, heads, queries, k_rows[c], side, window)
-        results = _weighted(b, heads, scored, v_rows[c], side, window)
+        results = _weighted(b, heads, scored, v_rows[c], side, window, _sinks(b, node, heads))
         for place, vecs in out.items():
             for j in members:
                 mine = [(r, head.lane) for r, head in zip(results, heads, strict=True)
@@ -98,6 +98,13 @@ def merge(b: Build, parts: list[Vec], lanes: list[int]) -> Vec:
 
 
 @scoped
+def _sinks(b: Build, node: Node, heads: list[Head]) -> list[list[Vec]]:
+    """[head]: its sink in every lane, where there is one."""
+    if "sinks" not in node.params:
+        return [[] for _ in heads]
+    return [[b.home(f"sinks.{node.where}.{h.vector * b.heads.group + h.member}.{h.lane}")] for h in heads]
+
+
 def _query_codes(b: Build, q: Floats, softmax_scale: float, scale: Vec | None) -> tuple[list[Vec], Vec]:
     """Two-plane codes of all query vectors under one scale, and that scale times the softmax's."""
     scale = scale or scale_of(b, None, amax(b, q.vecs, [None] * len(q.vecs)))
@@ -163,10 +170,10 @@ def _both(b: Build, plane: Plane, pair: tuple[Vec, Vec]) -> tuple[Vec, Vec]:
 
 @scoped
 def _weighted(b: Build, heads: list[Head], scored: list[list[Scored]], rows: cache.Rows, side: int,
-              window: int) -> list[Vec]:
+              window: int, sinks: list[list[Vec]]) -> list[Vec]:
     """[head]: the weighted sum of V, in the lanes of the head (other lanes hold other heads' V: not meant)."""
-    tops = [b.vxm.evaluate(tree) if isinstance(tree := chain("max", [s.top for s in blocks]), Op) else tree
-            for blocks in scored]
+    tops = [b.vxm.evaluate(tree) if isinstance(tree := chain("max", [*(s.top for s in blocks), *sink]), Op) else tree
+            for blocks, sink in zip(scored, sinks, strict=True)]
     weights: list[list[tuple[Vec, Vec]]] = [[] for _ in heads]
     exps: list[list[Vec]] = [[] for _ in heads]
     v_tops: dict[tuple[int, int, int], Vec] = {}
@@ -188,6 +195,8 @@ def _weighted(b: Build, heads: list[Head], scored: list[list[Scored]], rows: cac
     for i, head in enumerate(heads):
         num: Vec | float = 0.0
         den: Vec | float = 0.0
+        for sink in sinks[i]:
+            den = b.vxm.evaluate(Op("mul", Op("exp", Op("sub", sink, tops[i])), ONE))
         for block in range(b.blocks):
             alpha = b.vxm.evaluate(Op("exp", Op("sub", scored[i][block].top, tops[i])))
             term = Op("mul", products[i][block], Op("mul", alpha, v_tops[head.place, head.kv_head, block]))

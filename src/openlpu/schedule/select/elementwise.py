@@ -66,6 +66,18 @@ def silu_mul(b: Build, gate: Floats, up: Floats) -> Floats:
     return Floats(gate.lanes, vecs)
 
 
+def swiglu(b: Build, node: Node, gate: Floats, up: Floats) -> Floats:
+    """(g * 1/(1 + exp(-alpha * g))) * (u + 1) of both halves, clamped."""
+    alpha, limit = (float(np.float32(node.attrs[word])) for word in ("alpha", "limit"))
+    vecs = []
+    for gate_vec, up_vec in zip(gate.vecs, up.vecs, strict=True):
+        g = Op("min", gate_vec, limit)
+        u = Op("add", Op("max", Op("min", up_vec, limit), -limit), 1.0)
+        root = Op("rsqrt", Op("add", Op("exp", Op("negate", Op("mul", g, alpha))), 1.0))
+        vecs.append(b.vxm.evaluate(Op("mul", Op("mul", g, Op("mul", root, root)), u)))
+    return Floats(gate.lanes, vecs)
+
+
 def add(b: Build, x: Floats, y: Floats) -> Floats:
     """x + y."""
     return Floats(x.lanes, [b.vxm.evaluate(Op("add", p, q)) for p, q in zip(x.vecs, y.vecs, strict=True)])

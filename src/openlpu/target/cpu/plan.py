@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from openlpu._base.errors import Unsupported
 from openlpu.arch.truepoint import sparse as tp
 from openlpu.arch.truepoint.codes import MAX_K
 from openlpu.graph.ir import Graph, Node, twins
@@ -295,6 +296,9 @@ class Planner:
         if up in self.routes:
             self.routes[node.output] = self.routes[up]
 
+    def _swiglu(self, node: Node) -> None:
+        raise Unsupported("a clamped gated product on the cpu", where=node.where, fix="use --target ref")
+
     def _route(self, node: Node) -> None:
         self._row(node)
         self.place[node.output] = (self.place[node.output][0], ALL)
@@ -326,6 +330,8 @@ class Planner:
 
     def _attention(self, node: Node) -> None:
         """Codes of the query and cache writes are row work; the sums over the cache are a stage of their own."""
+        if "sinks" in node.params:
+            raise Unsupported("attention sinks on the cpu", where=node.where, fix="use --target ref")
         q, k, v = node.inputs
         layer, size = str(node.attrs["layer"]), self.graph.values[q].size
         draft = self._draft(ROWS, node, node.inputs)

@@ -86,10 +86,14 @@ class RefExecutable:
         cache = tp.Cache(self.k[at][seen], self.k_scale[at][seen], self.v[at][seen], self.v_scale[at][seen])
         query = tp.quantize(q, q.shape[1])
         query = replace(query, codes=query.codes.reshape(len(q), a["heads"], -1))
-        return tp.attend(query, cache, np.float32(a["softmax_scale"]), a.get("window", 0)).reshape(q.shape)
+        out = tp.attend(query, cache, np.float32(a["softmax_scale"]), a.get("window", 0), p.get("sinks"))
+        return out.reshape(q.shape)
 
     def _silu_mul(self, node: Node, p: dict, chunk: Chunk, gate: F32, up: F32) -> F32:
         return tp.silu(gate) * up
+
+    def _swiglu(self, node: Node, p: dict, chunk: Chunk, gate: F32, up: F32) -> F32:
+        return tp.swiglu(gate, up, *(np.float32(node.attrs[word]) for word in ("alpha", "limit")))
 
     def _add(self, node: Node, p: dict, chunk: Chunk, a: F32, b: F32) -> F32:
         return a + b

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from random_models import BASE, LLAMA, MIXTURES, random_graph, same, tokens
+from random_models import BASE, LLAMA, MIXTURES, SINKS, random_graph, same, tokens
 
 from openlpu.arch.chip import load_chip
 from openlpu.arch.isa import BY_NAME
@@ -28,9 +28,9 @@ from openlpu.target.ref import run as ref
 TINY = load_chip("tiny")
 
 
-@pytest.mark.parametrize("name", MIXTURES, ids=lambda name: name.replace(" ", "-"))
+@pytest.mark.parametrize("name", MIXTURES | SINKS, ids=lambda name: name.replace(" ", "-"))
 def test_random_mixtures_give_the_reference_bits_above_the_bound(name: str) -> None:
-    graph = random_graph(*MIXTURES[name])
+    graph = random_graph(*(MIXTURES | SINKS)[name])
     chunk = Chunk(0, 0, tokens(4, graph.config), every=True)
     machine = chip.load(graph, chip=TINY)
     assert same(machine.run([chunk]), ref.load(graph).run([chunk]))
@@ -45,9 +45,12 @@ def test_the_real_geometry_gives_the_reference_bits() -> None:
     assert same(chip.load(graph, chip="lpu-v1").run([chunk]), ref.load(graph).run([chunk]))
 
 
-@pytest.mark.parametrize("split", [Split(2, 3, halves=True), Split(4, exchange="codes"), Split(8)], ids=str)
-def test_every_split_gives_the_reference_bits(split: Split) -> None:
-    graph = random_graph(*MIXTURES["experts"])
+@pytest.mark.parametrize(("split", "name"), [
+    (Split(2, 3, halves=True), "experts"), (Split(4, exchange="codes"), "gpt-oss"), (Split(8), "experts"),
+    (Split(2), "gpt-oss wide"),
+], ids=str)
+def test_every_split_gives_the_reference_bits(split: Split, name: str) -> None:
+    graph = random_graph(*(MIXTURES | SINKS)[name])
     system = load_system("tiny-node")
     system = replace(system, spec=replace(system.spec, chip=replace(TINY, c2c_links=16)))
     program = schedule_system(shard(graph, split), system.chip, *cables(system, split), contexts=[64])
