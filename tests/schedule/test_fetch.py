@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from random_models import BASE, LLAMA, random_graph, same, tokens
 
 from openlpu._base.errors import DoesNotFit, ProgramError
@@ -127,3 +129,29 @@ def test_full_slices_have_no_room_for_instructions(graph, monkeypatch: pytest.Mo
     monkeypatch.setattr(fetch.Fetcher, "all", full)
     with pytest.raises(DoesNotFit, match="no rows are left for instructions"):
         compiled(graph)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    runs=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2), st.booleans(), st.integers(1, 6)), min_size=1,
+                  max_size=9),
+    more=st.lists(st.integers(0, 60), min_size=1, max_size=4),
+)
+def test_a_queue_grows_as_if_it_were_encoded_anew(runs, more) -> None:
+    """What is inserted into runs that repeats stand for, or beside them, moves bytes as a new encoding would."""
+    steps = [run[:3] for run in runs for _ in range(run[3])]
+    rows = np.zeros(len(steps), queue_dtype("mem0"))
+    rows["cycle"] = np.cumsum([gap for gap, _, _ in steps])
+    rows["address"] = np.cumsum([step for _, step, _ in steps])
+    rows["op"] = [BY_NAME["read" if read else "write"].opcode for _, _, read in steps]
+    queue = fetch.queue_of(TINY, rows)
+    for cycle in more:
+        at = np.searchsorted(queue.cycle, [cycle, cycle + 1], "right")
+        new = np.zeros(2, rows.dtype)
+        new["cycle"], new["op"], new["address"] = [cycle, cycle + 1], fetch.READ, [cycle, cycle + 1]
+        want = fetch.queue_of(TINY, np.insert(queue.columns, at, new))
+        longer = queue.with_([cycle, cycle + 1], fetch.READ, address=[cycle, cycle + 1])
+        assert longer is not None
+        for field in ("columns", "cycle", "start", "end", "joined", "sent"):
+            assert (getattr(longer, field) == getattr(want, field)).all(), field
+        queue = longer

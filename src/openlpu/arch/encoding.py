@@ -71,6 +71,12 @@ def _pairs(columns: NDArray) -> tuple[Ints, Ints, NDArray[np.bool_]]:
     return gap, step, alike & (step >= 0) & (step <= STEP_MAX) & ((step == 0) | RISES[op[1:]])
 
 
+def together(columns: NDArray) -> NDArray[np.bool_]:
+    """Of each instruction and the next whether one repeat may say both; where not, the queue's parts are encoded each
+    as if it stood alone."""
+    return _pairs(columns)[2]
+
+
 def extents(columns: NDArray) -> tuple[Ints, Ints]:
     """Byte offsets in the encoded queue where each instruction starts, its NOPs lying in front, and where it ends.
 

@@ -10,14 +10,14 @@ elsewhere.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from openlpu._base.errors import DoesNotFit, ProgramError
 from openlpu.arch.chip import Chip
-from openlpu.arch.encoding import encode, extents
+from openlpu.arch.encoding import encode, extents, together
 from openlpu.arch.isa import BY_NAME
 from openlpu.place.emplace import Source
 from openlpu.place.layout import Homes
@@ -29,19 +29,18 @@ REACH = 32  # cycles in which a slice is looked for at once
 READ, IFETCH = BY_NAME["read"].opcode, BY_NAME["ifetch"].opcode
 
 
-@dataclass
+@dataclass(frozen=True)
 class Queue:
-    """The instructions of one queue in order, cycles from the segment's first; ``sent``: rows of its fetches."""
+    """The instructions of one queue in order, cycles from the segment's first, with the byte offsets of ``extents`` and
+    where repeats may join them; ``sent``: rows of its fetches."""
 
     chip: Chip
     columns: NDArray
-    cycle: Ints = field(init=False)
-    sent: Ints = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.start, self.end = extents(self.columns)
-        self.cycle = self.columns["cycle"].astype(np.int64)
-        self.sent = np.flatnonzero(self.columns["op"] == IFETCH)
+    cycle: Ints
+    start: Ints
+    end: Ints
+    joined: NDArray[np.bool_]
+    sent: Ints
 
     @property
     def size(self) -> int:
@@ -79,14 +78,44 @@ class Queue:
         return bool((roomy & (brought <= self.deadline(k))).all())
 
     def with_(self, cycles: list[int], op: int, **fields: list[int]) -> Queue | None:
-        """The queue with instructions of ``op`` added; None if a fetch would come too late or find no room."""
+        """The queue with instructions of ``op`` added; None if a fetch would come too late or find no room.
+
+        Only what may share a repeat with them is encoded anew; all behind moves by as many bytes.
+        """
         rows = np.zeros(len(cycles), self.columns.dtype)
         rows["cycle"], rows["op"] = cycles, op
         for name, values in fields.items():
             rows[name] = values
         at = np.searchsorted(self.cycle, cycles, "right")
-        longer = Queue(self.chip, np.insert(self.columns, at, rows))
+        joined = self.joined.tobytes()
+        low = joined.rfind(0, 0, max(int(at[0]) - 1, 0)) + 1
+        high = joined.find(0, int(at[-1])) + 1 or len(self.cycle)
+        front = low - (low > 0)  # encoded again, to know the gap to the first
+        part = queue_of(self.chip, np.insert(self.columns[front:high], at - front, rows))
+        base = int(self.end[front] - part.end[0]) if low else 0
+        more = base + part.size - (int(self.end[high - 1]) if high else 0)
+        start, end = part.start[low - front :] + base, part.end[low - front :] + base
+        sent = np.searchsorted(self.sent, (front, high))
+        longer = Queue(
+            self.chip, _around(self.columns, part.columns, front, high), _around(self.cycle, part.cycle, front, high),
+            _around(self.start, start, low, high, more), _around(self.end, end, low, high, more),
+            _around(self.joined, part.joined, front, high - 1),
+            _around(self.sent, part.sent + front, int(sent[0]), int(sent[1]), len(rows)),
+        )
         return longer if longer.in_time() else None
+
+
+def queue_of(chip: Chip, columns: NDArray) -> Queue:
+    """A queue from its instructions."""
+    start, end = extents(columns)
+    sent = np.flatnonzero(columns["op"] == IFETCH)
+    return Queue(chip, columns, columns["cycle"].astype(np.int64), start, end, together(columns), sent)
+
+
+def _around(whole: NDArray, part: NDArray, low: int, high: int, more: int = 0) -> NDArray:
+    """``whole`` with ``part`` in place of low to high, and ``more`` added to what lies behind."""
+    behind = whole[high:]
+    return np.concatenate((whole[:low], part, behind + more if more else behind))
 
 
 @dataclass(frozen=True)
@@ -109,7 +138,7 @@ class Fetcher:
         self.first = min(int(table["cycle"][0]) for table in tables.values() if len(table))
         for table in tables.values():
             table["cycle"] -= self.first
-        self.queues = {name: Queue(asm.chip, table) for name, table in tables.items()}
+        self.queues = {name: queue_of(asm.chip, table) for name, table in tables.items()}
 
     def all(self) -> None:
         """Fetch until every queue is complete, the one that runs empty first, first."""
@@ -132,10 +161,11 @@ class Fetcher:
         cycle, due = queue.room, int(queue.deadline(count))
         if count:
             cycle = max(cycle, int(queue.cycle[queue.sent[-1]]) + wait)
+        slices = able = self._able(name)  # mostly one of them can send at once
         while cycle <= due - wait:
-            ahead, slices = self._senders(name, cycle, min(REACH, due - wait - cycle + 1))
-            if changed := self.asm.trial(cycle + ahead, lambda c, slices=slices: self._at(name, c, slices)):
+            if changed := self.asm.trial(cycle, lambda c, slices=slices: self._at(name, c, slices)):
                 return changed
+            ahead, slices = self._senders(name, cycle + 1, min(REACH, max(due - wait - cycle, 1)), able)
             cycle += ahead + 1
         if all(self._room(s) < 2 for s in range(self.asm.chip.slices)):
             raise DoesNotFit("no rows are left for instructions", where=f"chip {self.asm.chip.name}",
@@ -150,9 +180,9 @@ class Fetcher:
         """Rows left in a slice."""
         return self.homes.sram.room((slice_,)) - self.used[slice_]
 
-    def _senders(self, name: str, cycle: int, count: int) -> tuple[int, list[int]]:
-        """The first of ``count`` cycles from ``cycle`` in which slices can send a page, counted from it, and these
-        slices, the one with the shortest queue first.  If there is none, the last cycle and no slice."""
+    def _senders(self, name: str, cycle: int, count: int, able: list[int]) -> tuple[int, list[int]]:
+        """The first of ``count`` cycles from ``cycle`` in which some of the slices ``able`` can send a page, counted
+        from it, and these slices.  If there is none, the last cycle and no slice."""
         chip, timeline = self.asm.chip, self.asm.timeline
         there, at = chip.queue_position(name), cycle + self.first
         slot, best, found = timeline.fetchable(name, at, count), count - 1, []
@@ -165,10 +195,15 @@ class Fetcher:
             for s in slices:
                 row = timeline.reads[s]
                 k = next((k for k in free if not any(row[at + k - lead : at + k - lead + 2])), None)
-                if k is None or f"mem{s}" == name or self._room(s) < 2 or k > best:
+                if k is None or k > best or s not in able:
                     continue
                 found, best = (found if k == best else []) + [s], k
-        return best, sorted(found, key=lambda s: (self.queues[f"mem{s}"].size, s))
+        return best, [s for s in able if s in found]
+
+    def _able(self, name: str) -> list[int]:
+        """Slices with room for a page of a queue, the one with the shortest queue first."""
+        slices = [s for s in range(self.asm.chip.slices) if self._room(s) >= 2 and f"mem{s}" != name]
+        return sorted(slices, key=lambda s: (self.queues[f"mem{s}"].size, s))
 
     def _at(self, name: str, cycle: int, slices: list[int]) -> set[str] | None:
         """Fetch a page by an ``ifetch`` in ``cycle`` from the first of some slices that can send it."""
