@@ -109,6 +109,7 @@ class _Walk:
     def __init__(self, graph: Graph, split: Split) -> None:
         self.graph, self.split, self.chips = graph, split, split.tensor
         self.units = 2 if split.halves else 1  # of a layer: what a stage is made of
+        self.number = {node.output: self.unit(node) for node in graph.nodes}
         self.heads = _head_parts(graph, self.chips) if self.chips > 1 else {}
         self.routers = {node.output for node in routers(graph)}
         self.nodes: list[Node] = []
@@ -119,7 +120,7 @@ class _Walk:
     def stage(self, first: int, last: int) -> Stage:
         """The stage of the units ``first`` to ``last`` (layers, or halves), and of what lies before or behind all."""
         self.nodes, self.values, self.parts, self.whole = [], {"token": self.graph.values["token"]}, {}, {}
-        inside = [n for n in self.graph.nodes if first <= self.unit(n) <= last]
+        inside = [n for n in self.graph.nodes if first <= self.number[n.output] <= last]
         if first > 0:
             self.arrive(self.residual(first), inside[0].where)
         for node in inside:
@@ -151,8 +152,8 @@ class _Walk:
 
     def residual(self, unit: int) -> str:
         """The only value that is read from ``unit`` on of those made before."""
-        before = {n.output for n in self.graph.nodes if self.unit(n) < unit}
-        crossing = {i for n in self.graph.nodes if self.unit(n) >= unit for i in n.inputs if i in before}
+        before = {name for name, number in self.number.items() if number < unit}
+        crossing = {i for n in self.graph.nodes if self.number[n.output] >= unit for i in n.inputs if i in before}
         assert len(crossing) == 1, f"between stages only the residual is alive, not {sorted(crossing)}"
         return crossing.pop()
 

@@ -197,15 +197,16 @@ def _linear(layout: Layout, node: Node, work: list[int]) -> None:
     used = [i for i in range(inside.vectors) if inside.used(i).any()]
     even = steady(len(used) * out.vectors, chip)  # then each plane reads from slices of its own
     keys, where = parameters(node, "codes"), bank(node) or node.where
+    columns = {i: inside.row(i) for i in used}
     for j in range(out.vectors):
         known = layout.plane.get(f"{where}.{j}")  # of another chosen expert
         plane = work.index(min(work)) if known is None else known
         groups = -(-(int(np.flatnonzero(out.used(j))[-1]) + 1) // chip.weight_streams)
         work[plane] += len(used) * (groups if even else chip.superlanes)
         layout.plane[f"{node.where}.{j}"] = layout.plane[f"{where}.{j}"] = plane
+        rows = out.row(j)[..., : groups * chip.weight_streams]
         for i in used:
-            rows, name = out.row(j)[..., : groups * chip.weight_streams], f"weights.{where}.{j}.{i}"
-            sources = [Source("codes", key, rows, inside.row(i)) for key in keys]
+            name, sources = f"weights.{where}.{j}.{i}", [Source("codes", key, rows, columns[i]) for key in keys]
             slices = homes.tile_slices(plane % 2, plane // 2, groups * len(keys) if even else 0)
             if bank(node):
                 homes.keep_bank(name, sources, slices, groups)

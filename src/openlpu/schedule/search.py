@@ -11,11 +11,13 @@ from itertools import product
 
 from openlpu._base.errors import DoesNotFit, OpenLpuError, ProgramError, Unsupported
 from openlpu._base.progress import Progress, silent
+from openlpu._base.units import size
 from openlpu.arch.system import System
 from openlpu.arch.topology import NODE
 from openlpu.graph.ir import Graph
 from openlpu.partition.shard import TENSOR, shard
 from openlpu.partition.split import CODES, VALUES, Split
+from openlpu.schedule.kinds import Programs
 from openlpu.schedule.program import SystemProgram
 from openlpu.schedule.step import buckets
 from openlpu.schedule.system import cables, paced, schedule_system
@@ -90,11 +92,11 @@ def search(
     choices: list[Choice] = []
     errors: list[OpenLpuError] = []
     made: SystemProgram | None = None
-    contexts = buckets(context)
+    contexts, programs = buckets(context), Programs(system.chip, context)
     for done, split in enumerate(asked):
         progress(f"split {split}", done, len(asked))
         try:
-            made = _schedule(graph, system, split, context, contexts[:1] if len(asked) > 1 else contexts)
+            made = _schedule(graph, system, split, contexts[:1] if len(asked) > 1 else contexts, programs)
         except (DoesNotFit, ProgramError, Unsupported) as error:
             errors.append(error)
             choices.append(Choice(split, why=f"{error.where}: {error.what}"))
@@ -106,7 +108,7 @@ def search(
     best = min(able, key=lambda c: c.rank(wanted.aim)).split
     progress(f"split {best}", len(asked), len(asked))
     if len(asked) > 1:
-        made = _schedule(graph, system, best, context, contexts)
+        made = _schedule(graph, system, best, contexts, programs)
     assert made, "a choice without a reason has a program"
     return Found(made, lined_up(system, best), tuple(choices))
 
@@ -121,8 +123,20 @@ def lined_up(system: System, split: Split) -> System:
     return system.lined_up(split.tensor)
 
 
-def _schedule(graph: Graph, system: System, split: Split, context: int, contexts: list[int]) -> SystemProgram:
+def _schedule(graph: Graph, system: System, split: Split, contexts: list[int], programs: Programs) -> SystemProgram:
+    _require_room(graph, system, split)
     wired = lined_up(system, split)
     local, hops = cables(wired, split)
-    return schedule_system(shard(graph, split), system.chip, local, hops, context=context, contexts=contexts,
-                           pace=paced(wired, split))
+    return schedule_system(shard(graph, split), system.chip, local, hops, contexts=contexts, pace=paced(wired, split),
+                           programs=programs)
+
+
+def _require_room(graph: Graph, system: System, split: Split) -> None:
+    """Refuse at once what cannot fit: more weights than all chips hold."""
+    chip = system.chip
+    there = split.chips * chip.slices * chip.words_per_slice * chip.lanes
+    keys = {key for node in graph.nodes if node.op == "linear" for word, key in node.params.items() if "codes" in word}
+    asked = sum(graph.params[key].size for key in keys)
+    if asked > there:
+        raise DoesNotFit(f"weights take {size(asked)}, and {split.chips} chips hold {size(there)}",
+                         where=f"system {system.name}", fix="use a larger system (--chips), or a smaller model")

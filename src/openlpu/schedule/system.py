@@ -1,6 +1,6 @@
 """The stages of a split and the cables between their chips in; a program per kind of stage out.
 
-Stages of equal shape whose neighbours lie beyond the same edges of the chip are scheduled once.
+Chips set their clocks right before a token, for as long as the programs need; so these may be made twice.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ from openlpu.arch.group import Group, joined
 from openlpu.arch.link import port_queue
 from openlpu.arch.system import System
 from openlpu.partition.split import Shards, Split
-from openlpu.place.layout import place_stage
+from openlpu.schedule.kinds import Programs
 from openlpu.schedule.program import Hop, StageProgram, SystemProgram
-from openlpu.schedule.step import buckets, schedule_stage
 from openlpu.schedule.units.c2c import Cabling
 
 
@@ -74,43 +73,42 @@ def _hop(system: System, here: NDArray[np.int64], there: NDArray[np.int64]) -> H
 def schedule_system(
     shards: Shards, chip: Chip, local: Group | None = None, hops: Sequence[Hop] = (), *, context: int = 0,
     contexts: Sequence[int] = (), chunks: Sequence[int] = (), pace: Pace | None = None,
+    programs: Programs | None = None,
 ) -> SystemProgram:
     """Place and schedule every kind of stage.
 
     ``local`` joins the chips of a stage, ``hops[s]`` stage s to stage s + 1; ``context`` as in
     :func:`~openlpu.place.layout.place`, ``contexts`` the buckets (none given: the usual ones), ``chunks`` as in
     :func:`~openlpu.schedule.step.schedule_stage`.  ``pace``: of the chips' clocks; without it no program sets its clock
-    right, and one token can run.
+    right, and one token can run.  ``programs``: those that are there already; others are added.
     Raises what :func:`~openlpu.place.layout.place_stage` and :func:`~openlpu.schedule.step.schedule_stage` raise.
     """
+    programs = programs or Programs(chip, context)
     head = pace.wait(pace.stretch) if pace else 0
     while True:
-        made = _scheduled(shards, chip, local, hops, context, contexts, chunks, pace, head)
+        cablings = _cablings(local, hops, pace, head)
+        by_stage = programs.of(shards.stages, cablings, tuple(contexts), tuple(chunks))
+        made = _listed(shards, by_stage, local, hops)
         needed = pace.wait(head + made.alone()) if pace else 0
         if needed <= head:
             return made
         head = needed
 
 
-def _scheduled(
-    shards: Shards, chip: Chip, local: Group | None, hops: Sequence[Hop], context: int, contexts: Sequence[int],
-    chunks: Sequence[int], pace: Pace | None, head: int,
-) -> SystemProgram:
-    """The programs that begin with ``head`` cycles in which the clock is set right."""
-    stages = shards.stages
-    assert len(hops) == len(stages) - 1, "a hop from each stage to the next"
+def _cablings(local: Group | None, hops: Sequence[Hop], pace: Pace | None, head: int) -> list[Cabling]:
+    """How each stage is wired, and how long its program sets its clock right before it begins."""
     slot = max((hop.link.cycles for hop in hops), default=0)
-    programs: dict[tuple[str, int, int], StageProgram] = {}
-    keys = []
-    for s, stage in enumerate(stages):
-        out = port_queue(hops[s].leaves) if s < len(hops) else ""
-        into = port_queue(hops[s - 1].arrives) if s else ""
-        key = stage.signature(), chip.queue_position(out) if out else -1, chip.queue_position(into) if into else -1
-        keys.append(key)
-        if key not in programs:
-            layout = place_stage(stage, chip, context, local.sources if local else ())
-            cabling = Cabling(local, slot, out, into, pace, head)
-            programs[key] = schedule_stage(stage, layout, [*contexts] or buckets(layout.context), cabling, chunks)
-    numbers = {key: i for i, key in enumerate(programs)}
-    return SystemProgram(shards.split, tuple(programs.values()), tuple(numbers[key] for key in keys),
-                         tuple(stage.first for stage in stages), local, tuple(hops))
+    out = [*(port_queue(hop.leaves) for hop in hops), ""]
+    into = ["", *(port_queue(hop.arrives) for hop in hops)]
+    return [Cabling(local, slot, *queues, pace, head) for queues in zip(out, into, strict=True)]
+
+
+def _listed(
+    shards: Shards, by_stage: Sequence[StageProgram], local: Group | None, hops: Sequence[Hop]
+) -> SystemProgram:
+    """The programs of all stages, each listed once."""
+    assert len(hops) == len(shards.stages) - 1, "a hop from each stage to the next"
+    programs = list({id(program): program for program in by_stage}.values())
+    numbers = {id(program): i for i, program in enumerate(programs)}
+    return SystemProgram(shards.split, tuple(programs), tuple(numbers[id(program)] for program in by_stage),
+                         tuple(stage.first for stage in shards.stages), local, tuple(hops))

@@ -1,0 +1,82 @@
+"""Independent pieces of work in, their results out in the order of the pieces, from processes that share the work.
+
+Each process is a new interpreter that knows this one's module path and nothing else: threads do no harm to it, and the
+script that was started is not run again.  Function, pieces and results are pickled.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+SERVE = "import sys; sys.path[:] = sys.argv[1:]; from openlpu._base.processes import serve; serve()"
+
+
+def in_order(function: Callable[[T], R], pieces: Sequence[T], processes: int) -> list[R]:
+    """``function``, which a module has by its name, of each piece; pieces are begun in their order.
+
+    With one process it is this one.  The error of the first piece that has one is raised.
+    """
+    count = min(processes, len(pieces))
+    if count < 2:
+        return [function(piece) for piece in pieces]
+    idle: SimpleQueue[subprocess.Popen[bytes]] = SimpleQueue()
+    started = [_start() for _ in range(count)]
+
+    def done(piece: T) -> R:
+        process = idle.get()
+        try:
+            return _ask(process, function, piece)
+        finally:
+            idle.put(process)
+
+    try:
+        for process in started:
+            idle.put(process)
+        with ThreadPoolExecutor(count) as pool:
+            return list(pool.map(done, pieces))
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
+
+
+def _start() -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", SERVE, *sys.path], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+def _ask(process: subprocess.Popen[bytes], function: Callable[[T], R], piece: T) -> R:
+    assert process.stdin and process.stdout, "both are pipes"
+    pickle.dump((function, piece), process.stdin, pickle.HIGHEST_PROTOCOL)
+    process.stdin.flush()
+    result, error = pickle.load(process.stdout)
+    if error is not None:
+        raise error
+    return result
+
+
+def serve() -> None:
+    """Answer what comes on standard input until it ends; what is printed goes to standard error."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    while True:
+        try:
+            function, piece = pickle.load(sys.stdin.buffer)
+        except EOFError:
+            return
+        answer: tuple[Any, Exception | None]
+        try:
+            answer = function(piece), None
+        except Exception as error:
+            answer = None, error
+        pickle.dump(answer, answers, pickle.HIGHEST_PROTOCOL)
+        answers.flush()

@@ -1,0 +1,48 @@
+"""Kinds of stages: shared by processes, or scheduled bucket by bucket, they have the same programs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from random_models import BASE, LLAMA, random_graph
+
+from openlpu._base import text
+from openlpu._base.errors import DoesNotFit
+from openlpu._base.processes import in_order
+from openlpu.arch.system import load_system
+from openlpu.numerics.scheme import Scheme
+from openlpu.partition.shard import shard
+from openlpu.partition.split import Split
+from openlpu.schedule.kinds import Programs
+from openlpu.schedule.system import cables, schedule_system
+
+SYSTEM = load_system("tiny-node")
+GRAPH = random_graph(replace(BASE, layers=3), LLAMA, Scheme())
+SPLIT = Split(2, 2)
+
+
+def made(programs: Programs, contexts: tuple[int, ...]) -> str:
+    program = schedule_system(shard(GRAPH, SPLIT), SYSTEM.chip, *cables(SYSTEM, SPLIT), contexts=contexts,
+                              programs=programs)
+    return text.dump(program)
+
+
+def refuse(what: str) -> None:
+    """Raise an error of the kind that place and schedule raise."""
+    print(what)
+    raise DoesNotFit(what, where="here", fix="there")
+
+
+def test_processes_and_steps_change_no_program() -> None:
+    want = made(Programs(SYSTEM.chip, processes=1), (32, 64))
+    assert made(Programs(SYSTEM.chip, processes=2), (32, 64)) == want
+    steps = Programs(SYSTEM.chip, processes=2)
+    first = made(steps, (32,))
+    assert first != want and made(steps, (32, 64)) == want and made(steps, (32, 64)) == want
+
+
+def test_an_error_comes_back_from_a_process() -> None:
+    with pytest.raises(DoesNotFit, match="here: one\n  fix: there") as error:
+        in_order(refuse, ["one", "two"], 2)
+    assert (error.value.what, error.value.where, error.value.fix) == ("one", "here", "there")
