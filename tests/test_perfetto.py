@@ -25,10 +25,11 @@ def events(path: Path) -> list[dict]:
     assert trace["displayTimeUnit"] == "ns" and isinstance(trace["otherData"], dict)
     for event in trace["traceEvents"]:
         assert isinstance(event["name"], str) and isinstance(event["args"], dict)
-        assert type(event["pid"]) is type(event["tid"]) is int and event["pid"] > 0 and event["tid"] > 0
+        assert type(event["pid"]) is type(event["tid"]) is int and 0 < event["pid"] < event["tid"] < 2**32
         if event["ph"] == "X":
             assert isinstance(event["cat"], str) and event["ts"] >= 0 and event["dur"] > 0
-            assert (event["ts"] * 1000) % 1 == (event["dur"] * 1000) % 1 == 0, "whole nanoseconds"
+            for time in (event["ts"], event["dur"]):
+                assert round(float(time) * 1000) == time * 1000, "whole nanoseconds, read as the importer reads them"
         else:
             assert event["ph"] == "M" and event["name"] in (
                 "process_name", "thread_name", "process_sort_index", "thread_sort_index")
@@ -63,6 +64,28 @@ def test_every_instruction_is_a_span_and_none_overlap(token: Token, program: Pro
     want = {(queue, int(row["cycle"]), TABLE[row["op"]].name, int(row["id"])) for queue, rows in queues.items()
             for row in rows}
     assert got == want and len(want) == sum(len(t) for t in own.values())
+
+
+def test_times_survive_the_importer() -> None:
+    """ui.perfetto.dev reads microseconds as doubles and rounds to nanoseconds: of any cycle exactly that cycle."""
+    cycles = np.concatenate([np.arange(3000), np.random.default_rng(1).integers(0, 2**40, 3000)]).tolist()
+    assert all(round(float(perfetto._time(cycle)) * 1000.0) == cycle for cycle in cycles)
+
+
+def test_every_track_nests_and_is_named_before_its_spans(token: Token, tmp_path: Path) -> None:
+    """What the importer drops or draws askew: a span without a track, out of order, or half inside another."""
+    path = tmp_path / "trace.json"
+    perfetto.write(path, token, {})
+    named: set[tuple[str, int, int]] = set()
+    end: dict[int, Decimal] = defaultdict(Decimal)
+    for event in events(path):
+        if event["ph"] == "M":
+            named.add((event["name"], event["pid"], event["tid"]))
+            continue
+        assert ("thread_name", event["pid"], event["tid"]) in named
+        assert any(what == "process_name" and pid == event["pid"] for what, pid, _ in named)
+        assert event["ts"] >= end[event["tid"]], "complete events of a thread follow one another"
+        end[event["tid"]] = event["ts"] + event["dur"]
 
 
 def test_spans_name_their_operator_and_result(token: Token, program: Program, tmp_path: Path) -> None:
