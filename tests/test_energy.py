@@ -146,7 +146,7 @@ def test_every_kind_of_work_matters() -> None:
 def test_every_constant_says_how_it_was_set() -> None:
     text = (files("openlpu.arch") / "energy.toml").read_text("utf-8")
     numbers = re.findall(r"^\w+ = \d+ +# (.*)", text, re.M)
-    assert len(numbers) == len(vars(load_constants())) - 1
+    assert len(numbers) == 2 * (len(vars(load_constants())) - 1)
     assert all(comment.startswith(("chosen: ", "calibrated: ")) for comment in numbers)
 
 
@@ -158,3 +158,12 @@ def test_a_full_pipeline_shares_static_power() -> None:
     assert spent.static_alone == 2 * static(LPU, of, 800) and spent.static_full == 2 * static(LPU, of, 500)
     assert spent.counts == count(LPU, queues) * 2
     assert spent.full < spent.alone == spent.static_alone + sum(spent.dynamic.values())
+
+
+def test_a_smaller_process_takes_less_of_everything_but_links() -> None:
+    old, new = load_constants("lpu-v1"), load_constants("lp30")
+    assert (old.name, new.name, load_constants()) == ("14 nm", "4 nm", old)
+    ratios = {name: getattr(new, name) / getattr(old, name) for name in vars(old) if name != "name"}
+    assert ratios.pop("link_bit") == 1 and all(0.4 < ratio < 0.6 for ratio in ratios.values())
+    lp30 = load_chip("lp30")
+    assert energy([ChipRun("a", lp30, 0, 300, queue("mem0", "read", [0]), ((0, "x"),))]).process == "4 nm"

@@ -42,7 +42,7 @@ def test_energy_is_printed_and_adds_up(made: Path, capsys: pytest.CaptureFixture
         assert energy["dynamic"]["links"] == 0 < energy["dynamic"]["MXM"]
     assert main(["show", str(made)]) == 0
     text = capsys.readouterr().out
-    assert "per token for one request alone" in text and "with the pipeline full" in text
+    assert "a chip for one request alone" in text and "with the pipeline full" in text
 
 
 def test_the_context_picks_the_segment(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from openlpu import cli_options, cli_split, cli_workload
+from openlpu import cli_options, cli_split, cli_tables, cli_workload
 from openlpu._base import units
 from openlpu._base.errors import BadRequest
 from openlpu._base.progress import Progress
@@ -111,13 +111,9 @@ def report(graph: Graph, program: Program) -> dict[str, Any]:
     """Plain data for ``--json``."""
     chip = program.chip
     total = chip.slices * chip.words_per_slice
-    room: dict[str, int] = {}
-    for item in program.resident:
-        kind = item.name.split(".")[0]
-        room[kind] = room.get(kind, 0) + item.slices.size
     return {
         "chip": chip.name, "clock": "cycles", "clock_hz": chip.clock_hz,
-        "sram_rows": total, "sram": dict(sorted(room.items(), key=lambda item: -item[1])),
+        "sram_rows": total, "sram": cli_tables.rooms(program),
         "segments": [_segment(graph, program, segment) for segment in program.segments],
     }
 
@@ -125,12 +121,10 @@ def report(graph: Graph, program: Program) -> dict[str, Any]:
 def _segment(graph: Graph, program: Program, segment: Segment) -> dict[str, Any]:
     from openlpu.arch.encoding import instruction_bytes
     from openlpu.place.bound import bound
-    from openlpu.schedule.joules import energy
     from openlpu.schedule.report import report
     from openlpu.schedule.tracks import single
 
     limit, use = bound(graph, program.chip, segment.context), report(program.chip, segment)
-    spent = energy([single(program, segment)])
     return {
         "context": segment.context, "cycles": segment.cycles, "instructions": use.instructions,
         "instruction_bytes": instruction_bytes(segment.queues),
@@ -138,8 +132,7 @@ def _segment(graph: Graph, program: Program, segment: Segment) -> dict[str, Any]
                   "issue_unit": limit.issue_unit, "path": limit.path},
         "busy": {unit: {"dispatches": count, "share": share} for unit, (count, share) in use.busy.items() if count},
         "path": use.path, "operators": use.operators,
-        "energy": {"femtojoules": spent.alone, "femtojoules_full": spent.full, "static": spent.static_alone,
-                   "dynamic": spent.dynamic, "watts": spent.watts_alone},
+        "energy": cli_tables.joules([single(program, segment)]),
     }
 
 
@@ -156,8 +149,10 @@ def summary(result: dict[str, Any]) -> Iterator[str]:
     yield f"{result['model']} on {result['chip']}: {used / result['sram_rows']:.1%} of SRAM"
     for s in result["segments"]:
         bound = s["bound"]
-        yield (f"context {s['context']:>6}  {units.cycles(s['cycles'])} per token, {s['cycles'] / bound['cycles']:.2f} "
-               f"times the bound of {units.cycles(bound['cycles'])} ({bound['limit']}); "
+        seconds = s["cycles"] / result["clock_hz"]
+        yield (f"context {s['context']:>6}  {units.cycles(s['cycles'])}, {units.duration(seconds)} per token: "
+               f"{1 / seconds:,.0f} tokens/s, {s['cycles'] / bound['cycles']:.2f} times the bound of "
+               f"{units.cycles(bound['cycles'])} ({bound['limit']}); "
                f"{s['instructions']:,} instructions in {units.size(s['instruction_bytes'])}")
     yield from _files(result)
 

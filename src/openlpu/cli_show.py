@@ -8,8 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from openlpu import cli_listing, cli_program, cli_split
-from openlpu._base import units
+from openlpu import cli_listing, cli_program, cli_split, cli_tables
 from openlpu._base.errors import BadRequest
 
 if TYPE_CHECKING:
@@ -109,28 +108,7 @@ def _details(result: dict[str, Any]) -> Iterator[str]:
         for unit, use in s["busy"].items():
             yield f"    {unit:<16} {use['dispatches']:>9,} dispatches {use['share']:7.2%} of its slots"
         yield "  critical path by what happens:"
-        yield from _shares(s["path"], s["cycles"])
+        yield from cli_tables.shares(s["path"], s["cycles"])
         yield "  critical path by operator, over all layers:"
-        yield from _shares(_over_layers(s["operators"]), s["cycles"])
-        yield from _energy(s["energy"])
-
-
-def _energy(spent: dict[str, Any]) -> Iterator[str]:
-    yield (f"  energy: {units.joules(spent['femtojoules'])} per token for one request alone, "
-           f"{units.joules(spent['femtojoules_full'])} with the pipeline full; {spent['watts']:.0f} W on average")
-    for name, part in sorted({"static": spent["static"], **spent["dynamic"]}.items(), key=lambda item: -item[1]):
-        yield f"    {name:<24} {units.joules(part):>9} {part / spent['femtojoules']:14.2%}"
-
-
-def _shares(parts: dict[str, int], total: int) -> Iterator[str]:
-    for name, cycles in sorted(parts.items(), key=lambda item: -item[1]):
-        yield f"    {name:<24} {cycles:>9,} cycles {cycles / total:7.2%}"
-
-
-def _over_layers(operators: dict[str, int]) -> dict[str, int]:
-    out: dict[str, int] = {}
-    for name, cycles in operators.items():
-        parts = name.split(".")
-        short = ".".join(parts[2:]) if parts[0] == "layers" else name
-        out[short] = out.get(short, 0) + cycles
-    return out
+        yield from cli_tables.shares(cli_tables.over_layers(s["operators"]), s["cycles"])
+        yield from cli_tables.energy(s["energy"])

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from openlpu import cli_tables
 from openlpu._base import units
 from openlpu._base.errors import BadRequest
 
 if TYPE_CHECKING:
     from openlpu.arch.system import System
+    from openlpu.schedule.program import SystemProgram
     from openlpu.schedule.search import Choice, Found, Wanted
 
 AIMS = ("latency", "throughput", "chips")
@@ -69,29 +70,32 @@ def wanted(args: argparse.Namespace) -> Wanted:
 
 def report(found: Found) -> dict[str, Any]:
     """Plain data for ``--json``."""
-    from openlpu.schedule.joules import energy
-    from openlpu.schedule.tracks import of_system
-
     program, chip = found.program, found.system.chip
-    segments = []
-    for i, segment in enumerate(program.stage(0).program.segments):
-        token = of_system(program, i)
-        spent, path = energy(token.chips), Counter[str]()
-        operators: Counter[str] = Counter()
-        for piece in token.path:
-            path[piece.kind] += piece.cycles
-            operators[piece.operator] += piece.cycles
-        segments.append({
-            "context": segment.context, "cycles": program.cycles(i), "interval": program.interval(i),
-            "starts": list(program.starts(i)), "path": dict(path), "operators": dict(operators),
-            "energy": {"femtojoules": spent.alone, "femtojoules_full": spent.full, "watts": spent.watts_alone,
-                       "watts_full": spent.watts_full},
-        })
-    rows = [sum(item.slices.size for item in stage.program.resident) for stage in program.programs]
+    sram = [cli_tables.rooms(stage.program) for stage in program.programs]
     return {
         "system": found.system.name, "chip": chip.name, "clock": "cycles", "clock_hz": chip.clock_hz,
         "chips": program.split.chips, "split": vars(program.split), "choices": considered(found),
-        "sram_rows": chip.slices * chip.words_per_slice, "sram_used": rows, "segments": segments,
+        "sram_rows": chip.slices * chip.words_per_slice, "sram_used": [sum(rooms.values()) for rooms in sram],
+        "sram": [{"stages": [s for s, which in enumerate(program.stages) if which == i], "rows": rooms}
+                 for i, rooms in enumerate(sram)],
+        "segments": [_segment(program, i) for i in range(len(program.stage(0).program.segments))],
+    }
+
+
+def _segment(program: SystemProgram, i: int) -> dict[str, Any]:
+    from openlpu.schedule.report import totals
+    from openlpu.schedule.tracks import of_system
+    from openlpu.schedule.utilisation import links, units
+
+    token = of_system(program, i)
+    return {
+        "context": program.stage(0).program.segments[i].context, "cycles": program.cycles(i),
+        "interval": program.interval(i), "starts": list(program.starts(i)),
+        "path": totals((piece.kind, piece.cycles) for piece in token.path),
+        "operators": totals((piece.operator, piece.cycles) for piece in token.path),
+        "units": {name: vars(use) for name, use in units(token.chips).items()},
+        "links": {name: vars(use) for name, use in links(program, i).items()},
+        "energy": cli_tables.joules(token.chips),
     }
 
 
@@ -125,8 +129,8 @@ def summary(result: dict[str, Any]) -> Iterator[str]:
            f"{_count(split['stages'], 'stage')} of {_count(split['tensor'], 'chip')}; at most {most:.1%} of the SRAM")
     for s in result["segments"]:
         alone, full = clock / s["cycles"], clock / s["interval"]
-        yield (f"context {s['context']:>6}  {units.cycles(s['cycles'])} per token, {alone:,.0f} tokens/s for one "
-               f"request, {full:,.0f} with the pipeline full")
+        yield (f"context {s['context']:>6}  {units.cycles(s['cycles'])}, {units.duration(1 / alone)} per token: "
+               f"{alone:,.0f} tokens/s for one request, {full:,.0f} with the pipeline full")
     yield ""
     yield "splits considered: chips a stage, stages (h: of half layers), exchange, cycles per token and between tokens"
     for c in result["choices"]:
@@ -140,13 +144,25 @@ def _count(number: int, what: str) -> str:
 
 
 def details(result: dict[str, Any]) -> Iterator[str]:
-    """Where a token's cycles and joules go."""
+    """Where the room, and a token's cycles and joules, go."""
+    yield ""
+    yield "SRAM of a chip, rows of one vector:"
+    for kind in result["sram"]:
+        stages, used = kind["stages"], sum(kind["rows"].values())
+        which = f"stage {stages[0]}" if len(stages) == 1 else f"{len(stages)} stages, {stages[0]} to {stages[-1]}"
+        most = sorted(kind["rows"].items(), key=lambda item: -item[1])[:4]
+        yield (f"  {which:<24} {used:>9,} {used / result['sram_rows']:7.2%}  "
+               + ", ".join(f"{name} {rows:,}" for name, rows in most))
     for s in result["segments"]:
         yield ""
-        yield f"context {s['context']}: critical path by what happens:"
-        for kind, cycles in sorted(s["path"].items(), key=lambda item: -item[1]):
-            yield f"    {kind:<24} {cycles:>9,} cycles {cycles / s['cycles']:7.2%}"
-        e = s["energy"]
-        yield (f"  energy: {units.joules(e['femtojoules'])} per token for one request alone, "
-               f"{units.joules(e['femtojoules_full'])} with the pipeline full; {e['watts']:.0f} and "
-               f"{e['watts_full']:.0f} W a chip on average")
+        yield f"context {s['context']}: a token every {units.cycles(s['interval'])} with the pipeline full"
+        yield "  in use, of all that could be done:              alone      full   busiest"
+        for what, uses in (("dispatches", s["units"]), ("vectors", s["links"])):
+            for name, use in uses.items():
+                yield (f"    {name:<18} {use['count']:>12,} {what:<10} {use['alone']:>8.2%} {use['full']:>9.2%} "
+                       f"{use['most']:>9.2%}")
+        yield "  critical path by what happens:"
+        yield from cli_tables.shares(s["path"], s["cycles"])
+        yield "  critical path by operator, over all layers:"
+        yield from cli_tables.shares(cli_tables.over_layers(s["operators"]), s["cycles"])
+        yield from cli_tables.energy(s["energy"])

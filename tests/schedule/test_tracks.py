@@ -29,10 +29,11 @@ from openlpu.schedule.program import (
     SystemProgram,
     queue_dtype,
 )
-from openlpu.schedule.report import Piece, report
+from openlpu.schedule.report import Piece, critical_path, report, totals
 from openlpu.schedule.step import buckets, schedule
 from openlpu.schedule.system import cables, paced, schedule_system
 from openlpu.schedule.tracks import duration, interval, of_chip, of_system, tracks
+from openlpu.schedule.utilisation import links, units
 
 TINY = load_chip("tiny")
 
@@ -107,6 +108,26 @@ def test_the_path_of_one_chip_is_that_of_its_report() -> None:
         assert last < segment.cycles, "pictures end with the token"
 
 
+def test_a_value_that_waits_for_an_array_waits_for_weights() -> None:
+    """A value is written in cycle 20 and read in cycle 100, for an array that is installed in cycle 80; the sum of two
+    ALUs in a chain was late for what came to the second from elsewhere, not for what came to the first."""
+    queues = (
+        rows("mem0", "read", 10, 1) | rows("mem1", "write", 18, 2) | rows("mem2", "read", 100, 3)
+        | rows("mem3", "read", 60, 4) | rows("mxmw0.weights", "install_weights", 80 - TINY.latency["install"], 6)
+        | rows("mxmw0.activations", "activate", 110, 7) | rows("mxmw0.accumulate", "accumulate", 134, 8)
+        | rows("mem4", "read", 130, 9) | rows("vxm0", "pass", 139, 10) | rows("vxm1", "add", 141, 11)
+        | rows("mem5", "write", 150, 12)
+    )
+    reads = [(1, 2), (2, 3), (3, 7), (4, 6), (6, 7), (7, 8), (8, 11), (9, 10), (10, 11), (11, 12)]
+    claims = Claims(np.array([(reader, i, writer, False, 0) for i, (writer, reader) in enumerate(reads)], CLAIM_READ),
+                    np.array([(5, 0, 12, False)], CLAIM_OUTPUT))
+    pieces = critical_path(TINY, Segment(256, queues, {}, 152, claims, ((0, "x"),)))
+    path = totals((piece.kind, piece.cycles) for piece in pieces)
+    assert sum(path.values()) == 152 and path["MXM"] == TINY.latency["matmul"] + TINY.latency["accumulate"]
+    (weights,) = (piece for piece in pieces if piece.kind == "weights")
+    assert (weights.start, weights.start + weights.cycles) == (20, 70), "10 cycles from its read to its use"
+
+
 def test_a_compiled_system_has_a_path_through_its_stages() -> None:
     """Two stages of two chips: every cycle of the token once, links among them, layers numbered as in the model."""
     nodes, graph = load_system("tiny-node"), random_graph(replace(BASE, layers=2), LLAMA, Scheme())
@@ -124,7 +145,14 @@ def test_a_compiled_system_has_a_path_through_its_stages() -> None:
     head = made.stage(0).program.segments[0].queues["c2ce0"]["delay"][0]
     assert sum(piece.cycles for piece in token.path if piece.kind == "clock") == head, "once; then links are the wait"
     assert {piece.operator.split(".")[1] for piece in token.path if piece.operator.startswith("layers.")} >= {"0", "1"}
+    used, wires = units(token.chips), links(made, 0)
+    assert sum(use.count for use in used.values()) == sum(len(q) for run in token.chips for q in run.queues.values())
+    sends = sum((q["op"] == BY_NAME["send"].opcode).sum() for run in token.chips for q in run.queues.values())
+    assert sum(use.count for use in wires.values()) == sends and set(wires) == {"inside stages", "to the next stage"}
+    for use in (*used.values(), *wires.values()):
+        assert 0 < use.alone <= use.full <= use.most <= 1
+        assert use.full == pytest.approx(use.alone * token.cycles / interval(token.chips))
     for s, run in enumerate(token.chips[::2]):
-        links = [queue for queue, rows in run.queues.items() if queue.startswith("c2c") and len(rows)]
-        sending = [q for q in links if (run.queues[q]["op"] == BY_NAME["send"].opcode).any()]
+        queues = [queue for queue, rows in run.queues.items() if queue.startswith("c2c") and len(rows)]
+        sending = [q for q in queues if (run.queues[q]["op"] == BY_NAME["send"].opcode).any()]
         assert set(sending) == set(run.peers), f"stage {s}: every queue that sends has somebody at its other end"

@@ -292,7 +292,8 @@ def test_text_stands_out_from_what_it_is_on(opened: Any, token: Token) -> None:
 
     for scheme in ("light", "dark"):
         page = opened(render(token, ABOUT), scheme)
-        meaning = ["mem", "vxm", "mxm", "sxm", "c2c", "hops", "waiting", "links"]
+        meaning = ["mem", "vxm", "mxm", "sxm", "c2c", "hops", "waiting", "links", "weights", "collectives",
+                   "clock"]
         names = ["page", "card", "text", "quiet", "accent", *meaning]
         seen = {name: [int(page.evaluate(f"colour('{name}')")[i : i + 2], 16) for i in (1, 3, 5)] for name in names}
         seen["words"] = [16, 17, 19] if scheme == "dark" else [255] * 3  # on those colours

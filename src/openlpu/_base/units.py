@@ -13,15 +13,20 @@ def percentile(values: Sequence[float], percent: int) -> float:
 
 def wall(seconds: float) -> str:
     """A duration of this machine's clock: ``813 µs wall``, ``4.21 ms wall``, ``12.3 s wall``."""
-    for unit, scale in (("s", 1.0), ("ms", 1e3)):
-        if seconds * scale >= 1:
-            return f"{_three(seconds * scale)} {unit} wall"
-    return f"{seconds * 1e6:.0f} µs wall"
+    return f"{duration(seconds)} wall"
 
 
 def cycles(count: int) -> str:
     """A duration of the chip's clock: ``45,120 cycles``."""
     return f"{count:,} cycles"
+
+
+def duration(value: float) -> str:
+    """A duration that was computed, not measured: ``11.8 µs``, ``1.18 ms``."""
+    for unit, scale in (("s", 1.0), ("ms", 1e3)):
+        if value * scale >= 1:
+            return f"{_three(value * scale)} {unit}"
+    return f"{_three(value * 1e6)} µs"
 
 
 def size(count: float) -> str:

@@ -30,7 +30,7 @@ MEMORY = ("read", "gather", "write", "scatter")
 
 @dataclass(frozen=True)
 class Constants:
-    """Femtojoules of each thing counted; static power in milliwatts per MiB of SRAM."""
+    """Femtojoules of each thing counted in a process called ``name``; static power in milliwatts per MiB of SRAM."""
 
     name: str
     sram_byte: int
@@ -43,9 +43,12 @@ class Constants:
 
 
 @cache
-def load_constants() -> Constants:
-    """The constants of ``energy.toml``, where each has its source."""
-    return Constants(**tomllib.loads((files("openlpu.arch") / "energy.toml").read_text("utf-8")))
+def load_constants(chip: str = "") -> Constants:
+    """The constants of ``energy.toml`` for a chip's name, where each has its source; the first process's by default."""
+    processes = tomllib.loads((files("openlpu.arch") / "energy.toml").read_text("utf-8"))
+    named = {name: words.pop("chips", ()) for name, words in processes.items()}
+    process = next((name for name, chips in named.items() if chip in chips), next(iter(named)))
+    return Constants(process, **processes[process])
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,10 @@ from openlpu.schedule.tracks import ChipRun, duration, interval
 
 @dataclass(frozen=True)
 class Energy:
-    """Femtojoules of one token over all chips: ``dynamic`` by what was worked, static for a request alone and full."""
+    """Femtojoules of one token over all chips, with the constants of a ``process``: ``dynamic`` by what was worked,
+    static for a request alone and full."""
 
+    process: str
     counts: Counts
     dynamic: dict[str, int]
     static_alone: int
@@ -48,7 +50,7 @@ class Energy:
 
 def energy(chips: Sequence[ChipRun]) -> Energy:
     """What a token on these chips costs."""
-    of, total = load_constants(), Counts()
+    of, total = load_constants(chips[0].chip.name), Counts()
     done: dict[int, Counts] = {}  # chips with the same instructions are counted once
     for run in chips:
         if id(run.queues) not in done:
@@ -56,4 +58,4 @@ def energy(chips: Sequence[ChipRun]) -> Energy:
         total += done[id(run.queues)]
     clock, cycles = chips[0].chip.clock_hz, (duration(chips), interval(chips))
     alone, full = (sum(static(run.chip, of, c) for run in chips) for c in cycles)
-    return Energy(total, dynamic(total, of), alone, full, len(chips), cycles[0] / clock, cycles[1] / clock)
+    return Energy(of.name, total, dynamic(total, of), alone, full, len(chips), cycles[0] / clock, cycles[1] / clock)

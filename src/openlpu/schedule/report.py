@@ -1,9 +1,9 @@
 """A segment in; where its cycles went out: use of each unit, and the critical path cycle by cycle.
 
 The path is walked back from the last logit.  At each instruction it follows the operand that was available last, so
-every cycle of the token falls into exactly one kind: a unit working, a value hopping along stream registers, or
-waiting for a port, a plane or a free stream, for a vector on a link between chips, or for the chip's clock to be set
-right.  The kinds add up to the total.
+every cycle of the token falls into exactly one kind: a unit working, a value hopping along stream registers, a vector
+on a link between chips, the chip's clock being set right, weights on their way into an array that a value waits for, or
+another wait, for a port, a plane or a free stream.  The kinds add up to the total.
 """
 
 from __future__ import annotations
@@ -13,15 +13,17 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-import numpy as np
+from numpy.typing import NDArray
 
 from openlpu.arch.chip import Chip
 from openlpu.arch.isa import TABLE, unit_of_queue
 from openlpu.schedule.program import HOLD, RESIDENT, Segment
 
-HOPS, WAITING, LINKS, CLOCK = "hops", "waiting", "links", "clock"
-LINK = "C2C"  # the unit that sends and receives
-PASSIVE = ("read", "load_weights", "install_weights")
+HOPS, WAITING, WEIGHTS, CLOCK = "hops", "waiting", "weights", "clock"
+COLLECTIVES, LINKS = "collectives", "links"  # between the chips of a stage; from stage to stage
+LINK, ALUS = "C2C", "VXM"  # the unit that sends and receives; the one that works in chains
+INSTALL, LOADS = "install_weights", ("load_weights", "install_weights")
+PASSIVE = ("read", *LOADS)  # it could have happened earlier: a read of a word long there, a weight load, an install
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,12 @@ class Dispatch:
     position: int
     unit: str
     latency: int
-    passive: bool  # it could have happened earlier: a read of a word long there, a weight load, an install
+    name: str
+
+    @property
+    def done(self) -> int:
+        """The cycle of its result."""
+        return self.cycle + self.latency
 
 
 def totals(parts: Iterable[tuple[str, int]]) -> dict[str, int]:
@@ -96,7 +103,7 @@ def critical_path(chip: Chip, segment: Segment, until: int | None = None) -> tup
     for kind, cycles, number in walk:
         end -= cycles
         piece = Piece(end, cycles, kind, names[bisect_right(starts, number) - 1])
-        pieces += _held(piece, holds) if kind == WAITING else [piece] if cycles else []
+        pieces += _held(piece, holds) if kind in (WAITING, WEIGHTS) else [piece] if cycles else []
     assert not end, "the path reaches back to the first cycle"
     return tuple(reversed(pieces))
 
@@ -139,7 +146,7 @@ def _dispatches(chip: Chip, segment: Segment) -> dict[int, Dispatch]:
         for op, cycle, number in zip(rows["op"].tolist(), rows["cycle"].tolist(), rows["id"].tolist(), strict=True):
             row = TABLE[op]
             latency = chip.latency[row.latency] if row.latency else 0
-            out[number] = Dispatch(cycle, position, unit, latency, row.name in PASSIVE)
+            out[number] = Dispatch(cycle, position, unit, latency, row.name)
     return out
 
 
@@ -153,42 +160,76 @@ def _operands(segment: Segment) -> dict[int, list[int]]:
     return out
 
 
-def _available(dispatches: dict[int, Dispatch], operands: dict[int, list[int]], writer: int) -> int:
-    """When a value could have been had first: a read, load or install looks through to what it passes on."""
-    d = dispatches[writer]
-    if not d.passive:
-        return d.cycle + d.latency
-    return max((_available(dispatches, operands, w) for w in operands.get(writer, [])), default=0)
+class _Available(dict[int, int]):
+    """When a value could have been had first, by the id of its maker.
+
+    A read, load or install looks through to what it passes on.  So does an ALU, whose time is that of its chain: all
+    operands of a chain are there when the last one is.
+    """
+
+    def __init__(self, dispatches: Mapping[int, Dispatch], operands: Mapping[int, list[int]]) -> None:
+        self.dispatches, self.operands = dispatches, operands
+
+    def __missing__(self, writer: int) -> int:
+        d = self.dispatches[writer]
+        if d.name in PASSIVE or d.unit == ALUS:
+            work = d.latency if d.unit == ALUS else 0
+            time = work + max((self[w] for w in self.operands.get(writer, [])), default=0)
+        else:
+            time = d.done
+        self[writer] = time
+        return time
 
 
 def _walk(
     dispatches: dict[int, Dispatch], operands: dict[int, list[int]], last: int
 ) -> Iterator[tuple[str, int, int]]:
-    """(kind, cycles, the instruction charged) from the end of the token back to its first cycle."""
-    now = last
+    """(kind, cycles, the instruction charged) from the end of the token back to its first cycle.
+
+    ``due``: the cycle before which ``now`` waits for weights: it needs what an array has then, or is a read for it.
+    """
+    now, due, available = last, 0, _Available(dispatches, operands)
     yield dispatches[now].unit, dispatches[now].latency, now
     while operands.get(now):
         here = dispatches[now]
-        before = max(operands[now], key=lambda w: (_available(dispatches, operands, w), dispatches[w].cycle))
+        before = max(operands[now], key=lambda w: (available[w], dispatches[w].cycle))
         there = dispatches[before]
         work = min(there.latency, here.cycle - there.cycle)  # a sum is back at its accumulator in the next cycle
         gap = here.cycle - there.cycle - work
         if here.unit == there.unit == LINK:
-            yield LINKS, gap, now
+            yield COLLECTIVES, gap, now
             gap = 0
         hops = min(abs(here.position - there.position), gap)
+        arrays = [dispatches[w].done for w in operands[now] if dispatches[w].name == INSTALL]
+        due = here.cycle if here.name in LOADS else max(arrays, default=due)
+        weights = min(max(due - hops - there.cycle - work, 0), gap - hops)
         yield HOPS, hops, now
-        yield WAITING, gap - hops, now
+        yield WAITING, gap - hops - weights, now
+        yield WEIGHTS, weights, now
         yield there.unit, work, before
+        due = due - here.cycle + there.cycle if there.name in PASSIVE else 0
         now = before
-    yield WAITING, dispatches[now].cycle, now
+    yield LINKS if dispatches[now].unit == LINK else WAITING, dispatches[now].cycle, now
 
 
 def _busy(chip: Chip, segment: Segment) -> dict[str, tuple[int, float]]:
-    counts: Counter[str] = Counter()
-    queues: Counter[str] = Counter()
-    for queue, rows in segment.queues.items():
+    slots = issue(chip)
+    counts = dispatched(segment.queues)
+    return {u: (counts[u], counts[u] / (slots[u] * segment.cycles)) for u in sorted(slots)}
+
+
+def issue(chip: Chip) -> Counter[str]:
+    """Instructions that each unit of a chip can dispatch in a cycle."""
+    out: Counter[str] = Counter()
+    for queue in chip.queues:
         unit = unit_of_queue(queue).upper()
-        queues[unit] += chip.mem_issue if unit == "MEM" else 1
-        counts[unit] += len(rows)
-    return {u: (counts[u], float(np.float64(counts[u]) / (queues[u] * segment.cycles))) for u in sorted(queues)}
+        out[unit] += chip.mem_issue if unit == "MEM" else 1
+    return out
+
+
+def dispatched(queues: Mapping[str, NDArray]) -> Counter[str]:
+    """Instructions of each unit."""
+    out: Counter[str] = Counter()
+    for queue, rows in queues.items():
+        out[unit_of_queue(queue).upper()] += len(rows)
+    return out

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from openlpu.arch.energy import FJ_PER_JOULE, load_constants
+from openlpu.arch.energy import FJ_PER_JOULE
 from openlpu.arch.isa import TABLE, unit_of_queue
 from openlpu.place.layout import Resident
 from openlpu.schedule.joules import energy
@@ -158,7 +158,7 @@ def _energy(token: Token) -> Json:
     """Joules per token by what was worked, alone and with the pipeline full."""
     spent = energy(token.chips)
     return {
-        "process": load_constants().name,
+        "process": spent.process,
         "dynamic": {name: value / FJ_PER_JOULE for name, value in spent.dynamic.items()},
         "staticAlone": spent.static_alone / FJ_PER_JOULE, "staticFull": spent.static_full / FJ_PER_JOULE,
         "wattsAlone": spent.watts_alone, "wattsFull": spent.watts_full,
