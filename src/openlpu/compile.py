@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from openlpu._base import manifest, text
-from openlpu._base.errors import BadRequest, ProgramError
+from openlpu._base.errors import BadRequest, DoesNotFit, ProgramError
 from openlpu._base.manifest import MANIFEST, new_folder
 from openlpu._base.progress import Progress, silent
 from openlpu.arch import truepoint
@@ -202,11 +202,16 @@ def program(
     Raises :class:`openlpu._base.errors.DoesNotFit` with what takes the room.
     """
     from openlpu.arch.chip import load_chip
+    from openlpu.place.fewest import reported
     from openlpu.place.layout import place
     from openlpu.schedule.step import buckets, schedule
 
     progress("place", 0, 2)
-    layout = place(graph, load_chip(chip))
+    kind = load_chip(chip)
+    try:
+        layout = place(graph, kind)
+    except DoesNotFit as error:
+        raise reported(error, graph, kind) from error
     progress("schedule", 1, 2)
     made = schedule(graph, layout, buckets(layout.context))
     if dump:

@@ -178,7 +178,8 @@ def _arrange(spec: Spec, built: Wires, dead: frozenset[int]) -> System:
         if link.latency <= link.maximum + apart:
             what = f"is {link.latency}: a vector may take {link.maximum} cycles, between clocks {apart} apart"
             where = f"{spec.where}, [links.{link.name}] latency"
-            raise Unsupported(what, where=where, fix=f"make it more than {link.maximum + apart}")
+            smaller = f"fewer chips (--chips N of `openlpu systems` and `openlpu compile --system {spec.name}`)"
+            raise Unsupported(what, where=where, fix=f"make it more than {link.maximum + apart}; or use {smaller}")
     return system
 
 

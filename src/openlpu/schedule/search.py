@@ -6,7 +6,7 @@ Every split is scheduled, none is guessed: the smallest context bucket of each d
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 from openlpu._base.errors import DoesNotFit, OpenLpuError, ProgramError, Unsupported
@@ -17,6 +17,7 @@ from openlpu.arch.topology import NODE
 from openlpu.graph.ir import Graph
 from openlpu.partition.shard import TENSOR, shard
 from openlpu.partition.split import CODES, VALUES, Split
+from openlpu.place.fewest import ascending, reported
 from openlpu.schedule.kinds import Programs
 from openlpu.schedule.program import SystemProgram
 from openlpu.schedule.step import buckets
@@ -62,6 +63,14 @@ class Found:
     choices: tuple[Choice, ...]
 
 
+def least(graph: Graph, system: System, wanted: Wanted) -> list[Split]:
+    """All splits that may have the fewest chips, fewest first: those that could hold the weights."""
+    able = (s for s in ascending(graph, system.chip) if s.chips <= system.chips)
+    fixed = (s for s in able if wanted.tensor in (0, s.tensor) and wanted.stages in (0, s.stages))
+    return [split for s in fixed for split in splits(graph.config.layers, s.chips, replace(
+        wanted, tensor=s.tensor, stages=s.stages))]
+
+
 def splits(layers: int, chips: int, wanted: Wanted) -> Iterator[Split]:
     """The splits worth a look: for each tensor width, up to a node's, one stage, twice as many, and so on, and as many
     as there are chips or layers for.  Codes are exchanged only where there is an exchange, and layers are cut in halves
@@ -85,7 +94,10 @@ def search(
     a program.
     """
     context = context or graph.config.context
-    asked = list(splits(graph.config.layers, system.chips, wanted))
+    few = wanted.aim == CHIPS
+    asked = least(graph, system, wanted) if few else list(splits(graph.config.layers, system.chips, wanted))
+    if few and not asked:
+        asked = list(splits(graph.config.layers, system.chips, wanted))  # none holds it; these say by how much
     if not asked:
         raise Unsupported(f"{wanted.tensor} chips a stage are more than the {system.chips} there are", where="tensor",
                           fix="use a larger system, or fewer chips a stage")
@@ -94,6 +106,8 @@ def search(
     made: SystemProgram | None = None
     contexts, programs = buckets(context), Programs(system.chip, context)
     for done, split in enumerate(asked):
+        if few and any(not c.why and c.split.chips < split.chips for c in choices):
+            break
         progress(f"split {split}", done, len(asked))
         try:
             made = _schedule(graph, system, split, contexts[:1] if len(asked) > 1 else contexts, programs)
@@ -104,7 +118,8 @@ def search(
         choices.append(Choice(split, made.cycles(0), made.interval(0)))
     able = [c for c in choices if not c.why]
     if not able:
-        raise errors[-1]
+        last = errors[-1]
+        raise reported(last, graph, system.chip, context) if isinstance(last, DoesNotFit) else last
     best = min(able, key=lambda c: c.rank(wanted.aim)).split
     progress(f"split {best}", len(asked), len(asked))
     if len(asked) > 1:

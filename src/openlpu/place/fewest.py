@@ -1,0 +1,61 @@
+"""An integer graph and a kind of chip in; the split on the fewest chips whose SRAM holds it out, found by placing it.
+
+What a schedule adds (values inside a token, instructions) is not known before there is one and not counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from openlpu._base.errors import DoesNotFit, Unsupported
+from openlpu.arch.chip import Chip
+from openlpu.arch.topology import NODE
+from openlpu.graph.ir import Graph
+from openlpu.partition.shard import TENSOR, shard
+from openlpu.partition.split import Split
+from openlpu.place.layout import place_stage
+
+
+def fewest(graph: Graph, chip: Chip, context: int = 0) -> Split | None:
+    """The split whose stages all have room for ``context`` positions (0: the model's own); None if no split does."""
+    for split in ascending(graph, chip):
+        try:
+            kinds = {stage.signature(): stage for stage in shard(graph, split).stages}
+            if any(codes(stage.graph) > split.tensor * sram(chip) for stage in kinds.values()):
+                continue
+            for stage in kinds.values():
+                place_stage(stage, chip, context)
+        except (DoesNotFit, Unsupported):
+            continue
+        return split
+    return None
+
+
+def ascending(graph: Graph, chip: Chip) -> Iterator[Split]:
+    """Splits of whole layers over stages of up to a node, from the first whose SRAM could hold the weights on."""
+    widths = [tensor for tensor in TENSOR if tensor <= NODE]
+    every = [Split(tensor, stages) for tensor in widths for stages in range(1, graph.config.layers + 1)]
+    least = -(-codes(graph) // sram(chip))
+    yield from sorted((s for s in every if s.chips >= least), key=lambda s: (s.chips, s.tensor))
+
+
+def codes(graph: Graph) -> int:
+    """Bytes of a graph's weights, each once."""
+    keys = {node.params["codes"] for node in graph.nodes if "codes" in node.params}
+    return sum(graph.params[key].size for key in keys)
+
+
+def sram(chip: Chip) -> int:
+    """Bytes of a chip."""
+    return chip.slices * chip.words_per_slice * chip.lanes
+
+
+def reported(error: DoesNotFit, graph: Graph, chip: Chip, context: int = 0) -> DoesNotFit:
+    """The report of what does not fit, with how many chips would do."""
+    split = fewest(graph, chip, context)
+    if split is None:
+        lever = f"no number of chips {chip.name} would do: a layer is more than {NODE} of them hold"
+    else:
+        how = f"--system NAME --tensor {split.tensor} --stages {split.stages}"
+        lever = f"{split.chips:,} chips, which have room for it ({how}, whole layers; found by placing)"
+    return DoesNotFit(error.what, where=error.where, fix=f"{lever}; or {error.fix}")
