@@ -288,7 +288,7 @@ def _parser() -> argparse.ArgumentParser:
     cli_weights.add_commands(commands, _bars, MODEL)
     one = commands.add_parser("check", help="run one workload every way there is and compare the bits")
     one.set_defaults(command=check)
-    one.add_argument("--splits", action="store_true", help="also on 2, 4 and 8 chips, split in several ways (minutes)")
+    one.add_argument("--splits", action="store_true", help="also on 2 to 16 chips, in several splits (minutes)")
     _model_argument(one)
     cli_options.add_bits(one)
     one.add_argument("--json", action="store_true", help=JSON)
