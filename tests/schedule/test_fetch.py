@@ -25,14 +25,14 @@ from openlpu.target.chip.machine import resolve
 from openlpu.target.chip.run import ChipExecutable
 from openlpu.target.ref import run as ref
 
-TINY = load_chip("tiny")
+TINY = replace(load_chip("tiny"), queue_bytes=3 * load_chip("tiny").ifetch_bytes)
 ENDLESS = replace(TINY, queue_bytes=TINY.ifetch_bytes << 20)
 IFETCH = BY_NAME["ifetch"].opcode
 
 
 @pytest.fixture(scope="module")
 def graph():
-    return random_graph(BASE, LLAMA, Scheme())
+    return random_graph(replace(BASE, layers=4), LLAMA, Scheme())
 
 
 def compiled(graph, machine=TINY) -> Program:
@@ -85,7 +85,7 @@ def test_sram_holds_the_program(graph) -> None:
     assert checked > 30
 
 
-@pytest.mark.parametrize("pages", [3, 6])
+@pytest.mark.parametrize("pages", [3, 4])
 def test_fetching_changes_no_cycle_and_no_bit(graph, pages: int) -> None:
     endless, program = compiled(graph, ENDLESS), compiled(graph, replace(TINY, queue_bytes=pages * TINY.ifetch_bytes))
     assert sum(map(fetches, endless.segments[0].queues.values())) == 0

@@ -111,6 +111,17 @@ class Homes:
         options = [order[(self.turn + k) % len(order)] for k in range(len(order))]
         return max((tuple(range(g * per, (g + 1) * per)) for g in options), key=lambda s: self.sram.room(s) // 64)
 
+    def map_slices(self, hemisphere: int) -> tuple[int, ...]:
+        """Slices for the two planes of a lane map: in turn those between the middle, where values inside a token lie,
+        and the edge, so that a map and what it turns are not read from one slice."""
+        per, width, count = self.chip.slices_per_register, self.chip.weight_streams, self.chip.slices_per_hemisphere
+        side = range(count) if hemisphere == 0 else range(2 * count - 1, count - 1, -1)
+        span = range(width, 2 * width, 2) if count >= 2 * width else range(0, count // 2 - 1, 2)
+        pairs = [tuple(sorted(side[i : i + 2])) for i in span]
+        self.turn += 1
+        options = [pairs[(self.turn * (per // 2 + 1) + k) % len(pairs)] for k in range(len(pairs))]
+        return max(options, key=lambda s: self.sram.room(s) // 64)
+
     def tile_slices(self, hemisphere: int, own: int = 0, rows: int = 0) -> tuple[int, ...]:
         """``weight_streams`` slices of a hemisphere: set ``own``, counted from the edge inward, if it has so many
         ``rows`` left (0: any will do); else the set with the most room, which may be the one across the middle that

@@ -27,6 +27,7 @@ from openlpu.schedule.values import Vec
 T = TypeVar("T")
 Claim = tuple[int, int, bool, int]  # operand, writer, or_resident, part: the columns of CLAIM_READ after the reader
 BEYOND = 1000  # more than any operand's way: so long after the last instruction everything is free
+DOUBT = 24  # cycles tried in vain after which it is worth asking whether there can be one at all
 SLACK = 64  # cycles that a search for many looks at beyond as many as it wants, at first
 
 
@@ -86,17 +87,31 @@ class Assembler:
     # -- search ------------------------------------------------------------------------------------------------
 
     def search(self, start: int, attempt: Callable[[int], T | None]) -> T:
-        """The result of ``attempt`` at the first cycle from ``start`` where all it wants is free.
+        """The result of ``attempt`` at the first cycle from ``start`` where all it wants is free."""
+        start = max(start, self.floor)
+        result = self._tried(start, attempt, max(start, self.last) + BEYOND)
+        assert result is not None, f"no cycle from {start} on is free though all are: two operands want the same port"
+        return result
 
-        Cycles are passed over in which something that it cannot do without is known to be taken."""
-        cycle = max(start, self.floor)
-        end = max(cycle, self.last) + BEYOND
+    def sought(self, start: int, attempt: Callable[[int], T | None]) -> T | None:
+        """Like :meth:`search`, but None where two operands want the same port in every cycle; ``attempt`` changes
+        nothing but what can be undone."""
+        start = max(start, self.floor)
+        end = max(start, self.last) + BEYOND
+        found = self._tried(start, attempt, min(start + DOUBT, end))
+        if found is None and self.trial(end, attempt, final=False) is not None:
+            found = self._tried(start + DOUBT, attempt, end)
+        return found
+
+    def _tried(self, start: int, attempt: Callable[[int], T | None], end: int) -> T | None:
+        """Cycles are passed over in which something that it cannot do without is known to be taken."""
+        cycle = start
         while cycle < end:
             result = self.trial(cycle, attempt)
             if result is not None:
                 return result
             cycle += self.wait
-        raise AssertionError(f"no cycle from {start} on is free though all are: two operands want the same port")
+        return None
 
     def hold(self, queue: str, wait: int) -> None:
         """Let the chip wait once all that was emitted is done; the rest of the program comes behind."""
@@ -106,11 +121,11 @@ class Assembler:
         self.floor = self.last = start + wait
         self.timeline.hold(start, self.floor)
 
-    def trial(self, cycle: int, attempt: Callable[[int], T | None]) -> T | None:
-        """The result of ``attempt`` at a cycle, all that it took and emitted now final; or None and nothing done."""
+    def trial(self, cycle: int, attempt: Callable[[int], T | None], *, final: bool = True) -> T | None:
+        """The result of ``attempt`` at a cycle, all that it took and emitted now ``final``; or nothing done."""
         mark, count, first = self.timeline.mark(), len(self.pending), self.next_id
         result = attempt(cycle)
-        if result is not None:
+        if result is not None and final:
             self.timeline.keep()
             self._commit()
             return result
@@ -120,7 +135,7 @@ class Assembler:
         self.wait = max(1, later())
         del self.pending[count:]
         self.next_id = first
-        return None
+        return result
 
     def emit(
         self, queue: str, cycle: int, name: str, reads: Iterable[Claim] = (), **fields: int
@@ -157,6 +172,7 @@ class Assembler:
 
         ``among``: the streams it may begin on, counted in its direction, in order of preference (None: any).
         """
+        vec = self.closest(vec, x)
         timeline, lead, width = self.timeline, self.chip.latency["read"], len(vec.slices)
         trips = [(at, arrive - abs(x - at)) for at in map(self.position.__getitem__, vec.slices)]
         for s, (_, leave) in zip(vec.slices, trips, strict=True):
@@ -180,10 +196,14 @@ class Assembler:
             ids.append(self.emit(f"mem{s}", leave - lead, "read", claim, address=vec.address, stream=base + i))
         return base, ids
 
-    def store(self, x: int, post: int, writers: Sequence[int], avoid: tuple[int, ...] = ()) -> tuple[int, Vec] | None:
-        """Route a result posted at ``x`` in cycle ``post`` to a temporary row: (first stream, vector) or None."""
+    def store(self, x: int, post: int, writers: Sequence[int], avoid: tuple[int, ...] = (),
+              side: int | None = None) -> tuple[int, Vec] | None:
+        """Route a result posted at ``x`` in cycle ``post`` to a temporary row, of hemisphere ``side`` if that is given:
+        (first stream, vector) or None."""
         planes, full = len(writers), True
         for group in self.near(x):
+            if side is not None and side != (group >= self.chip.groups):
+                continue
             slices = self.group_slices(group)
             at = self.position[slices[0]]
             if at == x or set(slices) & set(avoid) or not self.temporaries.possible(group):
@@ -212,8 +232,16 @@ class Assembler:
         )
         return Vec(slices, address, cycle + self.chip.latency["write"], ids)
 
+    def closest(self, vec: Vec, x: int) -> Vec:
+        """The copy of a vector that can pass position ``x`` first."""
+        other = vec.twin
+        return other if other and self._earliest(other, x) < self._earliest(vec, x) else vec
+
     def earliest(self, vec: Vec, x: int) -> int:
         """First cycle in which a vector can pass position ``x``."""
+        return self._earliest(self.closest(vec, x), x)
+
+    def _earliest(self, vec: Vec, x: int) -> int:
         return vec.ready + self.chip.latency["read"] + max(abs(x - self.position[s]) for s in vec.slices)
 
     # -- many at once ------------------------------------------------------------------------------------------

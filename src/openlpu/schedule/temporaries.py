@@ -118,6 +118,7 @@ def vectors(x: object) -> Iterator[Vec]:
     """All vectors in a result: in its sequences, tables, dataclasses."""
     if isinstance(x, Vec):
         yield x
+        yield from vectors(x.twin)
     elif isinstance(x, tuple | list | dict):
         for item in x.values() if isinstance(x, dict) else x:
             yield from vectors(item)

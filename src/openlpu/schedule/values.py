@@ -10,7 +10,8 @@ class Vec:
     """One vector in SRAM: plane i at ``slices[i]``, same ``address``; 1 plane (bytes) or 4 (32-bit numbers).
 
     ``ready``: first cycle in which a read may be dispatched.  ``writers``: per plane the instruction whose value
-    it is (0: resident).  ``or_resident``: rows of the KV cache, written in this token or an earlier one.
+    it is (0: resident).  ``or_resident``: rows of the KV cache, written in this token or an earlier one.  ``twin``: the
+    same value elsewhere, for readers that are closer to it.
     """
 
     slices: tuple[int, ...]
@@ -18,7 +19,9 @@ class Vec:
     ready: int = 0
     writers: tuple[int, ...] = (0, 0, 0, 0)
     or_resident: bool = False
+    twin: Vec | None = None
 
     def plane(self, i: int) -> Vec:
         """Byte plane i as a vector of its own."""
-        return replace(self, slices=(self.slices[i],), writers=(self.writers[i],))
+        twin = self.twin.plane(i) if self.twin else None
+        return replace(self, slices=(self.slices[i],), writers=(self.writers[i],), twin=twin)

@@ -18,15 +18,25 @@ from dataclasses import dataclass
 import numpy as np
 
 from openlpu.arch.truepoint import attention as tp
-from openlpu.arch.truepoint.codes import SCALE_FLOOR, WIDE_MAX
+from openlpu.arch.truepoint.codes import INV_WIDE, WIDE_MAX
 from openlpu.graph.ir import Node
 from openlpu.place.host import seen_row
 from openlpu.schedule.expression import Op
 from openlpu.schedule.select import cache
 from openlpu.schedule.select.build import Build, Floats
-from openlpu.schedule.select.codes import amax, chain, code_of, float_of, high_plane, reciprocal, scale_of
+from openlpu.schedule.select.codes import (
+    amax,
+    at_least_floor,
+    chain,
+    code_of,
+    float_of,
+    high_plane,
+    reciprocal,
+    scale_of,
+)
 from openlpu.schedule.temporaries import scoped
 from openlpu.schedule.units.mxm import Plane
+from openlpu.schedule.units.vxm import Want
 from openlpu.schedule.values import Vec
 
 ONE = float_of(tp.PROB_ONE)
@@ -107,10 +117,9 @@ def _sinks(b: Build, node: Node, heads: list[Head]) -> list[list[Vec]]:
 
 def _query_codes(b: Build, q: Floats, softmax_scale: float, scale: Vec | None) -> tuple[list[Vec], Vec]:
     """Two-plane codes of all query vectors under one scale, and that scale times the softmax's."""
-    scale = scale or scale_of(b, None, amax(b, q.vecs, [None] * len(q.vecs)))
-    inverse = b.vxm.evaluate(reciprocal(scale))
-    codes = [b.vxm.evaluate(code_of(v, inverse, WIDE_MAX)) for v in q.vecs]
-    return codes, b.vxm.evaluate(Op("mul", scale, softmax_scale))
+    factor = scale or scale_of(amax(b, q.vecs), INV_WIDE)
+    inverse, out = b.vxm.results([Want(reciprocal(factor)), Want(Op("mul", factor, softmax_scale))])
+    return [b.vxm.evaluate(code_of(v, inverse, WIDE_MAX)) for v in q.vecs], out
 
 
 @scoped
@@ -127,7 +136,8 @@ def _scores(b: Build, heads: list[Head], coded: Mapping[int, tuple[list[Vec], Ve
     out: list[list[Scored]] = [[] for _ in heads]
     for block in range(b.blocks):
         for i, score in enumerate(_block_scores(b, heads, planes, coded, rows, block, side, window)):
-            out[i].append(Scored(score, b.lane_max(score, "max")))
+            top = b.lane_max(Op("pass", score), "max", many=len(heads) * b.blocks)
+            out[i].append(Scored(score, b.vxm.evaluate(top)))
     return out
 
 
@@ -209,8 +219,8 @@ def _weighted(b: Build, heads: list[Head], scored: list[list[Scored]], rows: cac
 @scoped
 def _v_top(b: Build, scale: Vec, valid: Vec) -> Vec:
     """The block's largest V scale over the positions written, at least the floor, in every lane."""
-    top = b.lane_max(b.vxm.evaluate(Op("mul", scale, valid)), "max")
-    return b.vxm.evaluate(Op("max", top, float_of(SCALE_FLOOR)))
+    many = b.blocks * b.heads.per_vector
+    return b.vxm.evaluate(at_least_floor(b.lane_max(Op("mul", scale, valid), "max", many=many)))
 
 
 @scoped

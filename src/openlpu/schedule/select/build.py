@@ -6,6 +6,8 @@ Every operator's file in this folder is functions of a :class:`Build`.
 from __future__ import annotations
 
 import hashlib
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -26,7 +28,7 @@ from openlpu.schedule.temporaries import Temporaries, scoped
 from openlpu.schedule.units.c2c import C2c, Cabling, group_ports
 from openlpu.schedule.units.mem import Mem
 from openlpu.schedule.units.mxm import Mxm
-from openlpu.schedule.units.sxm import Sxm
+from openlpu.schedule.units.sxm import Sxm, Turned
 from openlpu.schedule.units.vxm import Vxm
 from openlpu.schedule.values import Vec
 
@@ -126,18 +128,20 @@ class Build:
         """The lane map of a graph value."""
         return self.layout.lanes[name]
 
-    def constant(self, words: I32, planes: int = 4, copy: int = 0) -> Vec:
+    def constant(self, words: I32, planes: int = 4, side: int | None = None) -> Vec:
         """A vector of 32-bit words (or their low ``planes`` bytes), the same one each time it is asked for.
 
-        ``words``: [lanes], or [roles, lanes].
+        ``words``: [lanes], or [roles, lanes].  ``side``: the hemisphere it is wanted in.
         """
         words = words.astype("<i4")
         if words.ndim == 2 and (words == words[0]).all():
             words = words[0]
-        name = f"constants.{planes}.{copy}.{hashlib.sha256(words.tobytes()).hexdigest()[:16]}"
+        name = f"constants.{planes}.{side}.{hashlib.sha256(words.tobytes()).hexdigest()[:16]}"
         data = byte_planes(words.reshape(-1, self.chip.lanes))[:, :planes]
         source = Source("bytes", data=data if words.ndim == 1 else data[:, None])
-        return self._keep(name, source, planes)
+        if name not in self.layout.homes.homes and planes == 2 and side is not None:
+            self.layout.homes.keep(name, source, self.layout.homes.map_slices(side))
+        return self._keep(name, source, planes, side)
 
     def _keep(self, name: str, source: Source, planes: int, hemisphere: int | None = None) -> Vec:
         """A row that the scheduler adds to the layout; every segment that asks shares it."""
@@ -151,12 +155,14 @@ class Build:
         return self.constant(np.where(lanes, -1, 0).astype(np.int32))
 
     def lane_map(self, source: I32) -> list[Vec]:
-        """A permutation as two byte planes, in two groups: data in the one group takes its map from the other."""
-        return [self.constant(source.astype(np.int32), planes=2, copy=i) for i in (0, 1)]
+        """A permutation as two byte planes, in both hemispheres: data in the group of one takes the other."""
+        return [self.constant(source.astype(np.int32), planes=2, side=i) for i in (0, 1)]
 
-    def rotation(self, by: int) -> list[Vec]:
-        """The map that brings lane l + by to lane l, around."""
-        return self.lane_map((np.arange(self.chip.lanes, dtype=np.int32) + by) % self.chip.lanes)
+    def rotation(self, by: int, span: int = 0) -> list[Vec]:
+        """The map that brings lane l + by to lane l, around; ``span``: around inside each segment of so many lanes."""
+        lane, span = np.arange(self.chip.lanes, dtype=np.int32), span or self.chip.lanes
+        turned = lane - lane % span + (lane % span + by) % span
+        return self.lane_map(np.where(lane < self.chip.lanes // span * span, turned, lane))
 
     def host_row(self, name: str, planes: int = 4, hemisphere: int | None = None, *, place: int = 0) -> Vec:
         """A row the host rewrites before each step; ``place``: of the chunk, for what differs between its tokens."""
@@ -165,24 +171,53 @@ class Build:
     # -- lane reductions ---------------------------------------------------------------------------------------
 
     @scoped
-    def lane_max(self, vec: Vec, op: str) -> Vec:
-        """The maximum (or minimum: ``op``) over all lanes, in every lane: each round of rotations widens the window."""
-        window = 1
-        for radix in rounds(self.chip.lanes):
-            tree: Op | Vec = vec
-            for r in range(1, radix):
-                tree = Op(op, self.sxm.permute(vec, self.rotation(r * window)), tree)
-            assert isinstance(tree, Op), "a round has at least two members"
-            vec = self.vxm.evaluate(tree)
+    def lane_max(
+        self, x: Op, op: str, checks: Sequence[Op] = (), first: int = 1, span: int = 0, many: int = 1
+    ) -> Op:
+        """The maximum (or minimum: ``op``) of a tree over all lanes (``span``: those of each segment), in every lane;
+        a tree on what comes from the SXMs.
+
+        Each round of rotations widens the window that a lane has seen, at first ``first`` lanes.  ``checks``: computed
+        beside the tree, for their errors; ``many``: how many such maxima are found at about the same time.
+        """
+        window = first
+        for radix in rounds(-(-(span or self.chip.lanes) // first), many):
+            (vec,) = self.vxm.sides([x], checks=checks)
+            checks = ()
+            x = self._largest(op, vec, [self.rotation(r * window, span) for r in range(1, radix)])
             window *= radix
-        return vec
+        return x
 
 
-def rounds(lanes: int) -> list[int]:
-    """Factors of the lane count, at most 8 each (the fastest, measured), whose product is the lane count."""
-    out = []
-    while lanes > 1:
-        radix = next(r for r in (8, 5, 4, 3, 2, lanes) if lanes % r == 0)
-        out.append(radix)
-        lanes //= radix
-    return out
+    def _largest(self, op: str, vec: Vec, maps: Sequence[Sequence[Vec]]) -> Op:
+        """The maximum of a vector and what some maps make of it, in a chain of what comes from each SXM: from one SXM
+        at most one vector at the same offset.  The vector itself comes last, when the SXMs have read it."""
+        turned = [Turned(self.asm, vec, lane_map, i % 2) for i, lane_map in enumerate(maps)]
+        chains = [Op("pass", own[0]) for own in (turned[::2], turned[1::2]) if own]
+        for i, other in enumerate(turned[2:]):
+            chains[i % 2] = Op(op, other, chains[i % 2])
+        last = Op(op, vec, chains[-1])
+        return last if len(chains) == 1 else Op(op, chains[0], last)
+
+
+TRIP = 64  # cycles, about, of a trip to the SXM and back, however few rotations are made
+
+
+def rounds(lanes: int, many: int) -> list[int]:
+    """Factors of which the product is at least a number of lanes, so that ``many`` maxima take the fewest cycles: each
+    round takes a trip and a dispatch per rotation; one chain takes a rotation a cycle, both SXMs two."""
+
+    def cost(factors: list[int]) -> int:
+        turns = [many * (radix - 1) for radix in factors]
+        return sum(TRIP + max(n // many, -(-n // 2)) for n in turns)
+
+    best: list[int] = []
+    for count in range(1, lanes.bit_length() + 1):
+        radix = next(r for r in range(1, lanes + 1) if r**count >= lanes)
+        factors = [radix] * count
+        for i in range(count):
+            while factors[i] > 1 and math.prod(factors) // factors[i] * (factors[i] - 1) >= lanes:
+                factors[i] -= 1
+        if not best or cost(factors) < cost(best):
+            best = factors
+    return best

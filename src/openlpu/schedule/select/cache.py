@@ -15,12 +15,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from openlpu.arch.truepoint import BLOCK
-from openlpu.arch.truepoint.codes import INV_NIBBLE, NARROW_MAX, NIBBLE_MAX, SCALE_FLOOR, WIDE_MAX
+from openlpu.arch.truepoint.codes import INV_NARROW, INV_NIBBLE, INV_WIDE, NARROW_MAX, NIBBLE_MAX, WIDE_MAX
 from openlpu.place.emplace import Source
 from openlpu.schedule.expression import Op
 from openlpu.schedule.select.build import Build, Floats
-from openlpu.schedule.select.codes import amax, chain, code_of, float_of, reciprocal, scale_of
+from openlpu.schedule.select.codes import amax, at_least_floor, chain, code_of, float_of, reciprocal, scale_of
 from openlpu.schedule.temporaries import scoped
+from openlpu.schedule.units.vxm import Want
 from openlpu.schedule.values import Vec
 
 
@@ -56,21 +57,14 @@ class Rows:
 
 @scoped
 def write(b: Build, where: str, tokens: Sequence[Floats], c: int, side: int, bits: int, *, transposed: bool) -> Rows:
-    """Quantise kv vector ``c`` of K or V of all tokens head by head and scatter codes and scales into the cache."""
-    scales: dict[int, Vec] = {}
-    inverse: list[list[Op]] = [[] for _ in tokens]
-    below: list[list[Op]] = [[] for _ in tokens]
-    for g, lane in b.heads.heads_in(c):
-        mask = b.mask(b.heads.mask(lane))
-        ends = [_ends(b, x.vecs[c], mask, bits) for x in tokens]
-        scales[g] = _write_scales(b, b.home(f"kv.{where}.scale{g}"), [scale for _, scale in ends], side)
-        for i, (low, scale) in enumerate(ends):
-            factor = b.vxm.evaluate(reciprocal(scale))
-            inverse[i].append(Op("mask", factor, mask))
-            if low:
-                below[i].append(Op("mask", b.vxm.evaluate(Op("to_int", Op("mul", low, factor))), mask))
-    limits = [_limit(b, own, bits) for own in below]
-    codes = [code_of(x.vecs[c], joined(b, inverse[i]), limits[i]) for i, x in enumerate(tokens)]
+    """Quantise kv vector ``c`` of K or V of all tokens, heads side by side, and scatter codes and scales into the
+    cache."""
+    codes, own = zip(*(_codes(b, x.vecs[c], bits) for x in tokens), strict=True)
+    heads, scales = b.heads.heads_in(c), {}
+    for g, lane in heads:
+        mask, first = b.mask(b.heads.mask(lane)), b.heads.dim
+        trees = [b.lane_max(Op("mask", x, mask), "max", first=first, many=len(heads)) for x in own]
+        scales[g] = _write_scales(b, b.home(f"kv.{where}.scale{g}"), [b.vxm.evaluate(tree) for tree in trees], side)
     groups = b.heads.channel_groups if transposed else BLOCK // b.chip.weight_streams
     shifted = [(codes, 0), ([Op("add_mod", code, 128) for code in codes], 1)] if bits == 16 else [(codes, 0)]
     planes = tuple(
@@ -80,24 +74,22 @@ def write(b: Build, where: str, tokens: Sequence[Floats], c: int, side: int, bit
     return Rows(planes, groups, scales)
 
 
-def _limit(b: Build, below: list[Op], bits: int) -> int | tuple[Vec, Vec]:
-    """The largest code, or the largest and the smallest where each head has its own."""
-    if not below:
-        return WIDE_MAX if bits == 16 else NARROW_MAX
-    zero = b.vxm.evaluate(joined(b, below))
-    return b.vxm.evaluate(Op("add_mod", zero, NIBBLE_MAX)), zero
-
-
-def _ends(b: Build, x: Vec, mask: Vec, bits: int) -> tuple[Vec | None, Vec]:
-    """(low, scale) of a head's codes: of 4 bits the lower end of its lanes and 0, and a 15th of the way to the upper
-    one; of more there is no low."""
-    if bits > 4:
-        top = amax(b, [x], [mask])
-        return None, scale_of(b, top, None) if bits == 8 else scale_of(b, None, top)
-    own = b.vxm.evaluate(Op("mask", x, mask))
-    low, high = (b.vxm.evaluate(Op(end, b.lane_max(own, end), 0.0)) for end in ("min", "max"))
-    span = Op("mul", Op("sub", high, low), float_of(INV_NIBBLE))
-    return low, b.vxm.evaluate(Op("max", span, float_of(SCALE_FLOOR)))
+@scoped
+def _codes(b: Build, x: Vec, bits: int) -> tuple[Op, Vec]:
+    """(codes, scale) of one token, the scale of each head in its lanes.  Codes of 4 bits lie between the lower end of
+    the head's lanes and 0, and the upper one."""
+    limit: int | tuple[Vec, Vec] = WIDE_MAX if bits == 16 else NARROW_MAX
+    if bits == 4:
+        trees = (b.lane_max(Op("pass", x), end, span=b.heads.dim) for end in ("min", "max"))
+        low, high = (b.vxm.evaluate(Op(end, tree, 0.0)) for end, tree in zip(("min", "max"), trees, strict=True))
+        factor = at_least_floor(Op("mul", Op("sub", high, low), float_of(INV_NIBBLE)))
+    else:
+        factor = scale_of(amax(b, [x], span=b.heads.dim), INV_WIDE if bits == 16 else INV_NARROW)
+    inverse, scale = b.vxm.results([Want(reciprocal(factor)), Want(factor)])
+    if bits == 4:
+        zero = b.vxm.evaluate(Op("to_int", Op("mul", low, inverse)))
+        limit = (b.vxm.evaluate(Op("add_mod", zero, NIBBLE_MAX)), zero)
+    return code_of(x, inverse, limit), scale
 
 
 def _write_plane(b: Build, home: Vec, codes: Sequence[Op], byte: int, groups: int, side: int, *,

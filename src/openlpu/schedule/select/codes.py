@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from openlpu.arch.truepoint import codes as tp
@@ -9,6 +11,7 @@ from openlpu.graph.ir import Node
 from openlpu.schedule.expression import Op, Operand
 from openlpu.schedule.select.build import Build, Coded, Floats
 from openlpu.schedule.temporaries import scoped
+from openlpu.schedule.units.vxm import Want
 from openlpu.schedule.values import Vec
 
 MAGNITUDE = 0x7FFFFFFF
@@ -28,19 +31,24 @@ def chain(op: str, parts: list[Op | Vec]) -> Op | Vec:
     return tree
 
 
-@scoped
-def amax(b: Build, vecs: list[Vec], masks: list[Vec | None]) -> Vec:
-    """The largest magnitude (as bits) over the masked lanes of all vectors, in every lane."""
-    parts: list[Op | Vec] = [
-        Op("mask", v, MAGNITUDE) if m is None else Op("mask", Op("mask", v, MAGNITUDE), m)
-        for v, m in zip(vecs, masks, strict=True)
-    ]
-    while len(parts) > 1:
+def magnitudes(b: Build, vecs: Sequence[Vec]) -> Op:
+    """The largest magnitude (as bits) of some vectors, lane by lane."""
+    parts: list[Op | Vec] = [Op("mask", v, MAGNITUDE) for v in vecs]
+    while len(parts) > 6:
         parts = [stored(b, chain("max_int", parts[i : i + 6])) for i in range(0, len(parts), 6)]
-    top = b.lane_max(stored(b, parts[0]), "max_int")
-    # Magnitudes that TruePoint refuses stop the step here: times TRAP they do not fit the conversion.
-    b.vxm.evaluate(Op("to_int", Op("mul", top, TRAP)))
-    return top
+    tree = chain("max_int", parts)
+    return tree if isinstance(tree, Op) else Op("pass", tree)
+
+
+def refused(magnitude: Op) -> Op:
+    """Magnitudes that TruePoint refuses stop the step here: times TRAP they do not fit the conversion."""
+    return Op("to_int", Op("mul", magnitude, TRAP))
+
+
+def amax(b: Build, vecs: Sequence[Vec], span: int = 0) -> Op:
+    """The largest magnitude over all lanes (``span``: over the lanes of each segment) of all vectors, in every lane."""
+    top = magnitudes(b, vecs)
+    return b.lane_max(top, "max", [refused(top)], span=span)
 
 
 def stored(b: Build, x: Op | Vec) -> Vec:
@@ -54,15 +62,14 @@ def reciprocal(x: Operand) -> Op:
     return Op("mul", root, root)
 
 
-def scale_of(b: Build, narrow: Vec | None, wide: Vec | None) -> Vec:
-    """max(narrow / 127, wide / 32639, floor): the scale of a vector from its magnitudes."""
-    parts: list[Op] = []
-    if narrow is not None:
-        parts.append(Op("mul", narrow, float_of(tp.INV_NARROW)))
-    if wide is not None:
-        parts.append(Op("mul", wide, float_of(tp.INV_WIDE)))
-    tree = parts[0] if len(parts) == 1 else Op("max", parts[0], parts[1])
-    return b.vxm.evaluate(Op("max", tree, float_of(tp.SCALE_FLOOR)))
+def scale_of(top: Operand, inverse: np.float32) -> Op:
+    """max(top * inverse, floor): the scale of codes from their largest magnitude and 1 / the largest code."""
+    return at_least_floor(Op("mul", top, float_of(inverse)))
+
+
+def at_least_floor(scale: Operand) -> Op:
+    """No scale is smaller."""
+    return Op("max", scale, float_of(tp.SCALE_FLOOR))
 
 
 def code_of(x: Operand, inverse: Operand, limit: int | tuple[Vec, Vec]) -> Op:
@@ -73,37 +80,65 @@ def code_of(x: Operand, inverse: Operand, limit: int | tuple[Vec, Vec]) -> Op:
 
 def high_plane(b: Build, code: Vec) -> Vec:
     """(code + 128) >> 8, as the second byte of code + 128."""
-    return b.vxm.evaluate(Op("add_mod", code, 128)).plane(1)
+    return b.vxm.evaluate(above(code)).plane(1)
+
+
+def above(code: Operand) -> Op:
+    """The word whose second byte is a code's high plane."""
+    return Op("add_mod", code, 128)
 
 
 @scoped
-def scale(b: Build, x: Floats, size: int, wide: int) -> Vec:
+def scale(b: Build, x: Floats, size: int, wide: int) -> Op:
     """The scale of codes, in every lane; ``size`` and ``wide`` as in :func:`quantize`."""
     if wide in (0, size):
-        only = amax(b, x.vecs, [None] * len(x.vecs))
-        return scale_of(b, only, None) if wide == 0 else scale_of(b, None, only)
+        return scale_of(amax(b, x.vecs), tp.INV_NARROW if wide == 0 else tp.INV_WIDE)
+    # A product with a positive number keeps the order, so a maximum of scales is the scale of the maxima.
     channel = x.lanes.channel
-    narrow, above = channel >= wide, (channel >= 0) & (channel < wide)
-    tops = [amax(b, x.vecs, [b.mask(flags[:, v]) for v in range(len(x.vecs))]) for flags in (narrow, above)]
-    return scale_of(b, tops[0], tops[1])
+    mixed = [bool((channel[:, v] < wide)[channel[:, v] >= 0].any()) for v in range(len(x.vecs))]
+    narrow = [vec for vec, some in zip(x.vecs, mixed, strict=True) if not some]
+    tops = [magnitudes(b, narrow)] if narrow else []
+    scales: list[Op | Vec] = [Op("mul", top, float_of(tp.INV_NARROW)) for top in tops]
+    for v in np.flatnonzero(mixed).tolist():
+        own = channel[:, v]
+        inverse = np.where(own < 0, 0, np.where(own < wide, tp.INV_WIDE, tp.INV_NARROW)).astype(np.float32)
+        tops.append(Op("mask", x.vecs[v], MAGNITUDE))
+        scales.append(Op("mul", tops[-1], b.constant(inverse.view(np.int32))))
+    tree = chain("max", scales)
+    assert isinstance(tree, Op), "a product is an op"
+    return at_least_floor(b.lane_max(tree, "max", [refused(top) for top in tops]))
+
+
+FUSED = 3  # vectors of codes that are made in one go with their scale
 
 
 def quantize(b: Build, x: Floats, size: int, wide: int, known: Vec | None = None) -> Coded:
     """Codes of a value of ``size`` channels, of which the first ``wide`` take two planes; ``known``: their scale."""
-    is_wide = (x.lanes.channel >= 0) & (x.lanes.channel < wide)
     factor = known or scale(b, x, size, wide)
-    inverse = b.vxm.evaluate(reciprocal(factor))
-    low, high = [], []
+    inverse: Op | Vec = reciprocal(factor)
+    if len(x.vecs) > FUSED:
+        made = b.vxm.results([Want(x) for x in (inverse, factor) if isinstance(x, Op)])
+        inverse, factor = made[0], factor if isinstance(factor, Vec) else made[-1]
+    trees: list[Op] = []
+    is_high = []
     for v, vec in enumerate(x.vecs):
-        flags = is_wide[:, v]
+        wides = (x.lanes.channel[:, v] >= 0) & (x.lanes.channel[:, v] < wide)
         limit: int | tuple[Vec, Vec] = tp.WIDE_MAX if wide == size else tp.NARROW_MAX
-        if 0 < wide < size and flags.any():
-            words = np.where(flags, tp.WIDE_MAX, tp.NARROW_MAX).astype(np.int32)
+        if 0 < wide < size and wides.any():
+            words = np.where(wides, tp.WIDE_MAX, tp.NARROW_MAX).astype(np.int32)
             limit = (b.constant(words), b.constant(-words))
-        code = b.vxm.evaluate(code_of(vec, inverse, limit))
-        low.append(code.plane(0))
-        high.append(high_plane(b, code) if flags.any() else None)
-    return Coded(x.lanes, low, high, factor)
+        trees.append(code_of(vec, inverse, limit))
+        is_high.append(bool(wides.any()))
+    if len(x.vecs) > FUSED:
+        low = [b.vxm.evaluate(code) for code in trees]
+        high = [high_plane(b, code) if wides else None for code, wides in zip(low, is_high, strict=True)]
+    else:
+        highs = [above(code) for code, wides in zip(trees, is_high, strict=True) if wides]
+        made = b.vxm.sides([*trees, *highs], [factor] if isinstance(factor, Op) else [])
+        factor = factor if isinstance(factor, Vec) else made[-1]
+        low, rest = made[: len(trees)], iter(made[len(trees) :])
+        high = [next(rest).plane(1) if wides else None for wides in is_high]
+    return Coded(x.lanes, [code.plane(0) for code in low], high, stored(b, factor))
 
 
 def rms(b: Build, node: Node, q: Coded, reference: Coded) -> Coded:

@@ -66,7 +66,7 @@ def scale(b: Build, node: Node, place: int) -> Floats:
     """The scale that codes of the chip's own part would have, in every lane."""
     (name,) = node.inputs
     own = scale_of(b, b.floats[name, place], b.graph.values[name].size, node.attrs["wide"])
-    return Floats(b.lanes(node.output), [own])
+    return Floats(b.lanes(node.output), [b.vxm.evaluate(own)])
 
 
 def largest(b: Build, node: Node, place: int) -> Floats:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from openlpu.arch.truepoint.codes import WIDE_MAX
+from openlpu.arch.truepoint.codes import INV_WIDE, WIDE_MAX
 from openlpu.graph.ir import Node
 from openlpu.schedule.expression import Op
 from openlpu.schedule.select.build import Build, Floats
 from openlpu.schedule.select.cache import joined
 from openlpu.schedule.select.codes import amax, code_of, high_plane, reciprocal, rms_factor, scale_of, squares
+from openlpu.schedule.units.vxm import Want
 from openlpu.schedule.values import Vec
 
 
@@ -29,15 +30,14 @@ def headnorm(b: Build, node: Node, x: Floats) -> Floats:
 def _factors(b: Build, node: Node, vec: Vec, starts: list[int]) -> list[Op]:
     """1/rms of each head, in that head's lanes only."""
     masks = [b.mask(b.heads.mask(lane)) for lane in starts]
-    scales = [scale_of(b, None, amax(b, [vec], [mask])) for mask in masks]
-    inverse = [Op("mask", b.vxm.evaluate(reciprocal(s)), m) for s, m in zip(scales, masks, strict=True)]
-    code = b.vxm.evaluate(code_of(vec, joined(b, inverse), WIDE_MAX))
+    tree = scale_of(amax(b, [vec], span=b.heads.dim), INV_WIDE)
+    code, scale = b.vxm.results([Want(code_of(vec, reciprocal(tree), WIDE_MAX)), Want(tree)])
     own = [b.vxm.evaluate(Op("mask", code, mask)).plane(0) for mask in masks]
     own_high = [b.vxm.evaluate(Op("mask", Op("add_mod", code, 128), mask)).plane(1) for mask in masks]
     ll = _products(b, code.plane(0), [*own, *own_high])
     hh = _products(b, high_plane(b, code), own_high)
     factors = []
-    for i, (scale, mask) in enumerate(zip(scales, masks, strict=True)):
+    for i, mask in enumerate(masks):
         total = squares(hh[i], ll[len(own) + i], Op("to_float", ll[i]))
         factor = b.vxm.evaluate(rms_factor(total, scale, b.heads.dim, node.attrs["eps"]))
         factors.append(Op("mask", factor, mask))

@@ -71,6 +71,7 @@ class Mxm:
     def load(self, plane: Plane, group: int, rows: Vec, count: int = 1, *, steady: bool = False) -> None:
         """16 rows of the buffer from 16 streams, and those of the next groups from the addresses behind, ``count``
         groups in all; a vector of one plane fills all rows with itself.  ``steady``: on streams of its own first."""
+        rows = self.asm.closest(rows, plane.x)
         same, half = len(rows.slices) == 1, self.asm.timeline.half
         at = rows.address + (np.zeros(count, np.int64) if same else np.arange(count))
         for bank in np.unique(at // half):

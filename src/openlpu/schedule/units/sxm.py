@@ -3,11 +3,98 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from openlpu.schedule.assembler import Assembler
+from openlpu.schedule.expression import Taken
 from openlpu.schedule.temporaries import scoped
-from openlpu.schedule.units.vxm import Vxm
 from openlpu.schedule.values import Vec
+
+if TYPE_CHECKING:
+    from openlpu.schedule.units.vxm import Vxm
+
+Fetched = tuple[int, list[int]]  # the first stream; the reads
+
+
+@dataclass(frozen=True, eq=False)
+class Turned:
+    """out[lane] = in[map[lane]] by the SXM of a hemisphere; the map, two planes, is taken where it meets no clash."""
+
+    asm: Assembler
+    vec: Vec
+    maps: Sequence[Vec]
+    hemisphere: int
+
+    @property
+    def x(self) -> int:
+        """Stream register of the SXM."""
+        return self.asm.chip.sxm_position(self.hemisphere)
+
+    @property
+    def lead(self) -> int:
+        """Cycles from the dispatch of the permutation until its result passes the VXM."""
+        return self.asm.chip.latency["permute"] + abs(self.asm.chip.vxm_position - self.x)
+
+    def earliest(self) -> int:
+        """First cycle in which it can pass the VXM."""
+        return self._start + self.lead
+
+    @property
+    def _start(self) -> int:
+        """First cycle in which it can be dispatched."""
+        return max(self.asm.earliest(self.vec, self.x), *(self.asm.earliest(m, self.x) for m in self.maps))
+
+    def arrive(self, cycle: int) -> Taken | None:
+        """Take all that it needs to pass the VXM in a cycle, or None."""
+        asm, at, width = self.asm, cycle - self.lead, len(self.vec.slices)
+        operands = self._operands(at)
+        if operands is None:
+            return None
+        base = asm.timeline.stream_group(width, self.x, at + asm.chip.latency["permute"], asm.chip.vxm_position)
+        if base is None:
+            return None
+        number = asm.next_id
+        asm.next_id += 1
+        self._emit(number, at, operands, base)
+        return base, [(number, part) for part in range(width)]
+
+    def kept(self, avoid: tuple[int, ...] = ()) -> Vec:
+        """The result in SRAM."""
+        asm, width = self.asm, len(self.vec.slices)
+
+        def attempt(cycle: int) -> Vec | None:
+            operands = self._operands(cycle)
+            if operands is None:
+                return None
+            number = asm.next_id  # taken first: the writes claim it
+            asm.next_id += 1
+            place = asm.store(self.x, cycle + asm.chip.latency["permute"], [number] * width, avoid)
+            if place is None:
+                return None
+            self._emit(number, cycle, operands, place[0])
+            return place[1]
+
+        return asm.search(self._start, attempt)
+
+    def _operands(self, at: int) -> tuple[Fetched, Fetched] | None:
+        """Data and map on streams to the SXM, and a slot there, in a cycle."""
+        if not self.asm.timeline.queue(f"sxm{'we'[self.hemisphere]}.permute", at):
+            return None
+        data = self.asm.fetch(self.vec, self.x, at)
+        for lane_map in sorted(self.maps, key=lambda m: abs(self.asm.x(m) - self.x)) if data else ():
+            mark = self.asm.timeline.mark()
+            if data and (where := self.asm.fetch(lane_map, self.x, at)):
+                return data, where
+            self.asm.timeline.undo(mark)
+        return None
+
+    def _emit(self, number: int, at: int, operands: tuple[Fetched, Fetched], base: int) -> None:
+        data, where = operands
+        reads = [(i, source, False, 0) for i, source in enumerate(data[1])]
+        reads += [(16 + i, source, False, 0) for i, source in enumerate(where[1])]
+        fields = {"stream": data[0], "dst": base, "map": where[0], "count": len(data[1])}
+        self.asm.emit_as(number, f"sxm{'we'[self.hemisphere]}.permute", at, "permute", reads, fields)
 
 
 class Sxm:
@@ -18,32 +105,8 @@ class Sxm:
 
     @scoped
     def permute(self, vec: Vec, lane_maps: Sequence[Vec], avoid: tuple[int, ...] = ()) -> Vec:
-        """out[lane] = in[map[lane]] on the nearer SXM; the map, two planes, is taken where it meets no clash."""
-        lane_map = next((m for m in lane_maps if not set(m.slices) & set(vec.slices)), None)
-        if lane_map is None:
+        """out[lane] = in[map[lane]] on the nearer SXM."""
+        if all(set(m.slices) & set(vec.slices) for m in lane_maps):
             vec = self.vxm.copy(vec, lane_maps[0].slices)
-            lane_map = lane_maps[0]
         hemisphere = 0 if self.asm.x(vec) < self.asm.chip.vxm_position else 1
-        x = self.asm.chip.sxm_position(hemisphere)
-        queue = f"sxm{'we'[hemisphere]}.permute"
-        count = len(vec.slices)
-
-        def attempt(cycle: int) -> Vec | None:
-            if not self.asm.timeline.queue(queue, cycle):
-                return None
-            where = self.asm.fetch(lane_map, x, cycle)
-            data = self.asm.fetch(vec, x, cycle) if where else None
-            if data is None or where is None:
-                return None
-            number = self.asm.next_id
-            self.asm.next_id += 1
-            place = self.asm.store(x, cycle + self.asm.chip.latency["permute"], [number] * count, avoid)
-            if place is None:
-                return None
-            reads = [(i, source, False, 0) for i, source in enumerate(data[1])]
-            reads += [(16 + i, source, False, 0) for i, source in enumerate(where[1])]
-            fields = {"stream": data[0], "dst": place[0], "map": where[0], "count": count}
-            self.asm.emit_as(number, queue, cycle, "permute", reads, fields)
-            return place[1]
-
-        return self.asm.search(max(self.asm.earliest(vec, x), self.asm.earliest(lane_map, x)), attempt)
+        return Turned(self.asm, vec, lane_maps, hemisphere).kept(avoid)

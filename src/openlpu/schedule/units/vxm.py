@@ -1,12 +1,35 @@
-"""A tree of VXM operations in; one chain through the ALUs, timed so that operands and latches meet, out."""
+"""Trees of VXM operations in; one chain through the ALUs, timed so that operands and latches meet, out."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
 from openlpu.arch.isa import ALU, BYTE, IMM, NONE, QUAD
 from openlpu.schedule.assembler import Assembler, Claim
-from openlpu.schedule.expression import Op, Step, immediate, latency, steps
+from openlpu.schedule.expression import Arrival, Op, Operand, Step, Taken, immediate, latency, steps
 from openlpu.schedule.temporaries import scoped
 from openlpu.schedule.values import Vec
+
+
+@dataclass(frozen=True)
+class Want:
+    """A result that goes to SRAM: not to some slices, and to a hemisphere if ``side`` says which.  ``keep`` False: it
+    is only computed, for the error that it may be."""
+
+    op: Op
+    avoid: tuple[int, ...] = ()
+    side: int | None = None
+    keep: bool = True
+
+
+@dataclass
+class Trial:
+    """What an attempt to dispatch a plan has so far: per step the id and the ALU, and operands that were fetched."""
+
+    ids: list[int] = field(default_factory=list)
+    alus: list[int] = field(default_factory=list)
+    taken: dict[tuple[object, int], Taken] = field(default_factory=dict)
 
 
 class Vxm:
@@ -15,43 +38,70 @@ class Vxm:
     def __init__(self, asm: Assembler) -> None:
         self.asm, self.temporaries = asm, asm.temporaries
 
-    @scoped
-    def evaluate(self, root: Op, avoid: tuple[int, ...] = ()) -> Vec:
+    def evaluate(self, root: Op, avoid: tuple[int, ...] = (), side: int | None = None) -> Vec:
         """Run a tree of VXM operations as one chain through the ALUs; the result as a 32-bit vector."""
-        plan = self._without_clashes(steps(root, self.asm.chip))
+        return self.results([Want(root, avoid, side)])[0]
+
+    def sides(self, spread: Sequence[Op], single: Sequence[Op] = (), checks: Sequence[Op] = ()) -> list[Vec]:
+        """Results of some trees at once: the first have a twin in the other hemisphere, ``checks`` are not kept."""
+        wants = [Want(op, side=side) for op in spread for side in (0, 1)]
+        made = self.results([*wants, *map(Want, single), *(Want(op, keep=False) for op in checks)])
+        count = 2 * len(spread)
+        return [*(replace(made[i], twin=made[i + 1]) for i in range(0, count, 2)), *made[count:]]
+
+    @scoped
+    def results(self, wants: Sequence[Want]) -> list[Vec]:
+        """Run some trees at once, each part that they share once; the results that are kept, as 32-bit vectors.
+
+        Where two operands would want the same port in every cycle, those from other units come by way of SRAM."""
+        found = self._sought(wants)
+        if found is None:
+            kept, done = {}, {}
+            for step in steps([want.op for want in wants], self.asm.chip):
+                for leaf in (step.op.a, step.op.b):
+                    if not isinstance(leaf, Op | Vec | float | int | None) and id(leaf) not in kept:
+                        kept[id(leaf)] = leaf.kept()
+            found = self._sought([Want(_moved(w.op, kept, done), w.avoid, w.side, w.keep) for w in wants])
+        assert found is not None, "operands in SRAM have no port in common in every cycle"
+        return found
+
+    def _sought(self, wants: Sequence[Want]) -> list[Vec] | None:
+        plan = self._without_clashes(wants)
         x = self.asm.chip.vxm_position
-        start = 0
+        start = -min(step.offset for step in plan)
         for step in plan:
             for leaf in (step.op.a, step.op.b):
                 if isinstance(leaf, Vec):
                     start = max(start, self.asm.earliest(leaf, x) - step.offset)
-        start = max(start, -min(step.offset for step in plan))
-        return self.asm.search(start, lambda cycle: self._dispatch(plan, cycle, avoid))
+                elif not isinstance(leaf, Op | float | int | None):
+                    start = max(start, leaf.earliest() - step.offset)
+        return self.asm.sought(start, lambda cycle: self._dispatch(plan, wants, cycle))
 
-    def _without_clashes(self, plan: list[Step]) -> list[Step]:
-        """Copy one of two leaves that would need the same SRAM port in the same cycle."""
+    def _without_clashes(self, wants: Sequence[Want]) -> list[Step]:
+        """A plan in which of two leaves that would need the same SRAM port in the same cycle one is a copy."""
+        plan = steps([want.op for want in wants], self.asm.chip)
         seen: dict[tuple[int, int], Vec] = {}
         moved: dict[int, Vec] = {}
         for step in plan:
-            for leaf in (step.op.a, step.op.b):
-                if not isinstance(leaf, Vec):
+            for operand in (step.op.a, step.op.b):
+                if not isinstance(operand, Vec):
                     continue
+                leaf = self.asm.closest(operand, self.asm.chip.vxm_position)
                 for s in leaf.slices:
                     other = seen.setdefault((s, step.offset), leaf)
-                    if (other.slices, other.address) != (leaf.slices, leaf.address) and id(leaf) not in moved:
-                        moved[id(leaf)] = self.copy(leaf, avoid=tuple({*other.slices, *leaf.slices}))
+                    if (other.slices, other.address) != (leaf.slices, leaf.address) and id(operand) not in moved:
+                        moved[id(operand)] = self.copy(leaf, avoid=tuple({*other.slices, *leaf.slices}))
         if not moved:
             return plan
-        return self._without_clashes(steps(_moved(plan[-1].op, moved, {}), self.asm.chip))
+        done: dict[int, Op] = {}
+        return self._without_clashes([Want(_moved(w.op, moved, done), w.avoid, w.side, w.keep) for w in wants])
 
     def copy(self, vec: Vec, avoid: tuple[int, ...] = ()) -> Vec:
         """The same value in another group."""
         return self.evaluate(Op("pass", vec), avoid)
 
-    def _dispatch(self, plan: list[Step], cycle: int, avoid: tuple[int, ...]) -> Vec | None:
-        ids: list[int] = []
-        alus: list[int] = []
-        fetched: dict[tuple[tuple[int, ...], int, int], tuple[int, list[int]]] = {}
+    def _dispatch(self, plan: list[Step], wants: Sequence[Want], cycle: int) -> list[Vec] | None:
+        trial, out = Trial(), []
         for step in plan:
             at = cycle + step.offset
             alu = self.asm.timeline.alu(at, latency(step.op, self.asm.chip))
@@ -60,50 +110,61 @@ class Vxm:
             fields: dict[str, int] = {"dst_kind": ALU}
             reads: list[Claim] = []
             for side, operand, child in (("a", step.op.a, step.children[0]), ("b", step.op.b, step.children[1])):
-                if not self._operand(side, operand, child, at, fields, reads, ids, alus, fetched):
+                if not self._operand(side, operand, child, at, fields, reads, trial):
                     return None
-            if step is plan[-1]:
-                return self._root(step, f"vxm{alu}", at, reads, fields, avoid)
-            ids.append(self.asm.emit(f"vxm{alu}", at, step.op.name, reads, **fields))
-            alus.append(alu)
-        raise AssertionError("a plan ends with its root")
+            want = wants[step.root] if step.root is not None else None
+            if want and want.keep:
+                made = self._root(step, f"vxm{alu}", at, reads, fields, want)
+                if made is None:
+                    return None
+                out.append(made)
+                trial.ids.append(0)
+            else:
+                trial.ids.append(self.asm.emit(f"vxm{alu}", at, step.op.name, reads, **fields))
+            trial.alus.append(alu)
+        return out
 
     def _root(self, step: Step, queue: str, at: int, reads: list[Claim], fields: dict[str, int],
-              avoid: tuple[int, ...]) -> Vec | None:
+              want: Want) -> Vec | None:
         """The last instruction of a chain, whose result goes to SRAM."""
         number = self.asm.next_id  # taken first: the writes claim it
         self.asm.next_id += 1
         chip = self.asm.chip
-        place = self.asm.store(chip.vxm_position, at + latency(step.op, chip), [number] * 4, avoid)
+        post = at + latency(step.op, chip)
+        place = self.asm.store(chip.vxm_position, post, [number] * 4, want.avoid, want.side)
         if place is None:
             return None
         self.asm.emit_as(number, queue, at, step.op.name, reads, {**fields, "dst_kind": QUAD, "dst": place[0]})
         return place[1]
 
-    def _operand(self, side: str, operand: object, child: int | None, at: int, fields: dict[str, int],
-                 reads: list[Claim], ids: list[int], alus: list[int],
-                 fetched: dict[tuple[tuple[int, ...], int, int], tuple[int, list[int]]]) -> bool:
+    def _operand(self, side: str, operand: Operand | None, child: int | None, at: int, fields: dict[str, int],
+                 reads: list[Claim], trial: Trial) -> bool:
         """Fill one operand's fields and claims; False if it cannot arrive in time."""
         first = 0 if side == "a" else 4
         if operand is None:
             fields[f"{side}_kind"] = NONE
         elif child is not None:
-            fields |= {f"{side}_kind": ALU, side: alus[child]}
-            reads.append((first, ids[child], False, 0))
-        elif isinstance(operand, Vec):
-            key = (operand.slices, operand.address, at)
-            if key not in fetched:
-                got = self.asm.fetch(operand, self.asm.chip.vxm_position, at)
-                if got is None:
-                    return False
-                fetched[key] = got
-            base, sources = fetched[key]
-            fields |= {f"{side}_kind": QUAD if len(sources) == 4 else BYTE, side: base}
-            reads.extend((first + i, source, False, 0) for i, source in enumerate(sources))
-        else:
-            assert isinstance(operand, float | int), "an operand is an op, a vector or a number"
+            fields |= {f"{side}_kind": ALU, side: trial.alus[child]}
+            reads.append((first, trial.ids[child], False, 0))
+        elif isinstance(operand, float | int):
             fields |= {f"{side}_kind": IMM, "imm": immediate(operand)}
+        else:
+            assert not isinstance(operand, Op), "an op that is read was dispatched before"
+            key = ((operand.slices, operand.address) if isinstance(operand, Vec) else id(operand), at)
+            taken = trial.taken.get(key) or self._arrival(operand, at)
+            if taken is None:
+                return False
+            base, sources = trial.taken[key] = taken
+            fields |= {f"{side}_kind": QUAD if len(sources) == 4 else BYTE, side: base}
+            reads.extend((first + i, writer, False, part) for i, (writer, part) in enumerate(sources))
         return True
+
+    def _arrival(self, operand: Vec | Arrival, at: int) -> Taken | None:
+        """What passes the VXM in a cycle: from SRAM, or straight from another unit."""
+        if not isinstance(operand, Vec):
+            return operand.arrive(at)
+        got = self.asm.fetch(operand, self.asm.chip.vxm_position, at)
+        return got and (got[0], [(number, 0) for number in got[1]])
 
 
 def _moved(op: Op, moved: dict[int, Vec], done: dict[int, Op]) -> Op:
