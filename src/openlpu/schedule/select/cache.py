@@ -78,18 +78,16 @@ def write(b: Build, where: str, tokens: Sequence[Floats], c: int, side: int, bit
 def _codes(b: Build, x: Vec, bits: int) -> tuple[Op, Vec]:
     """(codes, scale) of one token, the scale of each head in its lanes.  Codes of 4 bits lie between the lower end of
     the head's lanes and 0, and the upper one."""
-    limit: int | tuple[Vec, Vec] = WIDE_MAX if bits == 16 else NARROW_MAX
-    if bits == 4:
-        trees = (b.lane_max(Op("pass", x), end, span=b.heads.dim) for end in ("min", "max"))
-        low, high = (b.vxm.evaluate(Op(end, tree, 0.0)) for end, tree in zip(("min", "max"), trees, strict=True))
-        factor = at_least_floor(Op("mul", Op("sub", high, low), float_of(INV_NIBBLE)))
-    else:
+    if bits > 4:
         factor = scale_of(amax(b, [x], span=b.heads.dim), INV_WIDE if bits == 16 else INV_NARROW)
+        inverse, scale = b.vxm.results([Want(reciprocal(factor)), Want(factor)])
+        return code_of(x, inverse, WIDE_MAX if bits == 16 else NARROW_MAX), scale
+    trees = (b.lane_max(Op("pass", x), end, span=b.heads.dim) for end in ("min", "max"))
+    low, high = (b.vxm.evaluate(Op(end, tree, 0.0)) for end, tree in zip(("min", "max"), trees, strict=True))
+    factor = at_least_floor(Op("mul", Op("sub", high, low), float_of(INV_NIBBLE)))
     inverse, scale = b.vxm.results([Want(reciprocal(factor)), Want(factor)])
-    if bits == 4:
-        zero = b.vxm.evaluate(Op("to_int", Op("mul", low, inverse)))
-        limit = (b.vxm.evaluate(Op("add_mod", zero, NIBBLE_MAX)), zero)
-    return code_of(x, inverse, limit), scale
+    zero = b.vxm.evaluate(Op("to_int", Op("mul", low, inverse)))
+    return code_of(x, inverse, (b.vxm.evaluate(Op("add_mod", zero, NIBBLE_MAX)), zero)), scale
 
 
 def _write_plane(b: Build, home: Vec, codes: Sequence[Op], byte: int, groups: int, side: int, *,
