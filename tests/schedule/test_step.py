@@ -68,6 +68,15 @@ def test_any_shape_gives_the_reference_bits_above_the_bound(heads, dim, hidden, 
     assert bound(graph, TINY, config.context).cycles <= machine.cycles
 
 
+def test_scales_of_a_large_vocabulary_lie_side_by_side():
+    """In all lanes they would take half of the chip; the token's is brought from its lane to all."""
+    config = replace(BASE, layers=1, vocab=20700, tied=False, hidden=16, intermediate=16, heads=2, head_dim=8)
+    graph = random_graph(config, LLAMA, Scheme())
+    machine, chunk = chip.load(graph, chip=TINY), Chunk(0, 0, (5, 20699, 300, 256), every=True)
+    assert same(machine.run([chunk]), ref.load(graph).run([chunk]))
+    assert {"tokenfold", "tokenlane"} <= set(machine.program.host)
+
+
 @pytest.mark.parametrize("window", [0, 3])
 def test_a_longer_bucket_takes_over_with_the_same_cache(window):
     """Positions 0-2 and 250-259: segment 256, then segment 300; both read what either wrote, or what a window shows."""

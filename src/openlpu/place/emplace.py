@@ -24,6 +24,7 @@ class Source:
     ``codes``: vector i, lane l = int8 ``param[rows[i], cols[l]]``.
     ``float``: fp32 of ``param[rows[i], cols[l]]`` as four byte planes, negated where ``negate[l]``.
     ``row``: likewise of a parameter of one axis taken as one row (in ``float`` it is one column).
+    ``folded``: fp32 of ``param[rows[i] * lanes + cols[l]]``, 0 beyond its end.
     ``bytes``: ``data`` as it is, [n, planes, lanes].
     ``zeros``: nothing but zeros.
     An index of -1 gives 0.
@@ -63,6 +64,8 @@ def vectors(source: Source, count: int, planes: int, lanes: int, params: Mapping
         assert source.data is not None
         return source.data
     table = params[source.param]
+    if source.kind == "folded":
+        table = np.pad(table, (0, -len(table) % lanes)).reshape(-1, lanes)
     if table.ndim == 1:
         table = table.reshape(1, -1) if source.kind == "row" else table.reshape(-1, 1)
     picked = table[np.maximum(source.rows, 0)[:, None], np.maximum(source.cols, 0)[None, :]]
@@ -70,7 +73,7 @@ def vectors(source: Source, count: int, planes: int, lanes: int, params: Mapping
     picked = np.where(live, picked, picked.dtype.type(0))
     if source.kind == "codes":
         return picked.astype(np.int8).view(np.uint8)[:, None, :]
-    assert source.kind in ("float", "row"), f"unknown kind of source {source.kind}"
+    assert source.kind in ("float", "row", "folded"), f"unknown kind of source {source.kind}"
     if source.negate is not None:
         picked = np.where(source.negate[None, :], -picked, picked)
     return byte_planes(picked.astype(np.float32).view(np.int32))

@@ -84,8 +84,11 @@ def row(name: str, chip: Chip, step: Step, v_rows: int) -> U8:
     kind, place = name.partition(".")[0].partition("@")[0], place_of(name)
     position = step.at(place)
     token, block, inside = step.tokens[position - step.start], position // BLOCK, position % BLOCK
-    if kind in ("token", "position", "block"):
-        return everywhere(chip, {"token": token, "position": position, "block": block}[kind])
+    if kind in ("token", "tokenfold", "position", "block"):
+        offsets = {"token": token, "tokenfold": token // chip.lanes, "position": position, "block": block}
+        return everywhere(chip, offsets[kind])
+    if kind == "tokenlane":
+        return (np.arange(chip.lanes) == token % chip.lanes).astype(np.uint8)[None, :]
     if (at := address(kind, token if kind.startswith("token") else position)) is not None:
         return everywhere(chip, at)
     if kind in ("k_map", "v_map"):

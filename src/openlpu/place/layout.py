@@ -26,7 +26,7 @@ from openlpu.place.lanes import HeadLanes, Lanes
 from openlpu.place.maps import lane_maps, stage_heads
 from openlpu.place.packing import Packing
 from openlpu.place.sram import Sram
-from openlpu.place.tables import large, stretches
+from openlpu.place.tables import folds, large, stretches
 
 I32 = NDArray[np.int32]
 EAST = 1  # hemisphere of the tables; the address maps that reach them lie west
@@ -218,7 +218,7 @@ def _linear(layout: Layout, node: Node, work: list[int]) -> None:
         rows = out.row(j)[..., : groups * chip.weight_streams]
         for i in used:
             name, sources = f"weights.{where}.{j}.{i}", [Source("codes", key, rows, columns[i]) for key in keys]
-            slices = homes.tile_slices(plane % 2, plane // 2, groups * len(keys) if even else 0)
+            slices = homes.tile_slices(plane % 2, plane // 2, groups * len(keys) if even or bank(node) else 0)
             if bank(node):
                 homes.keep_bank(name, sources, slices, groups)
             else:
@@ -268,13 +268,14 @@ def _sinks(layout: Layout, node: Node) -> None:
 def _table(layout: Layout, name: str, sources: list[Source], planes: int, rows: int) -> None:
     """Tables that gathers read by row number: ``name.i`` (the only one: ``name``), a stretch after the other.
 
-    Those of one stretch that have room side by side in a group of slices share it, if they are large.
+    Stretches that have room side by side in a group of slices share it.
     """
+    slices: tuple[int, ...] = ()
     for stretch in stretches(rows, layout.chip):
         cut = slice(stretch.start, stretch.start + stretch.count)
-        slices: tuple[int, ...] = ()
         for i, source in enumerate(sources):
-            if stretch.whole or len(slices) < planes:
+            spent = len(slices) < planes or (i == 0 and layout.homes.sram.room(slices[:planes]) < stretch.count)
+            if stretch.whole or spent:
                 slices = layout.homes.quad_slices(EAST if stretch.whole else None)
                 if layout.homes.sram.room(slices) < stretch.count:
                     slices = layout.homes.quad_slices()
@@ -291,7 +292,12 @@ def _tables(layout: Layout, node: Node, vocab: int) -> None:
         return
     out = layout.lanes[node.output]
     rows, everywhere = np.arange(vocab, dtype=np.int32), np.zeros(layout.chip.lanes, np.int32)
-    _table(layout, "embedding.scale", [Source("float", node.params["scale"], rows, everywhere)], 4, vocab)
+    if folds(vocab, layout.chip):
+        count = -(-vocab // layout.chip.lanes)
+        lane = np.arange(layout.chip.lanes, dtype=np.int32)
+        _table(layout, "embedding.scale", [Source("folded", node.params["scale"], rows[:count], lane)], 4, count)
+    else:
+        _table(layout, "embedding.scale", [Source("float", node.params["scale"], rows, everywhere)], 4, vocab)
     codes = [Source("codes", node.params["codes"], rows, out.row(v)) for v in range(out.vectors)]
     _table(layout, "embedding.codes", codes, 1, vocab)
 

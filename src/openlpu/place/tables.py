@@ -39,6 +39,11 @@ def large(rows: int, chip: Chip) -> bool:
     return rows >= chip.words_per_slice // LARGE
 
 
+def folds(rows: int, chip: Chip) -> bool:
+    """Whether numbers by row, each in all lanes of four planes, would take half of a chip: then each has one lane."""
+    return 2 * 4 * rows > chip.slices * chip.words_per_slice
+
+
 def stretches(rows: int, chip: Chip) -> list[Stretch]:
     """A table cut to what slices hold."""
     whole = rows <= chip.words_per_slice - chip.words_per_slice // LARGE

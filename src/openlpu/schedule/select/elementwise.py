@@ -6,10 +6,11 @@ import numpy as np
 
 from openlpu.graph.ir import Node
 from openlpu.place.lanes import Lanes
-from openlpu.place.tables import stretches
+from openlpu.place.tables import folds, stretches
 from openlpu.schedule.expression import Op
 from openlpu.schedule.select.build import Build, Floats
 from openlpu.schedule.select.cache import joined
+from openlpu.schedule.select.spread import spread
 from openlpu.schedule.values import Vec
 
 MAP_SIDE = 0  # small tables lie east, the address maps that reach them lie west; of large ones also the other way
@@ -17,8 +18,7 @@ MAP_SIDE = 0  # small tables lie east, the address maps that reach them lie west
 
 def embed(b: Build, node: Node, out: Lanes, place: int) -> Floats:
     """Codes of the token's row times the row's scale (times a gain per channel where there is one)."""
-    scale = lookup(b, "embedding.scale", "token", b.graph.config.vocab, place)
-    vecs = []
+    scale, vecs = _row_scale(b, b.graph.config.vocab, place), []
     for v in range(out.vectors):
         codes = lookup(b, f"embedding.codes.{v}", "token", b.graph.config.vocab, place)
         x = Op("mul", Op("to_float", codes), scale)
@@ -26,6 +26,14 @@ def embed(b: Build, node: Node, out: Lanes, place: int) -> Floats:
             x = Op("mul", x, b.home(f"gain.{node.where}.{v}"))
         vecs.append(b.vxm.evaluate(x))
     return Floats(out, vecs)
+
+
+def _row_scale(b: Build, vocab: int, place: int) -> Vec:
+    """The scale of the token's row, in every lane."""
+    if not folds(vocab, b.chip):
+        return lookup(b, "embedding.scale", "token", vocab, place)
+    several = lookup(b, "embedding.scale", "tokenfold", -(-vocab // b.chip.lanes), place)
+    return spread(b, b.host_row("tokenlane", 1, place=place), [], several)[1]
 
 
 def rope_row(b: Build, place: int) -> tuple[Vec, Vec]:

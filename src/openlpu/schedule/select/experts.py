@@ -20,6 +20,7 @@ from openlpu.schedule.expression import Op
 from openlpu.schedule.guide import Guide
 from openlpu.schedule.select.build import Build, Coded, Floats, Routes
 from openlpu.schedule.select.codes import MAGNITUDE, TRAP, chain, reciprocal
+from openlpu.schedule.select.spread import spread
 from openlpu.schedule.values import Vec
 
 MOST = 128  # experts whose numbers are bytes that the MXM multiplies
@@ -112,16 +113,10 @@ def _everywhere(b: Build, order: Vec, size: Vec, experts: int, j: int) -> tuple[
     """(number, size) of the j-th chosen expert in every lane: products with its mask, loaded as all rows."""
     off = Op("add_mod", order, -1 - j)
     mask = b.vxm.evaluate(Op("add_mod", Op("mul_mod", Op("min_int", Op("mul_mod", off, off), 1), -1), 1))
-    plane = b.mxm.pick()
-    b.mxm.load(plane, 0, mask.plane(0), b.chip.superlanes)
-    b.mxm.install(plane)
     lane = np.arange(b.chip.lanes, dtype=np.int32)
     numbers = b.constant(np.where(lane < experts, lane, 0).astype(np.int32), planes=1)
-    rows = [numbers, *(size.plane(i) for i in range(4))]
-    number, *planes = (b.mxm.activate(plane, row, b.mxm.new_slot(plane), clear=True, emit=True) for row in rows)
-    assert number, "every activation emits"
-    bytes_ = [Op("shift_left", Op("mask", p, 255), 8 * i) for i, p in enumerate(planes) if p]
-    return number, b.vxm.evaluate(_chain("add_mod", bytes_))
+    (number,), word = spread(b, mask.plane(0), [numbers], size)
+    return number, word
 
 
 def _guides(b: Build, number: Vec, j: int) -> tuple[Guide, Guide]:
