@@ -97,8 +97,9 @@ class Vxm:
         return self._without_clashes([Want(_moved(w.op, moved, done), w.avoid, w.side, w.keep) for w in wants])
 
     def copy(self, vec: Vec, avoid: tuple[int, ...] = ()) -> Vec:
-        """The same value in another group."""
-        return self.evaluate(Op("pass", vec), avoid)
+        """The same value in another group; of a byte plane the byte plane."""
+        same = self.evaluate(Op("pass", vec), avoid)
+        return same if len(vec.slices) > 1 else same.plane(0)
 
     def _dispatch(self, plan: list[Step], wants: Sequence[Want], cycle: int) -> list[Vec] | None:
         trial, out = Trial(), []
