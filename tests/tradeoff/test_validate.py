@@ -104,10 +104,10 @@ def test_the_ratio(low, high, ours, ratio, shown):
     row = Row("R", "what", "where", low, high, "W", "T", lambda: ours, Kind.PREDICTED, missing="not modelled: wind")
     [result] = compare([row])
     assert result.ours == ours and result.ratio == ratio
-    text = validate_page.text([[result], [], [], []], [], ())
+    text = validate_page.text([[result], *[[] for _ in validate_page.TITLES[1:]]], [], ())
     assert f" {shown} " in text and "not modelled: wind" in text and "predicted" in text
     assert f"| {shown} W | {ours:g} W | {ratio:.2f} | predicted | not modelled: wind | [T] |" in validate_page.markdown(
-        [[result], [], [], []], [], ())
+        [[result], *[[] for _ in validate_page.TITLES[1:]]], [], ())
 
 
 # -- what is measured --------------------------------------------------------------------------------------------

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from openlpu.tradeoff import validate_chip, validate_claims, validate_network, validate_products
+from openlpu.tradeoff import validate_chip, validate_claims, validate_models, validate_network, validate_products
 from openlpu.tradeoff.validate import Constant, Kind, Open, Result
 from openlpu.tradeoff.validate_sources import SOURCES
 
 PARTS = {
     "One chip": validate_chip, "Matrix products": validate_products, "Links and systems": validate_network,
-    "Cannot be right": validate_claims,
+    "Language models": validate_models, "Cannot be right": validate_claims,
 }
 TITLES = tuple(PARTS)
 SHORT = {Kind.EXACT: "exact", Kind.PREDICTED: "predicted", Kind.CALIBRATED: "calibrated", Kind.WRONG: "impossible"}

@@ -21,7 +21,6 @@ NOT_COMPARED = (
     Open("C10", "accuracy of ResNet-50 with layers of 320", "the network and its training are not published"),
     Open("N7", "all-reduce bandwidth by size", "published as a curve only, no number in the text"),
     Open("M1–M3", "distributed matrix products", "need a product over several chips, and input over PCIe"),
-    Open("L1–L5", "tokens per second of language models", "need programs of models that have only shapes"),
 )
 
 

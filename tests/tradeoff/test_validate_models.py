@@ -1,0 +1,27 @@
+"""The rows of language models, with a small model in the place of the large ones."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from random_models import BASE
+
+from openlpu.partition.split import Split
+from openlpu.tradeoff import validate_models
+from openlpu.tradeoff.validate import Kind, compare
+from openlpu.tradeoff.validate_models import Model
+
+
+def test_each_row_is_computed_from_a_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = Model("small", Split(2, 2), 256)
+    monkeypatch.setattr(validate_models, "shape", lambda name, context: replace(BASE, context=context))
+    for name in ("LLAMA_2_70B", "LLAMA_2_7B", "LLAMA_3_8B", "MISTRAL", "MIXTRAL"):
+        monkeypatch.setattr(validate_models, name, small)
+    monkeypatch.setattr(validate_models, "PROMPT", 16)
+    rows = validate_models.rows()
+    assert all(row.long and row.kind is Kind.PREDICTED and row.missing for row in rows) and not compare(rows)
+    found = {result.row.id: result.ours for result in compare(rows, full=True)}
+    assert found["L1"] == pytest.approx(1000 / found["P2"]) and found["P2"] < found["P1"] < 16 * found["P2"]
+    assert 0 < found["P3"] < found["P4"]
+    assert rows[0].configuration == "ours: 4 chips, 2 stages of 2, context 256"
