@@ -46,6 +46,7 @@ class Assembler:
         self.claims: list[NDArray] = []  # reads of what was emitted many at once
         self.outputs: list[tuple[int, int, int, bool]] = []
         self.pending: list[tuple[str, tuple[int, ...], list[Claim]]] = []
+        self.settle: list[Callable[[], None]] = []  # what units remember of what is pending
         self.next_id = 1
         self.last = 0  # no instruction is dispatched later, so far
         self.floor = 0  # whatever is still to come arrives in this cycle or later
@@ -124,6 +125,7 @@ class Assembler:
     def trial(self, cycle: int, attempt: Callable[[int], T | None], *, final: bool = True) -> T | None:
         """The result of ``attempt`` at a cycle, all that it took and emitted now ``final``; or nothing done."""
         mark, count, first = self.timeline.mark(), len(self.pending), self.next_id
+        self.settle.clear()
         result = attempt(cycle)
         if result is not None and final:
             self.timeline.keep()
@@ -161,6 +163,8 @@ class Assembler:
             self.last = max(self.last, row[0])
             self.reads.extend((row[2], *claim) for claim in reads)
         self.pending.clear()
+        for remember in self.settle:
+            remember()
         self.temporaries.commit()
 
     # -- operands and results ----------------------------------------------------------------------------------

@@ -21,16 +21,16 @@ from openlpu.arch.truepoint import attention as tp
 from openlpu.arch.truepoint.codes import INV_WIDE, WIDE_MAX
 from openlpu.graph.ir import Node
 from openlpu.place.host import seen_row
-from openlpu.schedule.expression import Op
+from openlpu.schedule.expression import Op, Operand
 from openlpu.schedule.select import cache
 from openlpu.schedule.select.build import Build, Floats
 from openlpu.schedule.select.codes import (
+    above,
     amax,
     at_least_floor,
     chain,
     code_of,
     float_of,
-    high_plane,
     reciprocal,
     scale_of,
 )
@@ -115,53 +115,53 @@ def _sinks(b: Build, node: Node, heads: list[Head]) -> list[list[Vec]]:
     return [[b.home(f"sinks.{node.where}.{h.vector * b.heads.group + h.member}.{h.lane}")] for h in heads]
 
 
-def _query_codes(b: Build, q: Floats, softmax_scale: float, scale: Vec | None) -> tuple[list[Vec], Vec]:
+@scoped
+def _query_codes(b: Build, q: Floats, softmax_scale: float, scale: Vec | None) -> tuple[list[Op], Vec]:
     """Two-plane codes of all query vectors under one scale, and that scale times the softmax's."""
     factor = scale or scale_of(amax(b, q.vecs), INV_WIDE)
     inverse, out = b.vxm.results([Want(reciprocal(factor)), Want(Op("mul", factor, softmax_scale))])
-    return [b.vxm.evaluate(code_of(v, inverse, WIDE_MAX)) for v in q.vecs], out
+    return [code_of(v, inverse, WIDE_MAX) for v in q.vecs], out
 
 
 @scoped
-def _scores(b: Build, heads: list[Head], coded: Mapping[int, tuple[list[Vec], Vec]], rows: cache.Rows, side: int,
+def _scores(b: Build, heads: list[Head], coded: Mapping[int, tuple[list[Op], Vec]], rows: cache.Rows, side: int,
             window: int) -> list[list[Scored]]:
     """[head][block]: exact q·k on the MXM, then scales, the mask of positions the query does not see, the maximum."""
     planes = []
     for head in heads:
         query = coded[head.place][0][head.vector * b.heads.group + head.member]
         own = b.mask(b.heads.mask(head.lane))
-        low = b.vxm.evaluate(Op("mask", query, own)).plane(0)
-        high = b.vxm.evaluate(Op("mask", Op("add_mod", query, 128), own)).plane(1)
-        planes.append((low, high))
+        low, high = b.vxm.results([Want(Op("mask", code, own), side=side) for code in (query, above(query))])
+        planes.append((low.plane(0), high.plane(1)))
     out: list[list[Scored]] = [[] for _ in heads]
     for block in range(b.blocks):
         for i, score in enumerate(_block_scores(b, heads, planes, coded, rows, block, side, window)):
-            top = b.lane_max(Op("pass", score), "max", many=len(heads) * b.blocks)
+            top = b.lane_max(score, "max", many=len(heads) * b.blocks)
             out[i].append(Scored(score, b.vxm.evaluate(top)))
     return out
 
 
 @scoped
 def _block_scores(b: Build, heads: list[Head], planes: list[tuple[Vec, Vec]],
-                  coded: Mapping[int, tuple[list[Vec], Vec]], rows: cache.Rows, block: int, side: int,
+                  coded: Mapping[int, tuple[list[Op], Vec]], rows: cache.Rows, block: int, side: int,
                   window: int) -> list[Vec]:
     """[head]: scores of one block."""
     out = []
     for head, dot in zip(heads, _dots(b, planes, rows, block, side), strict=True):
         scaled = Op("mul", Op("mul", dot, coded[head.place][1]), rows.scale(head.kv_head, block))
         bias = b.host_row(seen_row("bias", block, window), place=head.place)
-        out.append(b.vxm.evaluate(Op("add", scaled, bias)))
+        out.extend(b.vxm.sides([Op("add", scaled, bias)]))
     return out
 
 
 def _dots(b: Build, queries: list[tuple[Vec, Vec]], rows: cache.Rows, block: int, side: int) -> list[Op]:
     """[head]: q·k of one block as fp32; the products of byte planes are exact int32 and meet as ``scores`` says."""
-    sums: list[list[tuple[Vec, Vec]]] = []  # by plane of K: per head (low, high) plane of q
+    sums: list[list[tuple[Operand, Operand]]] = []  # by plane of K: per head (low, high) plane of q
     for k_plane in range(len(rows.planes)):
         plane = b.mxm.pick(side)
         b.mxm.load(plane, 0, rows.vectors(k_plane, block, 0), tp.BLOCK // b.chip.weight_streams)
         b.mxm.install(plane)
-        sums.append([_both(b, plane, pair) for pair in queries])
+        sums.append([_both(b, plane, pair, direct=len(rows.planes) == 1) for pair in queries])
     if len(sums) == 1:
         return [Op("add", Op("mul", Op("to_float", high), 256.0), Op("to_float", low)) for low, high in sums[0]]
     out = []
@@ -171,11 +171,10 @@ def _dots(b: Build, queries: list[tuple[Vec, Vec]], rows: cache.Rows, block: int
     return out
 
 
-def _both(b: Build, plane: Plane, pair: tuple[Vec, Vec]) -> tuple[Vec, Vec]:
-    """Sums of both planes of one row with the installed tile."""
-    low, high = (b.mxm.activate(plane, row, b.mxm.new_slot(plane), clear=True, emit=True) for row in pair)
-    assert low is not None and high is not None, "both activations emit"
-    return low, high
+def _both(b: Build, plane: Plane, pair: tuple[Vec, Vec], *, direct: bool) -> tuple[Operand, Operand]:
+    """Sums of both planes of one row with the installed tile; ``direct``: straight from the MXM, to be read next."""
+    low, high = (b.mxm.sums(plane, row, b.mxm.new_slot(plane), clear=True) for row in pair)
+    return (low, high) if direct else (low.kept(), high.kept())
 
 
 @scoped
@@ -185,7 +184,7 @@ def _weighted(b: Build, heads: list[Head], scored: list[list[Scored]], rows: cac
     tops = [b.vxm.evaluate(tree) if isinstance(tree := chain("max", [*(s.top for s in blocks), *sink]), Op) else tree
             for blocks, sink in zip(scored, sinks, strict=True)]
     weights: list[list[tuple[Vec, Vec]]] = [[] for _ in heads]
-    exps: list[list[Vec]] = [[] for _ in heads]
+    exps: list[list[tuple[Vec, Vec]]] = [[] for _ in heads]
     v_tops: dict[tuple[int, int, int], Vec] = {}
     for block in range(b.blocks):
         for i, head in enumerate(heads):
@@ -195,10 +194,11 @@ def _weighted(b: Build, heads: list[Head], scored: list[list[Scored]], rows: cac
             if key not in v_tops:
                 v_tops[key] = _v_top(b, scale, valid)
             s = scored[i][block]
-            e = b.vxm.evaluate(Op("mul", Op("exp", Op("sub", s.score, s.top)), valid))
+            e = Op("mul", Op("exp", Op("sub", s.score, s.top)), valid)
             share = Op("mul", scale, reciprocal(v_tops[key]))
-            weights[i].append(_planes(b, Op("mul", Op("mul", e, share), ONE)))
-            exps[i].append(e)
+            own, whole = _planes(b, [Op("mul", Op("mul", e, share), ONE), Op("mul", e, ONE)])
+            weights[i].append(own)
+            exps[i].append(whole)
     totals = _totals(b, exps)
     products = _products(b, weights, rows, side)
     out = []
@@ -224,18 +224,18 @@ def _v_top(b: Build, scale: Vec, valid: Vec) -> Vec:
 
 
 @scoped
-def _planes(b: Build, x: Op) -> tuple[Vec, Vec]:
-    """(low, high) byte planes of round(x)."""
-    code = b.vxm.evaluate(Op("to_int", x))
-    return code.plane(0), high_plane(b, code)
+def _planes(b: Build, trees: Sequence[Op]) -> list[tuple[Vec, Vec]]:
+    """(low, high) byte planes of round(x) for each x."""
+    codes = [Op("to_int", x) for x in trees]
+    made = b.vxm.sides([word for code in codes for word in (code, above(code))])
+    return [(low.plane(0), high.plane(1)) for low, high in zip(made[::2], made[1::2], strict=True)]
 
 
 @scoped
-def _totals(b: Build, exps: list[list[Vec]]) -> list[list[Vec]]:
+def _totals(b: Build, rows: list[list[tuple[Vec, Vec]]]) -> list[list[Vec]]:
     """[head][block]: Σ round(e * 32512) over lanes, in every lane as fp32: a product with a tile of ones."""
     m = b.mxm
     plane = m.pick()
-    rows = [[_planes(b, Op("mul", e, ONE)) for e in blocks] for blocks in exps]
     ones = cache.ones(b, plane.hemisphere)
     for group in range(b.chip.superlanes):
         m.load(plane, group, ones)
@@ -245,7 +245,7 @@ def _totals(b: Build, exps: list[list[Vec]]) -> list[list[Vec]]:
 
 def _sum(b: Build, plane: Plane, pair: tuple[Vec, Vec]) -> Op:
     """256 * Σ high + Σ low, joined as integers, as fp32."""
-    low, high = _both(b, plane, pair)
+    low, high = _both(b, plane, pair, direct=True)
     return Op("to_float", Op("add_mod", Op("shift_left", high, 8), low))
 
 
@@ -254,14 +254,14 @@ def _products(b: Build, weights: list[list[tuple[Vec, Vec]]], rows: cache.Rows, 
     """[head][block]: exact Σ weight * V over the block's positions, as fp32; lanes are V's channels."""
     out: list[list[Vec]] = [[] for _ in weights]
     for block in range(b.blocks):
-        sums: list[list[Op]] = [[] for _ in weights]  # [head]: by plane of V
+        sums: list[list[Vec]] = [[] for _ in weights]  # [head]: by plane of V
         for v_plane in range(len(rows.planes)):
             plane = b.mxm.pick(side)
             for group in range(rows.groups):
                 b.mxm.load_transposed(plane, group, rows.vectors(v_plane, block, group))
             b.mxm.install(plane)
             for i, blocks in enumerate(weights):
-                sums[i].append(_sum(b, plane, blocks[block]))
+                sums[i].append(b.vxm.evaluate(_sum(b, plane, blocks[block])))
         for i, (low, *high) in enumerate(sums):
-            out[i].append(b.vxm.evaluate(Op("add", Op("mul", high[0], 256.0), low) if high else low))
+            out[i].append(b.vxm.evaluate(Op("add", Op("mul", high[0], 256.0), low)) if high else low)
     return out

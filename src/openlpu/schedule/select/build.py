@@ -172,7 +172,7 @@ class Build:
 
     @scoped
     def lane_max(
-        self, x: Op, op: str, checks: Sequence[Op] = (), first: int = 1, span: int = 0, many: int = 1
+        self, x: Op | Vec, op: str, checks: Sequence[Op] = (), first: int = 1, span: int = 0, many: int = 1
     ) -> Op:
         """The maximum (or minimum: ``op``) of a tree over all lanes (``span``: those of each segment), in every lane;
         a tree on what comes from the SXMs.
@@ -182,11 +182,11 @@ class Build:
         """
         window = first
         for radix in rounds(-(-(span or self.chip.lanes) // first), many):
-            (vec,) = self.vxm.sides([x], checks=checks)
+            vec = x if isinstance(x, Vec) else self.vxm.sides([x], checks=checks)[0]
             checks = ()
             x = self._largest(op, vec, [self.rotation(r * window, span) for r in range(1, radix)])
             window *= radix
-        return x
+        return x if isinstance(x, Op) else Op("pass", x)
 
 
     def _largest(self, op: str, vec: Vec, maps: Sequence[Sequence[Vec]]) -> Op:

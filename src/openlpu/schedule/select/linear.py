@@ -9,7 +9,7 @@ from openlpu.graph.ir import Node
 from openlpu.partition.experts import bank
 from openlpu.place.lanes import Lanes
 from openlpu.place.layout import steady
-from openlpu.schedule.expression import Op
+from openlpu.schedule.expression import Arrival, Op, Operand
 from openlpu.schedule.select import experts
 from openlpu.schedule.select.build import Build, Floats
 from openlpu.schedule.values import Vec
@@ -42,11 +42,12 @@ class Row:
     codes: Sequence[Vec | None]  # by input vector
     slot: int
     tiles: list[int]  # input vectors it has, of those with a tile
-    sum: Vec | None = None
+    sum: Vec | Arrival | None = None
 
 
-def sums(b: Build, node: Node, places: Sequence[int], j: int) -> list[tuple[Vec, Vec | None]]:
-    """Exact (Σ low, Σ high) of output vector j for each token; Σ high is None where no input channel is wide.
+def sums(b: Build, node: Node, places: Sequence[int], j: int) -> list[tuple[Operand, Operand | None]]:
+    """Exact (Σ low, Σ high) of output vector j for each token; Σ high is None where no input channel is wide.  Those of
+    a last tile come straight from the MXM, to be read next.
 
     A tile is installed once, and the codes of all tokens pass.  Where loads are the long part, the next tile is loaded
     before these find their cycles.
@@ -68,9 +69,10 @@ def sums(b: Build, node: Node, places: Sequence[int], j: int) -> list[tuple[Vec,
     def activate(i: int) -> None:
         for found in (row for pair in pairs for row in pair):
             if found and (vec := found.codes[i]):
-                ends, free = i == found.tiles[-1], ahead and i != tiles[-1][0]
-                out = m.activate(plane, vec, found.slot, clear=i == found.tiles[0], emit=ends, steady=free)
-                found.sum = out if ends else None
+                last, first = i == tiles[-1][0], i == found.tiles[0]
+                found.sum = m.sums(plane, vec, found.slot, clear=first) if last and not ahead else m.activate(
+                    plane, vec, found.slot, clear=first, emit=i == found.tiles[-1], steady=ahead and not last
+                )
 
     for k, (i, home) in enumerate(tiles):
         rows = Vec(home.slices, home.address, 0, (0,) * len(home.slices))
@@ -89,6 +91,6 @@ def sums(b: Build, node: Node, places: Sequence[int], j: int) -> list[tuple[Vec,
     return [(_total(low), high and _total(high)) for low, high in pairs]
 
 
-def _total(row: Row | None) -> Vec:
+def _total(row: Row | None) -> Vec | Arrival:
     assert row and row.sum, "the last activation emits"
     return row.sum

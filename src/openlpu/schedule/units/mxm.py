@@ -10,11 +10,13 @@ activations of the tile before pass.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from openlpu.schedule.assembler import Assembler
+from openlpu.schedule.expression import Taken
 from openlpu.schedule.guide import Guide
 from openlpu.schedule.timeline import Ints
 from openlpu.schedule.values import Vec
@@ -37,6 +39,56 @@ class Plane:
     last_activate: int = -1
     slot: int = 0
     slot_last: dict[int, tuple[int, int]] = field(default_factory=dict)  # slot -> (cycle, accumulate id)
+
+    def passed(self, slot: int, cycle: int, total: int) -> None:
+        """Remember an activation and its accumulate."""
+        self.last_activate = max(self.last_activate, cycle)
+        self.slot_last[slot] = (cycle, total)
+
+
+@dataclass(frozen=True, eq=False)
+class Sums:
+    """Sums of a plane's installed tile with one int8 vector, on top of what accumulator ``slot`` holds (``clear``: of
+    nothing), on their way to the VXM."""
+
+    mxm: Mxm
+    plane: Plane
+    row: Vec
+    slot: int
+    clear: bool
+    array: int
+
+    @property
+    def lead(self) -> int:
+        """Cycles from the dispatch of the activation until the sums pass the VXM."""
+        chip = self.mxm.chip
+        return chip.latency["matmul"] + chip.latency["accumulate"] + abs(self.plane.x - chip.vxm_position)
+
+    def earliest(self) -> int:
+        """First cycle in which they can pass the VXM."""
+        return self.mxm.earliest(self.plane, self.row, self.slot) + self.lead
+
+    def arrive(self, cycle: int) -> Taken | None:
+        """Take all that they need to pass the VXM in a cycle, or None."""
+        assert self.plane.array == self.array, "sums are read before the next tile is installed"
+        asm, at = self.mxm.asm, cycle - self.lead
+        done = self.mxm.pass_row(self.plane, self.row, self.slot, at, clear=self.clear)
+        if done is None:
+            return None
+        post = at + self.lead - abs(self.plane.x - asm.chip.vxm_position)
+        base = asm.timeline.stream_group(4, self.plane.x, post, asm.chip.vxm_position)
+        if base is None:
+            return None
+        total = asm.next_id
+        asm.next_id += 1
+        done(total, {"emit": 1, "stream": base})
+        return base, [(total, part) for part in range(4)]
+
+    def kept(self) -> Vec:
+        """The same by way of SRAM."""
+        out = self.mxm.activate(self.plane, self.row, self.slot, clear=self.clear, emit=True)
+        assert out is not None, "what is emitted is kept"
+        return out
 
 
 class Mxm:
@@ -157,38 +209,51 @@ class Mxm:
         ``steady``: on streams of its plane only, because the planes beside it load, or will load, in every cycle.
         """
         asm, lat = self.asm, self.chip.latency
-        before = plane.slot_last.get(slot, (-1, 0))
         among = range(plane.own, plane.own + self.chip.weight_streams) if steady else None
 
-        def attempt(cycle: int) -> tuple[int, int, Vec | None] | None:
-            arrive = cycle + lat["matmul"]
-            if not (
-                asm.timeline.queue(f"{plane.name}.activations", cycle)
-                and asm.timeline.queue(f"{plane.name}.accumulate", arrive)
-            ):
+        def attempt(cycle: int) -> tuple[Vec | None] | None:
+            done = self.pass_row(plane, row, slot, cycle, clear=clear, among=among)
+            if done is None:
                 return None
-            got = asm.fetch(row, plane.x, cycle, among)
-            if got is None:
-                return None
-            reads = [(0, got[1][0], False, 0), (1, plane.array, False, 0)]
-            number = asm.emit(f"{plane.name}.activations", cycle, "activate", reads, stream=got[0])
             total = asm.next_id
-            sums = [(0, number, False, 0)] + ([] if clear else [(1, before[1], False, 0)])
-            fields = {"slot": slot, "clear": int(clear), "emit": int(emit), "stream": 0}
-            out: Vec | None = None
-            if emit:
-                asm.next_id += 1
-                place = asm.store(plane.x, arrive + lat["accumulate"], [total] * 4)
-                if place is None:
-                    return None
-                fields["stream"], out = place
-                asm.emit_as(total, f"{plane.name}.accumulate", arrive, "accumulate", sums, fields)
-            else:
-                asm.emit(f"{plane.name}.accumulate", arrive, "accumulate", sums, **fields)
-            return cycle, total, out
+            asm.next_id += 1
+            if not emit:
+                done(total, {})
+                return (None,)
+            place = asm.store(plane.x, cycle + lat["matmul"] + lat["accumulate"], [total] * 4)
+            if place is None:
+                return None
+            done(total, {"emit": 1, "stream": place[0]})
+            return (place[1],)
 
-        start = max(plane.array_from, asm.earliest(row, plane.x), before[0] + 1)
-        cycle, total, out = asm.search(start, attempt)
-        plane.last_activate = max(plane.last_activate, cycle)
-        plane.slot_last[slot] = (cycle, total)
-        return out
+        return asm.search(self.earliest(plane, row, slot), attempt)[0]
+
+    def sums(self, plane: Plane, row: Vec, slot: int, *, clear: bool) -> Sums:
+        """Like :meth:`activate` with ``emit``, straight to the VXM; for a tree that is run before the next install."""
+        return Sums(self, plane, row, slot, clear, plane.array)
+
+    def earliest(self, plane: Plane, row: Vec, slot: int) -> int:
+        """First cycle in which a vector can meet the installed tile, sums before it in the accumulator."""
+        return max(plane.array_from, self.asm.earliest(row, plane.x), plane.slot_last.get(slot, (-1, 0))[0] + 1)
+
+    def pass_row(
+        self, plane: Plane, row: Vec, slot: int, cycle: int, *, clear: bool, among: Sequence[int] | None = None
+    ) -> Callable[[int, dict[str, int]], None] | None:
+        """Dispatch an activation in a cycle, or None; what dispatches its accumulate, given its id and more fields."""
+        asm, arrive = self.asm, cycle + self.chip.latency["matmul"]
+        queues = f"{plane.name}.activations", f"{plane.name}.accumulate"
+        if not (asm.timeline.queue(queues[0], cycle) and asm.timeline.queue(queues[1], arrive)):
+            return None
+        got = asm.fetch(row, plane.x, cycle, among)
+        if got is None:
+            return None
+        reads = [(0, got[1][0], False, 0), (1, plane.array, False, 0)]
+        number = asm.emit(queues[0], cycle, "activate", reads, stream=got[0])
+
+        def accumulate(total: int, fields: dict[str, int]) -> None:
+            before = plane.slot_last.get(slot, (-1, 0))
+            sums = [(0, number, False, 0)] + ([] if clear else [(1, before[1], False, 0)])
+            asm.emit_as(total, queues[1], arrive, "accumulate", sums, {"slot": slot, "clear": int(clear), **fields})
+            asm.settle.append(lambda: plane.passed(slot, cycle, total))
+
+        return accumulate
