@@ -14,10 +14,13 @@ from numpy.typing import NDArray
 
 from openlpu._base.errors import BadRequest, DoesNotFit, NumericsError, ProgramError, Unsupported
 from openlpu.arch.chip import load_chip
+from openlpu.arch.group import joined
+from openlpu.arch.system import load_system
 from openlpu.arch.truepoint import half
 from openlpu.cli import main
 from openlpu.place.product import Product, place_product, tilings
 from openlpu.schedule.product import ProductProgram, compile_product, schedule_product
+from openlpu.schedule.product_group import schedule_group
 from openlpu.target.chip import product
 from openlpu.target.chip.machine import Machine, resolve
 from openlpu.target.chip.mutants import OTHER, run_mutants
@@ -53,14 +56,14 @@ def test_a_dot_product_is_exact_and_rounded_once(k: int) -> None:
         half.dot(a, w)
 
 
-def operands(p: Product, seed: int = 0) -> tuple[NDArray, NDArray, NDArray]:
+def operands(p: Product, seed: int = 0, sections: int = 1) -> tuple[NDArray, NDArray, NDArray]:
     """[m, k], [k, n] and their product by the definition."""
     rng = np.random.default_rng(seed)
     if p.form == "int8":
         a, w = (rng.integers(-128, 128, shape).astype(np.int8) for shape in ((p.m, p.k), (p.k, p.n)))
         return a, w, (a.astype(np.int64) @ w).astype(np.int32)
     a, w = (rng.standard_normal(shape).astype(np.float16) for shape in ((p.m, p.k), (p.k, p.n)))
-    return a, w, half.product(a, w, 160)
+    return a, w, half.product(a, w, 160, sections)
 
 
 # Sizes: one number; loads between activations; loads beside; planes without work; a block short of rows; many blocks;
@@ -90,6 +93,17 @@ def test_long_programs_fetch_their_instructions(long: ProductProgram) -> None:
     a, w, wanted = operands(long.tiling.product)
     assert any(item.name.startswith("instructions.") for item in long.resident)
     assert (product.run(long, a, w) == wanted).all()
+
+
+@pytest.mark.parametrize("size, sections", [("10x700x400:fp16", 2), ("9x1300x400:int8", 4), ("11x1700x330:fp16", 8)])
+def test_sections_on_several_chips_make_the_product(size: str, sections: int) -> None:
+    """The last rows and the last section are filled up; sections of the definition are those of the chips."""
+    p, system = Product.parse(f"matmul:{size}"), load_system("node")
+    wired = joined(system, np.arange(sections)[None])
+    assert wired
+    group = schedule_group(p, LPU, sections, wired)
+    a, w, wanted = operands(p, sections=sections)
+    assert (product.run_group(group, product.wiring(system, sections), a, w) == wanted).all()
 
 
 @pytest.mark.parametrize("form", ["int8", "fp16"])
@@ -139,5 +153,8 @@ def test_the_command_prints_what_it_takes(capsys) -> None:
     assert said["tops"] == pytest.approx(2 * 70 * 700 * 900 / (253 / 900e6) / 1e12)
     assert main(["compile", "--workload", "matmul:64x640x640"]) == 0
     assert "the referee accepts it" in capsys.readouterr().out
+    assert main(["compile", "--workload", "matmul:8x640x640", "--system", "node", "--chips", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "*     2 shares of the columns, 1 sections of k" in said and "      1 shares of the columns, 2 sect" in said
     assert main(["compile", "demo", "--workload", "matmul:1x1x1"]) == 2
     assert "this is for models" in capsys.readouterr().err

@@ -21,7 +21,7 @@ from openlpu.place.layout import Homes
 Ints = NDArray[np.int64]
 FORMS = ("int8", "fp16")
 SPLITS = ("rows", "columns")
-LEVERS = ("int8 instead of fp16", "a larger chip (--chip FILE.toml)", "a smaller product")
+LEVERS = ("more chips (--system, --chips)", "int8 instead of fp16", "a larger chip (--chip FILE.toml)")
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ there is nothing to search: cycles are sums, and what is taken is noted for the 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,7 +54,7 @@ class ProductProgram:
         level = [-(-p.macs // p.peak(chip)), -(-whole // len(t.engines)), sum(t.blocks) * t.rounds * t.chunks,
                  t.cycles, self.cycles]
         names = ("products at the peak", "tiles that k and n do not fill", "planes with less to do than others",
-                 "waiting for weights", "the way in and out, and fetches")
+                 "waiting for weights", "the way in and out, fetches, other chips")
         return dict(zip(names, np.diff(level, prepend=0).tolist(), strict=True))
 
 
@@ -72,10 +73,17 @@ def compile_product(product: Product, chip: Chip) -> ProductProgram:
 def schedule_product(homing: Homing) -> ProductProgram:
     """The program.  Raises :class:`~openlpu._base.errors.DoesNotFit` where instructions find no room."""
     asm = Assembler(homing.tiling.chip, homing.homes.sram)
+    return finish(asm, homing, max(part.last for part in multiply(asm, homing)))
+
+
+def multiply(asm: Assembler, homing: Homing) -> list[Sums]:
+    """All of a product but its fetches; the sums of each engine that has some."""
     steps = _Steps(homing.tiling)
-    last = 0
-    for side in (0, 1):
-        last = max(last, _Side(asm, homing, steps, side).emit())
+    return [part for side in (0, 1) for part in _Side(asm, homing, steps, side).emit()]
+
+
+def finish(asm: Assembler, homing: Homing, last: int) -> ProductProgram:
+    """The program with its fetches; ``last``: the cycle after the last result is written."""
     fetcher = Fetcher(asm, homing.homes)
     fetcher.all()
     queues, claims = asm.finish()
@@ -85,6 +93,24 @@ def schedule_product(homing: Homing) -> ProductProgram:
     homing.homes.sram.require_fit()
     resident = tuple(homing.homes.resident.values())
     return ProductProgram(homing, queues, claims, last - fetcher.first, resident)
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What an engine made: for each vector its row of the activations and its tile, where it lies, when a read may be
+    dispatched, and the writes of its planes [n, 4]."""
+
+    row: Ints
+    tile: Ints
+    slices: Ints  # [n, 4]
+    address: Ints
+    ready: Ints
+    writers: Ints
+
+    @property
+    def last(self) -> int:
+        """The cycle after the last write."""
+        return int(self.ready.max())
 
 
 class _Steps:
@@ -145,9 +171,9 @@ class _Side:
         self.numbers = [i for i, e in enumerate(self.t.engines) if e.hemisphere == hemisphere]
         self.kind = "_fp16" if self.t.product.form == "fp16" else ""
 
-    def emit(self) -> int:
-        """All instructions; the cycle after the last sum is written."""
-        t, last = self.t, 0
+    def emit(self) -> Iterator[Sums]:
+        """All instructions; what each engine makes."""
+        t = self.t
         tiles: _Tiles | None = None
         rows: _Rows | None = None
         for number in self.numbers:
@@ -160,8 +186,7 @@ class _Side:
             if rows is None or t.shared:
                 rows = self._rows(number, work)
             installs = self._install(e, work, tiles)
-            last = max(last, self._multiply(number, rows.of(work), work, installs))
-        return last
+            yield self._multiply(number, rows.of(work), work, installs)
 
     def _tiles(self, number: int, work: Ints) -> _Tiles:
         """Read the weights of an engine, ``groups`` loads a step."""
@@ -214,8 +239,8 @@ class _Side:
         asm.claim_each(installs[:, None], np.arange(self.t.groups), loads, False, 0)
         return installs
 
-    def _multiply(self, number: int, rows: _Rows, work: Ints, installs: Ints) -> int:
-        """Pass the rows, add up their sums, write those that are whole; the cycle after the last write."""
+    def _multiply(self, number: int, rows: _Rows, work: Ints, installs: Ints) -> Sums:
+        """Pass the rows, add up their sums, write those that are whole."""
         t, s, e, asm, lat = self.t, self.steps, self.t.engines[number], self.asm, self.chip.latency
         acts, sums = asm.take_ids(len(rows.step)), asm.take_ids(len(rows.step))
         arrive, chunk = rows.cycle + lat["matmul"], s.chunk[rows.step]
@@ -233,8 +258,10 @@ class _Side:
         asm.claim_each(sums[again], 1, sums[again - size[again]], False, 0)
         whole = np.flatnonzero(emit)
         block = s.block[rows.step[whole]]
-        vector = (t.starts()[block] * len(e.tiles) + s.round[rows.step[whole]] * size[whole]) + rows.row[whole]
-        return self._write(self.homing.sums[number], vector, arrive[whole] + lat["accumulate"], quad, sums[whole])
+        turn, first = s.round[rows.step[whole]], t.starts()[block]
+        vector = first * len(e.tiles) + turn * size[whole] + rows.row[whole]
+        where = self._write(self.homing.sums[number], vector, arrive[whole] + lat["accumulate"], quad, sums[whole])
+        return Sums(e.rows.start + first + rows.row[whole], np.array(e.tiles)[turn], *where)
 
     # -- instructions, and what they take ------------------------------------------------------------------------
 
@@ -254,10 +281,11 @@ class _Side:
         asm.timeline.occupy_stream(stream, at, leave, self.x)
         return ids
 
-    def _write(self, store: Store, vector: Ints, post: Ints, quad: int, sums: Ints) -> int:
-        """Write quads posted at the edge; the cycle after the last is written."""
-        asm, last = self.asm, 0
+    def _write(self, store: Store, vector: Ints, post: Ints, quad: int, sums: Ints) -> tuple[Ints, Ints, Ints, Ints]:
+        """Write quads posted at the edge; slices, addresses, when they may be read, and the writes."""
+        asm = self.asm
         which, address = store.at(vector)
+        ready, writers = np.zeros(len(vector), np.int64), np.zeros((len(vector), 4), np.int64)
         for k, slices in enumerate(store.sets):
             mine = np.flatnonzero(which == k)
             for plane, slice_ in enumerate(slices if len(mine) else ()):
@@ -269,5 +297,6 @@ class _Side:
                 asm.timeline.occupy_stream(quad + plane, self.x, post[mine], at)
                 asm.outputs.extend((slice_, a, w, False) for a, w in zip(address[mine].tolist(), ids.tolist(),
                                                                          strict=True))
-                last = max(last, int(cycles[-1]) + self.chip.latency["write"])
-        return last
+                ready[mine] = np.maximum(ready[mine], cycles + self.chip.latency["write"])
+                writers[mine, plane] = ids
+        return np.array(store.sets, np.int64)[which], address, ready, writers

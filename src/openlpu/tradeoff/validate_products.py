@@ -8,13 +8,20 @@ from __future__ import annotations
 from collections import Counter
 from functools import cache
 
+import numpy as np
+
 from openlpu.arch.chip import load_chip
-from openlpu.place.product import Product
+from openlpu.arch.group import joined
+from openlpu.arch.system import load_system
+from openlpu.place.product import Product, engines
 from openlpu.schedule.product import ProductProgram, compile_product
+from openlpu.schedule.product_group import schedule_group
 from openlpu.target.chip.machine import resolve
+from openlpu.target.chip.product import wiring
 from openlpu.tradeoff.validate import Kind, Row
 
 CHIP = "lpu-v1"
+SHARES = 8  # of the columns of the product that is spread over chips
 NARROW, WIDE = 1376, 3500  # N of the published products
 BATCH = "products one after the other; not modelled: requantising, pooling and making windows beside them"
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}  # bottlenecks of each stage of a ResNet
@@ -22,7 +29,7 @@ Shapes = Counter[tuple[int, int, int]]
 
 
 def rows() -> list[Row]:
-    """C11, C7 and C9."""
+    """C11, C7, C9, M1 and M3."""
     fp16 = "[2304 × 4096] × [4096 × N], fp16"
     return [
         Row("C11", "utilisation of a matrix product", f"{fp16}, N = 1376", 80, None, "%", "S §5.2",
@@ -38,6 +45,35 @@ def rows() -> list[Row]:
             lambda: cycles(resnet(101) - resnet(50)) / 17, Kind.PREDICTED, missing=BATCH),
         Row("C9.2", "ResNet-152, each of 34 more blocks", "int8, 28² and 14², as projected", 1176, 1176, "cycles",
             "T §IV-F", lambda: cycles(resnet(152) - resnet(50)) / 34, Kind.PREDICTED, missing=BATCH),
+        *_spread(), *_input(),
+    ]
+
+
+def _spread() -> list[Row]:
+    """M1: what was published is a curve; its floor is the products at the peak of all chips."""
+    floors = {1: 290, 2: 145, 4: 72, 8: 36}  # µs by sections of k
+    missing = ("published as a curve, so the bound is the peak's; tiles of 320 do not fill 1,024 columns, "
+               "which makes 1.25")
+    return [
+        Row(f"M1.{i}" if i > 1 else "M1", "product over several chips",
+            f"[800 × 32576] × [32576 × 8192], fp16, {SHARES * sections} chips", floor, None, "µs", "S §5.2",
+            lambda sections=sections: spread_microseconds(sections), Kind.PREDICTED,
+            missing=missing + ("" if sections == 1 else "; the exchange of sums is what the links take"), long=True)
+        for i, (sections, floor) in enumerate(floors.items(), 1)
+    ]
+
+
+def _input() -> list[Row]:
+    """M3: input that keeps a chip busy, by which operand stays while the other passes."""
+    chip = load_chip(CHIP)
+    pairs = len(engines("fp16", chip))
+    tile = chip.lanes**2  # bytes
+    return [
+        Row("M3", "input to stay busy, a vector to every tile", "[100000 × 100000], fp16, column-major", 570, 570,
+            "GB/s", "S §5.2", lambda: pairs * chip.lanes * chip.clock_hz / 1e9, Kind.PREDICTED),
+        Row("M3.2", "the same, a tile to every 100,000 rows", "[100000 × 100000], fp16, row-major", 3.7, 3.7,
+            "GB/s", "S §5.2", lambda: pairs * tile * chip.clock_hz / 100_000 / 1e9, Kind.PREDICTED,
+            missing="half of it: the published figure fits tiles of twice the bytes, one to each of four planes"),
     ]
 
 
@@ -53,6 +89,19 @@ def accepted(m: int, k: int, n: int, form: str) -> ProductProgram:
 def percent(n: int, form: str = "fp16") -> float:
     """Utilisation of the published product with ``n`` columns."""
     return 100 * accepted(2304, 4096, n, form).utilisation
+
+
+def spread_microseconds(sections: int) -> float:
+    """Of the published product over 8 shares of the columns and so many sections of k, each group a node's chips."""
+    if sections == 1:
+        program = accepted(800, 32576, 8192 // SHARES, "fp16")
+    else:
+        system = load_system("node")
+        group = joined(system, np.arange(sections)[None])
+        assert group, "the chips of a node are wired"
+        program = schedule_group(Product(800, 32576, 8192 // SHARES, "fp16"), system.chip, sections, group).program
+        resolve(system.chip, program.queues, program.claims, wiring(system, sections))
+    return 1e6 * program.cycles / program.tiling.chip.clock_hz
 
 
 def lowest() -> float:

@@ -102,8 +102,19 @@ class C2c:
             left = {slot: move for slot, move in left.items() if slot not in held}
         return [held[slot] for slot in range(1, len(held))]
 
-    def _plane(self, plane: Vec, i: int, x: int, landings: Mapping[_Landing, Way]) -> None:
-        """Send one byte plane by several ways of an edge at once, and land what comes by them."""
+    def swap(self, vecs: Sequence[Vec], ways: Sequence[Way]) -> list[Vec]:
+        """Send a vector by each of some ways, behind what was swapped before; what comes by them."""
+        self._in_time()
+        landed = [_Landing(self.asm) for _ in ways]
+        for vec, way, landing in zip(vecs, ways, landed, strict=True):
+            for i in range(len(vec.slices)):
+                sent = self.sent[way.out]
+                after = sent[-1] + 1 if sent else 0
+                self._plane(vec.plane(i), i, self.asm.chip.queue_position(way.out), {landing: way}, after)
+        return [landing.vec() for landing in landed]
+
+    def _plane(self, plane: Vec, i: int, x: int, landings: Mapping[_Landing, Way], after: int = 0) -> None:
+        """Send one byte plane by some ways of an edge at once, from cycle ``after`` on; land what comes by them."""
         timeline, asm = self.asm.timeline, self.asm
 
         def attempt(cycle: int) -> int | None:
@@ -123,7 +134,7 @@ class C2c:
                 landing.take()
             return cycle
 
-        sent = asm.search(asm.earliest(plane, x), attempt)
+        sent = asm.search(max(asm.earliest(plane, x), after), attempt)
         for way in landings.values():
             insort(self.sent[way.out], sent)
 

@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 
 from openlpu._base.errors import ProgramError
-from openlpu.arch.group import Way
+from openlpu.arch.group import Group, Way
 from openlpu.arch.link import port_queue
 from openlpu.arch.system import System
 from openlpu.schedule.program import SystemProgram
@@ -108,13 +108,18 @@ def hops(system: System, program: SystemProgram) -> list[Port]:
 def ports(system: System, program: SystemProgram, stage: int, hops: Sequence[Port]) -> Ports:
     """Where the C2C queues of the chips of a stage lead; raises :class:`ProgramError` when there is no such wire."""
     first, out = stage * program.split.tensor, {}
-    for way in program.local.ways if program.local else ():
-        out[way.into] = _joined(system, first, way)
+    if program.local:
+        out |= inside(system, program.local, first)
     if stage < len(hops):
         out[port_queue(program.hops[stage].leaves)] = hops[stage]
     if stage:
         out[port_queue(program.hops[stage - 1].arrives)] = replace(hops[stage - 1], inward=True)
     return out
+
+
+def inside(system: System, group: Group, first: int = 0) -> dict[str, Port]:
+    """Where the queues of a group lead, the chips from ``first`` on; raises as :func:`ports` does."""
+    return {way.into: _joined(system, first, way) for way in group.ways}
 
 
 def _joined(system: System, first: int, way: Way) -> Port:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from openlpu.arch.group import joined
+from openlpu.arch.system import System
 from openlpu.place.product import Ints, Store
 from openlpu.schedule.product import ProductProgram
-from openlpu.target.chip import host
+from openlpu.schedule.product_group import GroupProgram
+from openlpu.target.chip import host, pipeline
+from openlpu.target.chip.links import Ports
 from openlpu.target.chip.machine import Machine
 
 
@@ -21,31 +25,58 @@ def run(program: ProductProgram, a: NDArray, w: NDArray) -> NDArray:
     return result(machine, program)
 
 
-def fill(machine: Machine, program: ProductProgram, a: NDArray, w: NDArray) -> None:
-    """Write operands and instructions into SRAM."""
+def wiring(system: System, sections: int) -> Ports:
+    """The links of the first ``sections`` chips of a system."""
+    group = joined(system, np.arange(sections)[None])
+    assert group, "the program is for chips that are wired"
+    return pipeline.inside(system, group)
+
+
+def run_group(group: GroupProgram, links: Ports, a: NDArray, w: NDArray) -> NDArray:
+    """Likewise of a product whose k is split over the chips of a group, wired by ``links``."""
+    program, p = group.program, group.program.tiling.product
+    machine = Machine(program.tiling.chip, group.sections, links)
+    left = np.pad(a, ((0, p.m - len(a)), (0, group.sections * p.k - a.shape[1])))
+    right = np.pad(w, ((0, group.sections * p.k - len(w)), (0, 0)))
+    parts = left.reshape(group.sections, group.part, -1)
+    for role in range(group.sections):
+        mine = slice(role * p.k, (role + 1) * p.k)
+        order = [role ^ q for q in range(group.sections - 1, -1, -1)]
+        fill(machine, program, parts[order].reshape(p.m, -1)[:, mine], right[mine], role)
+    machine.run(program.queues, program.claims)
+    made = []
+    for role in range(group.sections):
+        planes = machine.peek(group.slices, group.addresses[..., None], role)
+        made.append(np.ascontiguousarray(planes.transpose(0, 1, 3, 2)).view("<i4")[..., 0])
+    out = np.concatenate(made).reshape(p.m, -1)[: len(a), : p.n]
+    return out.view(np.float32) if p.form == "fp16" else out
+
+
+def fill(machine: Machine, program: ProductProgram, a: NDArray, w: NDArray, role: int = 0) -> None:
+    """Write operands and instructions into a chip's SRAM."""
     t, h, lanes = program.tiling, program.homing, program.tiling.chip.lanes
-    host.fill(machine, program.resident, {})
+    host.fill(machine, program.resident, {}, role)
     pad = t.chunks * t.product.chunk(t.chip) - t.product.k
     left = np.pad(a, ((0, 0), (0, pad))).reshape(len(a), t.chunks, -1)
     right = np.pad(w, ((0, pad), (0, -w.shape[1] % lanes))).T.reshape(-1, lanes, t.chunks, left.shape[2])
     for e, weights, activations in zip(t.engines, h.weights, h.activations, strict=True):
         mine = right[e.tiles.start : e.tiles.stop : e.tiles.step][:, : t.groups * t.chip.weight_streams]
         vectors = mine.transpose(0, 2, 1, 3).reshape(-1, t.chip.weight_streams, left.shape[2])
-        _load(machine, weights, vectors)
+        _load(machine, weights, vectors, role)
         rows = left[e.rows.start : e.rows.stop]
         blocks = zip(t.starts().tolist(), t.sizes(e).tolist(), strict=True)
         parts = [rows[first : first + size].transpose(1, 0, 2).reshape(-1, left.shape[2]) for first, size in blocks]
-        _load(machine, activations, np.concatenate(parts)[:, None])
+        _load(machine, activations, np.concatenate(parts)[:, None], role)
 
 
-def _load(machine: Machine, store: Store, numbers: NDArray) -> None:
+def _load(machine: Machine, store: Store, numbers: NDArray, role: int) -> None:
     """Numbers [addresses, slices, k] as vectors: of fp16 the low bytes first, then the high ones."""
     if not len(numbers):
         return
     planes = np.ascontiguousarray(numbers).view(np.uint8).reshape(*numbers.shape, -1)
     data = planes.transpose(0, 1, 3, 2).reshape(*numbers.shape[:2], -1)
     slices, addresses = _where(store, len(data))
-    machine.load(slices, addresses[:, None], data)
+    machine.load(slices, addresses[:, None], data, role)
 
 
 def _where(store: Store, count: int) -> tuple[Ints, Ints]:
