@@ -19,7 +19,7 @@ from openlpu.tokens.verify import verify
 @pytest.fixture(scope="module")
 def made(models_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("compiled") / "deep" / "model"
-    assert main(["compile", str(models_once), "-o", str(folder), "--chip", "tiny"]) == 0
+    assert main(["compile", str(models_once), "-o", str(folder), "--chip", "tiny", "--chunk", "2"]) == 0
     return folder
 
 
@@ -29,7 +29,7 @@ def models_once() -> Path:
 
 
 def test_compiling_twice_gives_the_same_bytes(made: Path, models_once: Path, tmp_path: Path) -> None:
-    assert main(["compile", str(models_once), "-o", str(tmp_path / "again"), "--chip", "tiny"]) == 0
+    assert main(["compile", str(models_once), "-o", str(tmp_path / "again"), "--chip", "tiny", "--chunk", "2"]) == 0
     files = sorted(p.relative_to(made) for p in made.rglob("*") if p.is_file())
     assert files == sorted(p.relative_to(tmp_path / "again") for p in (tmp_path / "again").rglob("*") if p.is_file())
     for name in files:
@@ -67,7 +67,11 @@ def test_show_prints_placement_use_and_path(made: Path, capsys) -> None:
     assert main(["show", str(made), "--json"]) == 0
     manifest = json.loads((made / "manifest.json").read_text())
     result = json.loads(capsys.readouterr().out)
-    assert {str(s["context"]): s["cycles"] for s in result["segments"]} == manifest["cycles_per_token"]
+    single, both = result["segments"]
+    assert {str(single["context"]): single["cycles"]} == manifest["cycles_per_token"]
+    assert {f"{both['context']}x{both['chunk']}": both["cycles"]} == manifest["cycles_per_chunk"]
+    (first,) = result["first_token"]
+    assert first["prompt"] == single["context"] and first["cycles"] == first["prompt"] // 2 * both["cycles"]
 
 
 def test_verify_accepts_what_was_compiled(made: Path, capsys) -> None:

@@ -19,6 +19,7 @@ from openlpu import (
     __version__,
     cli_bench,
     cli_options,
+    cli_prefill,
     cli_program,
     cli_promise,
     cli_show,
@@ -86,7 +87,8 @@ def run(args: argparse.Namespace) -> int:
         name = "demo" if args.model is None else args.model
         scheme = cli_options.scheme(args)
         compiled = pipeline.compile(name, scheme=scheme, context=args.context, dump=args.dump, progress=progress)
-        model = pipeline.start(compiled, args.target, threads=args.threads, speculate=args.speculate)
+        model = pipeline.start(compiled, args.target, threads=args.threads, speculate=args.speculate,
+                               chunks=args.chunk)
     replayed = compiled if args.model is None else None
     del compiled  # the model keeps what it needs
     with model:
@@ -342,6 +344,7 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
     add("--stop", action="append", default=[], metavar="TEXT", help="end before this text; may be repeated")
     add("--target", choices=tuple(TARGETS), default="cpu", help="what runs it (default cpu)")
     add("--threads", type=int, default=0, metavar="N", help=f"of the cpu target: {THREADS}")
+    cli_prefill.add_option(parser)
     add("--speculate", action=argparse.BooleanOptionalAction, help="check guessed tokens beside the next one, which "
         "changes no bit (default: on the cpu target, as far as it pays)")
     add("--context", type=int, metavar="N", help="positions of KV cache (default: the model's own)")

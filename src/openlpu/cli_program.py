@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from openlpu import cli_options, cli_split, cli_tables, cli_workload
+from openlpu import cli_options, cli_prefill, cli_split, cli_tables, cli_workload
 from openlpu._base import units
 from openlpu._base.errors import BadRequest
 from openlpu._base.progress import Progress
@@ -37,6 +37,7 @@ def add_commands(commands: Any, bars: Bars, model_help: str) -> None:
     cli_split.add_options(one)
     one.add_argument("--context", type=int, metavar="N", help="positions of KV cache (default: the model's own)")
     one.add_argument("--kv-bits", type=int, choices=(4, 8, 16), default=8, help="width of KV codes (default 8)")
+    cli_prefill.add_option(one)
     cli_options.add_bits(one)
     one.add_argument("--shapes-only", action="store_true", help="MODEL is a config.json or the name of a shape: make "
                      "the program of a model of these sizes, without weights")
@@ -101,9 +102,10 @@ def _compile_chip(
 
     if args.system:
         wanted = cli_split.wanted(args)
-        made = pipeline.programs(graph, cli_split.system(args), wanted, dump=args.dump, progress=progress)
+        made = pipeline.programs(graph, cli_split.system(args), wanted, args.chunk, dump=args.dump,
+                                 progress=progress)
         return made, cli_split.report(made)
-    program = pipeline.program(graph, args.chip or "lpu-v1", dump=args.dump, progress=progress)
+    program = pipeline.program(graph, args.chip or "lpu-v1", args.chunk, dump=args.dump, progress=progress)
     return program, report(graph, program)
 
 
@@ -115,6 +117,7 @@ def report(graph: Graph, program: Program) -> dict[str, Any]:
         "chip": chip.name, "clock": "cycles", "clock_hz": chip.clock_hz,
         "sram_rows": total, "sram": cli_tables.rooms(program),
         "segments": [_segment(graph, program, segment) for segment in program.segments],
+        "first_token": cli_prefill.first_tokens(program),
     }
 
 
@@ -126,7 +129,7 @@ def _segment(graph: Graph, program: Program, segment: Segment) -> dict[str, Any]
 
     limit, use = bound(graph, program.chip, segment.context), report(program.chip, segment)
     return {
-        "context": segment.context, "cycles": segment.cycles, "instructions": use.instructions,
+        "context": segment.context, "chunk": segment.chunk, "cycles": segment.cycles, "instructions": use.instructions,
         "instruction_bytes": instruction_bytes(segment.queues),
         "bound": {"cycles": limit.cycles, "limit": limit.limit, "weights": limit.weights, "issue": limit.issue,
                   "issue_unit": limit.issue_unit, "path": limit.path},
@@ -148,12 +151,15 @@ def summary(result: dict[str, Any]) -> Iterator[str]:
     used = sum(result["sram"].values())
     yield f"{result['model']} on {result['chip']}: {used / result['sram_rows']:.1%} of SRAM"
     for s in result["segments"]:
-        bound = s["bound"]
+        bound, beside = s["bound"], ""
         seconds = s["cycles"] / result["clock_hz"]
-        yield (f"context {s['context']:>6}  {units.cycles(s['cycles'])}, {units.duration(seconds)} per token: "
-               f"{1 / seconds:,.0f} tokens/s, {s['cycles'] / bound['cycles']:.2f} times the bound of "
-               f"{units.cycles(bound['cycles'])} ({bound['limit']}); "
+        if s["chunk"] == 1:
+            beside = (f", {s['cycles'] / bound['cycles']:.2f} times the bound of {units.cycles(bound['cycles'])} "
+                      f"({bound['limit']})")
+        yield (f"context {s['context']:>6}  {units.cycles(s['cycles'])}, {units.duration(seconds)} {cli_prefill.step(s)}: "
+               f"{s['chunk'] / seconds:,.0f} tokens/s{beside}; "
                f"{s['instructions']:,} instructions in {units.size(s['instruction_bytes'])}")
+    yield from cli_prefill.summary(result)
     yield from _files(result)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from openlpu import cli_listing, cli_program, cli_split, cli_tables
+from openlpu import cli_listing, cli_prefill, cli_program, cli_split, cli_tables
 from openlpu._base.errors import BadRequest
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def _details(result: dict[str, Any]) -> Iterator[str]:
     for s in result["segments"]:
         bound = s["bound"]
         yield ""
-        yield (f"context {s['context']}: bounds in cycles: weights {bound['weights']:,}, "
+        yield (f"{cli_prefill.title(s)}: bounds{' of one' * (s['chunk'] > 1)} in cycles: weights {bound['weights']:,}, "
                f"{bound['issue_unit']} {bound['issue']:,}, longest path {bound['path']:,}")
         yield "  units in use:"
         for unit, use in s["busy"].items():
@@ -111,4 +111,4 @@ def _details(result: dict[str, Any]) -> Iterator[str]:
         yield from cli_tables.shares(s["path"], s["cycles"])
         yield "  critical path by operator, over all layers:"
         yield from cli_tables.shares(cli_tables.over_layers(s["operators"]), s["cycles"])
-        yield from cli_tables.energy(s["energy"])
+        yield from cli_tables.energy(s["energy"], cli_prefill.unit(s))

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from openlpu import cli_tables
+from openlpu import cli_prefill, cli_tables
 from openlpu._base import units
 from openlpu._base.errors import BadRequest
 
@@ -43,6 +43,8 @@ def check(args: argparse.Namespace) -> None:
         if args.target != "chip":
             raise BadRequest("this is for chips", where="system", fix="leave --target out")
         return
+    if args.chunk and args.target != "chip":
+        raise BadRequest("this is for chips", where="chunk", fix="leave --target or --chunk out")
     if args.chip and args.target != "chip":
         raise BadRequest("this is for chips", where="chip", fix="leave --target or --chip out")
     for name in ONLY:
@@ -79,6 +81,7 @@ def report(found: Found) -> dict[str, Any]:
         "sram": [{"stages": [s for s, which in enumerate(program.stages) if which == i], "rows": rooms}
                  for i, rooms in enumerate(sram)],
         "segments": [_segment(program, i) for i in range(len(program.stage(0).program.segments))],
+        "first_token": cli_prefill.first_tokens(program),
     }
 
 
@@ -87,9 +90,9 @@ def _segment(program: SystemProgram, i: int) -> dict[str, Any]:
     from openlpu.schedule.tracks import of_system
     from openlpu.schedule.utilisation import links, units
 
-    token = of_system(program, i)
+    token, segment = of_system(program, i), program.stage(0).program.segments[i]
     return {
-        "context": program.stage(0).program.segments[i].context, "cycles": program.cycles(i),
+        "context": segment.context, "chunk": segment.chunk, "cycles": program.cycles(i),
         "interval": program.interval(i), "starts": list(program.starts(i)),
         "path": totals((piece.kind, piece.cycles) for piece in token.path),
         "operators": totals((piece.operator, piece.cycles) for piece in token.path),
@@ -128,9 +131,10 @@ def summary(result: dict[str, Any]) -> Iterator[str]:
     yield (f"{result['model']} on {_count(result['chips'], 'chip')} of {result['system']} ({result['chip']}): "
            f"{_count(split['stages'], 'stage')} of {_count(split['tensor'], 'chip')}; at most {most:.1%} of the SRAM")
     for s in result["segments"]:
-        alone, full = clock / s["cycles"], clock / s["interval"]
-        yield (f"context {s['context']:>6}  {units.cycles(s['cycles'])}, {units.duration(1 / alone)} per token: "
-               f"{alone:,.0f} tokens/s for one request, {full:,.0f} with the pipeline full")
+        seconds, full = s["cycles"] / clock, s["chunk"] * clock / s["interval"]
+        yield (f"context {s['context']:>6}  {units.cycles(s['cycles'])}, {units.duration(seconds)} {cli_prefill.step(s)}: "
+               f"{s['chunk'] / seconds:,.0f} tokens/s for one request, {full:,.0f} with the pipeline full")
+    yield from cli_prefill.summary(result)
     yield ""
     yield "splits considered: chips a stage, stages (h: of half layers), exchange, cycles per token and between tokens"
     for c in result["choices"]:
@@ -155,7 +159,7 @@ def details(result: dict[str, Any]) -> Iterator[str]:
                + ", ".join(f"{name} {rows:,}" for name, rows in most))
     for s in result["segments"]:
         yield ""
-        yield f"context {s['context']}: a token every {units.cycles(s['interval'])} with the pipeline full"
+        yield f"{cli_prefill.title(s)}: a {cli_prefill.unit(s)} every {units.cycles(s['interval'])} with the pipeline full"
         yield "  in use, of all that could be done:              alone      full   busiest"
         for what, uses in (("dispatches", s["units"]), ("vectors", s["links"])):
             for name, use in uses.items():
@@ -165,4 +169,4 @@ def details(result: dict[str, Any]) -> Iterator[str]:
         yield from cli_tables.shares(s["path"], s["cycles"])
         yield "  critical path by operator, over all layers:"
         yield from cli_tables.shares(cli_tables.over_layers(s["operators"]), s["cycles"])
-        yield from cli_tables.energy(s["energy"])
+        yield from cli_tables.energy(s["energy"], cli_prefill.unit(s))

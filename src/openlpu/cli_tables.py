@@ -33,13 +33,13 @@ def joules(chips: Sequence[ChipRun]) -> dict[str, Any]:
     }
 
 
-def energy(spent: Mapping[str, Any]) -> Iterator[str]:
-    """The lines of :func:`joules`."""
+def energy(spent: Mapping[str, Any], unit: str) -> Iterator[str]:
+    """The lines of :func:`joules`; ``unit``: what was run, a token say."""
     columns = {"alone": "for one request alone", "full": "with the pipeline full"}  # how a token runs
     totals = {"alone": spent["femtojoules"], "full": spent["femtojoules_full"]}
     static = {"alone": spent["static"], "full": spent["static_full"]}
     watts = {"alone": spent["watts"], "full": spent["watts_full"]}
-    sums = [f"{units.joules(totals[how])} per token and {watts[how]:.0f} W a chip {words}"
+    sums = [f"{units.joules(totals[how])} per {unit} and {watts[how]:.0f} W a chip {words}"
             for how, words in columns.items()]
     yield f"  energy, constants of {spent['process']}: {', '.join(sums)}"
     if totals["alone"] == totals["full"]:

@@ -94,8 +94,9 @@ def _checks(args: argparse.Namespace, made: Bundle, progress: Progress) -> Itera
         stages = range(count) if args.stage is None else (args.stage,)
         beside = {s + d for s in stages for d in (-1, 0, 1)} & {*range(count)}
         part = made.part(beside, (context,))
-        starts, interval = made.manifest["stage_starts"][str(context)], made.manifest["cycles_between_tokens"]
-        yield from check_system(part.system, part.program, stages, 0, starts, interval[str(context)])
+        for i, segment in enumerate(part.program.stage(stages[0]).program.segments):
+            starts, interval = (made.manifest[word][segment.name] for word in ("stage_starts", "cycles_between_tokens"))
+            yield from check_system(part.system, part.program, stages, i, starts, interval)
 
 
 def _line(c: Checked) -> str:
@@ -103,5 +104,7 @@ def _line(c: Checked) -> str:
     which = f"stage {first}" if count == 1 else f"{count} equal stages, {first} to {last}"
     links = f"{c.exchanged:,} vectors exchanged, {c.arriving:,} arriving, {c.handed:,} handed on; " if c.chips > 1 \
         or c.arriving or c.handed else ""
-    return (f"context {c.context:>6}  {which}, {c.chips} chip{'s' * (c.chips > 1)}: {c.instructions:,} instructions, "
-            f"{c.operands:,} operands as claimed; {links}{units.cycles(c.cycles)}; {units.wall(c.wall_s)}")
+    together = f", {c.chunk} tokens" if c.chunk > 1 else ""
+    return (f"context {c.context:>6}{together}  {which}, {c.chips} chip{'s' * (c.chips > 1)}: "
+            f"{c.instructions:,} instructions, {c.operands:,} operands as claimed; {links}"
+            f"{units.cycles(c.cycles)}; {units.wall(c.wall_s)}")

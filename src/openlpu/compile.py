@@ -195,9 +195,11 @@ def _stored(folder: Path, scheme: Scheme | None, context: int | None) -> Compile
 
 
 def program(
-    graph: Graph, chip: str = "lpu-v1", *, dump: Path | None = None, progress: Progress = silent
+    graph: Graph, chip: str = "lpu-v1", chunks: Sequence[int] = (), *, dump: Path | None = None,
+    progress: Progress = silent,
 ) -> Program:
-    """Place and schedule an integer graph on a chip (a name or a .toml file), a segment per context bucket.
+    """Place and schedule an integer graph on a chip (a name or a .toml file), a segment per context bucket: of one
+    token, and of each of ``chunks`` tokens of a prompt.
 
     Raises :class:`openlpu._base.errors.DoesNotFit` with what takes the room.
     """
@@ -213,7 +215,7 @@ def program(
     except DoesNotFit as error:
         raise reported(error, graph, kind) from error
     progress("schedule", 1, 2)
-    made = schedule(graph, layout, buckets(layout.context))
+    made = schedule(graph, layout, buckets(layout.context), chunks)
     if dump:
         dump.mkdir(parents=True, exist_ok=True)
         first = len(PIPELINE) + 1
@@ -235,16 +237,18 @@ def outlined(source: str, *, scheme: Scheme | None = None, context: int | None =
 
 
 def programs(
-    graph: Graph, system: System, wanted: Wanted, *, dump: Path | None = None, progress: Progress = silent
+    graph: Graph, system: System, wanted: Wanted, chunks: Sequence[int] = (), *, dump: Path | None = None,
+    progress: Progress = silent,
 ) -> Found:
-    """Split, place and schedule an integer graph over the chips of a system, as the split that was found best.
+    """Split, place and schedule an integer graph over the chips of a system, as the split that was found best;
+    ``chunks`` as in :func:`program`.
 
     Raises :class:`openlpu._base.errors.DoesNotFit` when no split that was asked for fits.
     """
     from openlpu.partition.shard import shard
     from openlpu.schedule.search import search
 
-    found = search(graph, system, wanted, progress=progress)
+    found = search(graph, system, wanted, chunks=chunks, progress=progress)
     if dump:
         dump.mkdir(parents=True, exist_ok=True)
         shown = (("partition", shard(graph, found.program.split).show()), ("schedule", found.program))
@@ -254,12 +258,16 @@ def programs(
 
 
 def start(
-    compiled: Compiled, target: str, *, slots: int = 1, threads: int = 0, speculate: bool | None = None
+    compiled: Compiled, target: str, *, slots: int = 1, threads: int = 0, speculate: bool | None = None,
+    chunks: Sequence[int] = (),
 ) -> Model:
     """Load a compiled model on a target with ``slots`` KV caches; ``threads`` (0: all cores) is the cpu's.
 
     ``speculate`` lets a step check guessed tokens, which changes no bit; None: where it pays, on the cpu.
+    ``chunks``: how many tokens of a prompt the chip may take in a step, beside one.
     """
+    if chunks and target != "chip":
+        raise BadRequest(f"target '{target}' takes a prompt as it comes", where="chunk", fix="leave it out")
     if threads and target != "cpu":
         raise BadRequest(f"target '{target}' cannot run on {threads} threads", where="threads", fix="leave it out")
     if slots < 1 or (slots > 1 and target == "chip"):
@@ -267,12 +275,12 @@ def start(
     if speculate and target == "chip":
         raise BadRequest("target 'chip' runs one token a step", where="speculate", fix="leave it out")
     config, checkpoint = compiled.graph.config, compiled.checkpoint
-    native = {"threads": threads} if target == "cpu" else {}
-    executable = TARGETS.get(target)(compiled.graph, slots=slots, context=compiled.context, **native)
+    options: dict[str, Any] = {"cpu": {"threads": threads}, "chip": {"chunks": chunks}}.get(target, {})
+    executable = TARGETS.get(target)(compiled.graph, slots=slots, context=compiled.context, **options)
     return Model(
         compiled.name, executable, checkpoint.tokenizer, vocab=config.vocab, eos=config.eos,
         chat=checkpoint.chat, defaults=_defaults(checkpoint), fingerprint=_kept(compiled, executable).fingerprint,
-        chunk=1 if target == "chip" else PREFILL_CHUNK,
+        chunk=max(chunks, default=1) if target == "chip" else PREFILL_CHUNK,
         speculation=Adaptive() if speculate or (speculate is None and target == "cpu") else None,
     )
 

@@ -45,7 +45,7 @@ def test_every_factor_alone_and_every_pair():
     for x, y in combinations(FACTORS, 2):
         met = {(case[x], case[y]) for case in cpu}
         assert met == set(product(FACTORS[x], FACTORS[y]))
-    assert [c for c in listed if c.target == "chip"] == [Case("chip")]
+    assert [c for c in listed if c.target == "chip"] == [Case("chip"), Case("chip", together=8)]
     assert max(PROMPTS) > 64, "a chunk of 64 would be a whole prompt"
 
 

@@ -218,8 +218,9 @@ def _finish(
 def _chip_words(program: Program) -> dict[str, Any]:
     return {
         "chip": program.chip.name, "chips": 1, "clock": "cycles",
-        "cycles_per_token": {str(s.context): s.cycles for s in program.segments},
-        "instruction_bytes": {str(s.context): instruction_bytes(s.queues) for s in program.segments},
+        "cycles_per_token": {s.name: s.cycles for s in program.segments if s.chunk == 1},
+        "cycles_per_chunk": {s.name: s.cycles for s in program.segments if s.chunk > 1},
+        "instruction_bytes": {s.name: instruction_bytes(s.queues) for s in program.segments},
         "layout": {
             item.name: {"rows": len(item.addresses), "planes": item.slices.shape[1], "slice": int(item.slices[0, 0]),
                         "address": int(item.addresses[0])}
@@ -231,14 +232,15 @@ def _chip_words(program: Program) -> dict[str, Any]:
 def _system_words(found: Found) -> dict[str, Any]:
     """The system as data, so that neither its file nor its name is needed again; and what was considered."""
     program, spec = found.program, found.system.spec
-    contexts = [s.context for s in program.stage(0).program.segments]
+    segments = list(enumerate(program.stage(0).program.segments))
     return {
         "chip": spec.chip.name, "chips": program.split.chips, "clock": "cycles",
         "system": {"name": spec.name, "shape": asdict(spec.shape), "links": [asdict(link) for link in spec.links],
                    "epoch": spec.epoch, "dead": sorted(found.system.dead)},
-        "cycles_per_token": {str(c): program.cycles(i) for i, c in enumerate(contexts)},
-        "cycles_between_tokens": {str(c): program.interval(i) for i, c in enumerate(contexts)},
-        "stage_starts": {str(c): list(program.starts(i)) for i, c in enumerate(contexts)},
+        "cycles_per_token": {s.name: program.cycles(i) for i, s in segments if s.chunk == 1},
+        "cycles_per_chunk": {s.name: program.cycles(i) for i, s in segments if s.chunk > 1},
+        "cycles_between_tokens": {s.name: program.interval(i) for i, s in segments},
+        "stage_starts": {s.name: list(program.starts(i)) for i, s in segments},
         "choices": [asdict(choice) for choice in found.choices],
     }
 

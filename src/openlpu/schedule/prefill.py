@@ -65,4 +65,4 @@ def first_token(program: Program | SystemProgram, prompt: int) -> int:
 
 def prompts(context: int) -> list[int]:
     """Lengths of prompts to report for a context."""
-    return [n for n in PROMPTS if n < context] or [context]
+    return [n for n in PROMPTS if n <= context] or [context]

@@ -5,7 +5,7 @@ Every split is scheduled, none is guessed: the smallest context bucket of each d
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -86,9 +86,10 @@ def splits(layers: int, chips: int, wanted: Wanted) -> Iterator[Split]:
 
 
 def search(
-    graph: Graph, system: System, wanted: Wanted, context: int = 0, progress: Progress = silent
+    graph: Graph, system: System, wanted: Wanted, context: int = 0, chunks: Sequence[int] = (),
+    progress: Progress = silent,
 ) -> Found:
-    """Schedule each split for its smallest context bucket, and the best one for all.
+    """Schedule each split for its smallest context bucket, and the best one for all, and for ``chunks`` of a prompt.
 
     Raises :class:`DoesNotFit`, :class:`ProgramError` or :class:`Unsupported` with the last split's reason if none has
     a program.
@@ -110,7 +111,8 @@ def search(
             break
         progress(f"split {split}", done, len(asked))
         try:
-            made = _schedule(graph, system, split, contexts[:1] if len(asked) > 1 else contexts, programs)
+            first = (contexts[:1], ()) if len(asked) > 1 else (contexts, chunks)
+            made = _schedule(graph, system, split, *first, programs)
         except (DoesNotFit, ProgramError, Unsupported) as error:
             errors.append(error)
             choices.append(Choice(split, why=f"{error.where}: {error.what}"))
@@ -123,7 +125,7 @@ def search(
     best = min(able, key=lambda c: c.rank(wanted.aim)).split
     progress(f"split {best}", len(asked), len(asked))
     if len(asked) > 1:
-        made = _schedule(graph, system, best, contexts, programs)
+        made = _schedule(graph, system, best, contexts, chunks, programs)
     assert made, "a choice without a reason has a program"
     return Found(made, lined_up(system, best), tuple(choices))
 
@@ -138,12 +140,14 @@ def lined_up(system: System, split: Split) -> System:
     return system.lined_up(split.tensor)
 
 
-def _schedule(graph: Graph, system: System, split: Split, contexts: list[int], programs: Programs) -> SystemProgram:
+def _schedule(
+    graph: Graph, system: System, split: Split, contexts: Sequence[int], chunks: Sequence[int], programs: Programs
+) -> SystemProgram:
     _require_room(graph, system, split)
     wired = lined_up(system, split)
     local, hops = cables(wired, split)
-    return schedule_system(shard(graph, split), system.chip, local, hops, contexts=contexts, pace=paced(wired, split),
-                           programs=programs)
+    return schedule_system(shard(graph, split), system.chip, local, hops, contexts=contexts, chunks=chunks,
+                           pace=paced(wired, split), programs=programs)
 
 
 def _require_room(graph: Graph, system: System, split: Split) -> None:

@@ -55,6 +55,7 @@ class Case:
     ``guess`` is how many guessed tokens a step checks behind each request's next one, right and wrong ones.
     ``threads`` and ``path`` (the vector path) are for native targets; 0 and empty: the target has no such choice.
     ``split`` spreads the model over several chips, of a node or of ``system`` built with as many.
+    ``together``: tokens of a prompt that a chip takes in a step; 1 is one by one.
     """
 
     target: str
@@ -66,12 +67,14 @@ class Case:
     path: str = ""
     split: Split | None = None
     system: str = ""
+    together: int = 1
 
     def __str__(self) -> str:
         native = f" threads={self.threads} path={self.path}" if self.threads else ""
         guess = f" guess={self.guess}" if self.guess else ""
         split = f" {self.split}" if self.split else ""
         split += f" of {self.system}" if self.system else ""
+        split += f" together={self.together}" if self.together > 1 else ""
         return f"{self.target}{native}{split} batch={self.batch} chunk={self.chunk or 'whole'} {self.order}{guess}"
 
 
@@ -129,7 +132,7 @@ def cases(paths: Sequence[str], chip: bool, layers: int = 0) -> list[Case]:
         rows += [base | {name: value} for name, values in factors.items() for value in values[1:]]
         listed += [Case("cpu", **row) for row in _cover_pairs(factors, rows)]
     if chip:
-        listed.append(Case("chip"))
+        listed += [Case("chip"), Case("chip", together=8)]
         listed += [Case("chip", split=split) for split in SPLITS if split.stages <= layers]
         listed += [Case("chip", split=split, system=system) for system, split in WIRED if layers]
     return listed
@@ -153,6 +156,8 @@ def run_case(case: Case, graph: Graph, load: Loader) -> str:
     if case.split:  # a model cut to find a difference has fewer stages
         options["split"] = replace(case.split, stages=max(1, min(case.split.stages, graph.config.layers)))
         options |= {"system": case.system} if case.system else {}
+    if case.together > 1:
+        options["chunks"] = (case.together,)
     executable = load(graph, slots=case.batch, context=longest, **options)
     try:
         finished = _answers(case, graph, executable, asked)

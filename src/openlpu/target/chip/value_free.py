@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from openlpu.arch.isa import unit_of_queue
 from openlpu.arch.system import System
-from openlpu.schedule.program import Program, SystemProgram
+from openlpu.schedule.program import Program, Segment, SystemProgram
 from openlpu.target.chip import pipeline
 from openlpu.target.chip.code import flatten
 from openlpu.target.chip.links import Ports
@@ -24,7 +24,7 @@ from openlpu.target.chip.pipeline import Ends
 
 @dataclass(frozen=True)
 class Checked:
-    """Stages ``stages``, which are equal and equally wired, in the segment of a context.
+    """Stages ``stages``, which are equal and equally wired, in the segment of a context and a chunk.
 
     Of each chip: ``instructions``; ``operands`` that carry what is claimed; ``exchanged``, ``arriving`` and ``handed``
     vectors between the chips of a stage, from the stage before and to the next; ``cycles`` to the last result.
@@ -33,6 +33,7 @@ class Checked:
 
     stages: tuple[int, ...]
     context: int
+    chunk: int
     chips: int
     instructions: int
     operands: int
@@ -48,7 +49,7 @@ def check_chip(program: Program, contexts: Collection[int]) -> Iterator[Checked]
     for segment in (s for s in program.segments if s.context in contexts):
         start = time.perf_counter()
         trace = resolve(program.chip, segment.queues, segment.claims)
-        yield _checked((0,), segment.context, 1, trace, time.perf_counter() - start)
+        yield _checked((0,), segment, 1, trace, time.perf_counter() - start)
 
 
 def check_system(
@@ -67,8 +68,8 @@ def check_system(
     for same in alike.values():
         start = time.perf_counter()
         trace = _stage(program, same[0], segment, groups[same[0]], interval)
-        context = program.stage(same[0]).program.segments[segment].context
-        yield _checked(tuple(same), context, program.split.tensor, trace, time.perf_counter() - start)
+        part = program.stage(same[0]).program.segments[segment]
+        yield _checked(tuple(same), part, program.split.tensor, trace, time.perf_counter() - start)
     ends = {s: _ends(program, s, segment, groups[s]) for s in range(len(groups)) if {s - 1, s, s + 1} & {*stages}}
     pipeline.closed(ends.get(0), ends.get(len(hops)))
     for s, port in enumerate(hops):
@@ -93,7 +94,7 @@ def _ends(program: SystemProgram, s: int, segment: int, ports: Ports) -> Ends:
     return Ends(code, pair_links(code, ports))
 
 
-def _checked(stages: tuple[int, ...], context: int, chips: int, trace: Trace, wall_s: float) -> Checked:
+def _checked(stages: tuple[int, ...], segment: Segment, chips: int, trace: Trace, wall_s: float) -> Checked:
     passing = trace.operands.passing
-    return Checked(stages, context, chips, len(trace.code), len(trace.operands.row), len(passing.receives),
-                   len(passing.arriving), len(passing.handed), trace.cycles, wall_s)
+    return Checked(stages, segment.context, segment.chunk, chips, len(trace.code), len(trace.operands.row),
+                   len(passing.receives), len(passing.arriving), len(passing.handed), trace.cycles, wall_s)

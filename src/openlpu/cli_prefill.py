@@ -1,0 +1,58 @@
+"""``--chunk``: prompts several tokens a step; and the time to the first token, as any compiled program prints it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from openlpu._base import units
+
+if TYPE_CHECKING:
+    from openlpu.schedule.program import Program, SystemProgram
+
+
+def add_option(parser: argparse.ArgumentParser) -> None:
+    """How many tokens of a prompt a step may take."""
+    parser.add_argument("--chunk", type=chunks, default=(), metavar="N[,M]", help="of chips: steps of up to N "
+                        "(and M) tokens of a prompt too: 2, 4, 8 or 16 (default: one token a step)")
+
+
+def chunks(text: str) -> tuple[int, ...]:
+    """The value of ``--chunk``."""
+    parts = text.split(",")
+    if not all(part.isascii() and part.isdigit() for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of tokens, or several with commas")
+    return tuple(sorted({int(part) for part in parts}))
+
+
+def first_tokens(program: Program | SystemProgram) -> list[dict[str, int]]:
+    """Cycles until the logits behind prompts of a few lengths are known."""
+    from openlpu.schedule.prefill import first_token, prompts
+    from openlpu.schedule.program import Program
+
+    context = program.context if isinstance(program, Program) else program.stage(0).program.context
+    return [{"prompt": n, "cycles": first_token(program, n)} for n in prompts(context)]
+
+
+def summary(result: dict[str, Any]) -> Iterator[str]:
+    """A line for each length of prompt."""
+    for one in result["first_token"]:
+        seconds = one["cycles"] / result["clock_hz"]
+        yield (f"first token behind {one['prompt']:>5} tokens of a prompt: {units.cycles(one['cycles'])}, "
+               f"{units.duration(seconds)}")
+
+
+def step(segment: dict[str, Any]) -> str:
+    """What a segment's cycles are for."""
+    return "per token" if segment["chunk"] == 1 else f"for {segment['chunk']} tokens of a prompt"
+
+
+def title(segment: dict[str, Any]) -> str:
+    """Which segment it is."""
+    return f"context {segment['context']}" + (f", {segment['chunk']} tokens a step" if segment["chunk"] > 1 else "")
+
+
+def unit(segment: dict[str, Any]) -> str:
+    """What a segment runs."""
+    return "token" if segment["chunk"] == 1 else "step"
