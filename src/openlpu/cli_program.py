@@ -156,8 +156,8 @@ def summary(result: dict[str, Any]) -> Iterator[str]:
         if s["chunk"] == 1:
             beside = (f", {s['cycles'] / bound['cycles']:.2f} times the bound of {units.cycles(bound['cycles'])} "
                       f"({bound['limit']})")
-        yield (f"context {s['context']:>6}  {units.cycles(s['cycles'])}, {units.duration(seconds)} {cli_prefill.step(s)}: "
-               f"{s['chunk'] / seconds:,.0f} tokens/s{beside}; "
+        yield (f"context {s['context']:>6}  {units.cycles(s['cycles'])}, {units.duration(seconds)} "
+               f"{cli_prefill.step(s)}: {s['chunk'] / seconds:,.0f} tokens/s{beside}; "
                f"{s['instructions']:,} instructions in {units.size(s['instruction_bytes'])}")
     yield from cli_prefill.summary(result)
     yield from _files(result)

@@ -132,8 +132,8 @@ def summary(result: dict[str, Any]) -> Iterator[str]:
            f"{_count(split['stages'], 'stage')} of {_count(split['tensor'], 'chip')}; at most {most:.1%} of the SRAM")
     for s in result["segments"]:
         seconds, full = s["cycles"] / clock, s["chunk"] * clock / s["interval"]
-        yield (f"context {s['context']:>6}  {units.cycles(s['cycles'])}, {units.duration(seconds)} {cli_prefill.step(s)}: "
-               f"{s['chunk'] / seconds:,.0f} tokens/s for one request, {full:,.0f} with the pipeline full")
+        yield (f"context {s['context']:>6}  {units.cycles(s['cycles'])}, {units.duration(seconds)} "
+               f"{cli_prefill.step(s)}: {s['chunk'] / seconds:,.0f} tokens/s for one request, {full:,.0f} with the pipeline full")
     yield from cli_prefill.summary(result)
     yield ""
     yield "splits considered: chips a stage, stages (h: of half layers), exchange, cycles per token and between tokens"
@@ -159,7 +159,8 @@ def details(result: dict[str, Any]) -> Iterator[str]:
                + ", ".join(f"{name} {rows:,}" for name, rows in most))
     for s in result["segments"]:
         yield ""
-        yield f"{cli_prefill.title(s)}: a {cli_prefill.unit(s)} every {units.cycles(s['interval'])} with the pipeline full"
+        yield (f"{cli_prefill.title(s)}: a {cli_prefill.unit(s)} every {units.cycles(s['interval'])} with the pipeline "
+               "full")
         yield "  in use, of all that could be done:              alone      full   busiest"
         for what, uses in (("dispatches", s["units"]), ("vectors", s["links"])):
             for name, use in uses.items():
