@@ -133,7 +133,8 @@ def summary(result: dict[str, Any]) -> Iterator[str]:
     for s in result["segments"]:
         seconds, full = s["cycles"] / clock, s["chunk"] * clock / s["interval"]
         yield (f"context {s['context']:>6}  {units.cycles(s['cycles'])}, {units.duration(seconds)} "
-               f"{cli_prefill.step(s)}: {s['chunk'] / seconds:,.0f} tokens/s for one request, {full:,.0f} with the pipeline full")
+               f"{cli_prefill.step(s)}: {s['chunk'] / seconds:,.0f} tokens/s for one request, "
+               f"{full:,.0f} with the pipeline full")
     yield from cli_prefill.summary(result)
     yield ""
     yield "splits considered: chips a stage, stages (h: of half layers), exchange, cycles per token and between tokens"
