@@ -24,7 +24,8 @@ from openlpu.schedule.system import cables, paced, schedule_system
 from openlpu.target.base import Chunk
 from openlpu.target.chip import host
 from openlpu.target.chip.clocks import DRIFT
-from openlpu.target.chip.mutants import run_mutants
+from openlpu.target.chip.mutants import CLAIMS, hop_mutants, run_mutants
+from openlpu.target.chip.mutations import trades
 from openlpu.target.chip.system import REPLAYS, Fault, SystemExecutable, load
 from openlpu.target.ref import run as ref
 
@@ -63,6 +64,21 @@ def test_two_stages_of_two_chips_have_the_reference_s_bits(program: SystemProgra
     done = [int(code.cycle[k] + code.latency[k]) for k in code.rows("write").tolist()
             if (int(code.number[k]), int(code.field["address"][k])) in words]
     assert len(done) >= len(words) and program.cycles(0) == starts[-1] + max(done), "logits are written last"
+
+
+def test_vectors_that_trade_places_between_stages_are_refused_without_values(program: SystemProgram) -> None:
+    report = hop_mutants(SYSTEM, program, 0, 20)
+    assert not report.escaped and report.silent == report.outcome(CLAIMS) == 40, str(report)
+    stage = program.stage(0)
+    segment = stage.program.segments[0]
+    mutant = next(trades({**segment.queues}, segment.claims, stage.next, 1, seed=1))  # planes 1 and 2
+    changed = replace(stage, program=replace(stage.program, segments=(replace(segment, queues=mutant.queues),)))
+    wrong = replace(program, programs=tuple(changed if p is stage else p for p in program.programs))
+    message = r"from stage 0 to 1, .* receive .*: takes plane \d of vector 0 of the token in place 0, sent by \[.*claim"
+    with pytest.raises(ProgramError, match=message):
+        logits(SystemExecutable(wrong, GRAPH.params, SYSTEM), 1)
+    silent = SystemExecutable(wrong, GRAPH.params, SYSTEM, check=False)
+    assert not same(logits(silent, 1), logits(SystemExecutable(program, GRAPH.params, SYSTEM), 1))
 
 
 def test_a_flagged_packet_makes_the_token_run_again(program: SystemProgram) -> None:

@@ -125,6 +125,6 @@ def test_a_program_of_another_format_is_refused(made: Path, tmp_path: Path) -> N
     shutil.copytree(made / "program", tmp_path / "program")
     program_file.load(tmp_path / "program")
     manifest = tmp_path / "program" / "manifest.json"
-    manifest.write_text(manifest.read_text().replace("openlpu program 3", "openlpu program 0"))
+    manifest.write_text(manifest.read_text().replace("openlpu program 4", "openlpu program 0"))
     with pytest.raises(ProgramError, match="not in the format"):
         program_file.load(tmp_path / "program")

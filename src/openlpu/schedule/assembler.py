@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from openlpu.arch.chip import Chip
 from openlpu.arch.isa import BY_NAME
 from openlpu.place.sram import Sram
-from openlpu.schedule.program import CLAIM_OUTPUT, CLAIM_READ, Claims, queue_dtype
+from openlpu.schedule.program import CLAIM_OUTPUT, CLAIM_PASSED, CLAIM_READ, Claims, queue_dtype
 from openlpu.schedule.temporaries import Temporaries
 from openlpu.schedule.timeline import Ints, Passage, Timeline
 from openlpu.schedule.values import Vec
@@ -45,6 +45,7 @@ class Assembler:
         self.reads: list[tuple[int, int, int, bool, int]] = []
         self.claims: list[NDArray] = []  # reads of what was emitted many at once
         self.outputs: list[tuple[int, int, int, bool]] = []
+        self.passed: list[tuple[int, int, int, int]] = []
         self.pending: list[tuple[str, tuple[int, ...], list[Claim]]] = []
         self.settle: list[Callable[[], None]] = []  # what units remember of what is pending
         self.next_id = 1
@@ -323,4 +324,4 @@ class Assembler:
         """Sorted queues and the claims table."""
         queues = {name: self.queue(name) for name in self.chip.queues}
         reads = np.concatenate([np.array(self.reads, CLAIM_READ), *self.claims])
-        return queues, Claims(reads, np.array(self.outputs, CLAIM_OUTPUT))
+        return queues, Claims(reads, np.array(self.outputs, CLAIM_OUTPUT), np.array(self.passed, CLAIM_PASSED))

@@ -7,7 +7,7 @@ weights of the same shape reuse it.  Instructions are NumPy columns, one structu
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -34,6 +34,7 @@ CLAIM_READ = np.dtype(
     [("reader", "<u4"), ("operand", "u1"), ("writer", "<u4"), ("or_resident", "?"), ("part", "<u2")]
 )
 CLAIM_OUTPUT = np.dtype([("slice", "<u2"), ("address", "<u2"), ("writer", "<u4"), ("indirect", "?")])
+CLAIM_PASSED = np.dtype([("instruction", "<u4"), ("place", "u1"), ("vector", "<u2"), ("plane", "u1")])
 
 
 @dataclass(frozen=True)
@@ -51,10 +52,13 @@ class Claims:
     the address (the base, of a gather), or for a receive p where role r takes it from role r XOR p; else 0.
     ``outputs``: after the token the word at ``address`` of ``slice`` was written by ``writer``; ``indirect``:
     address is the base of a scatter and the words are those of its map.
+    ``passed``: a send to the stage behind, or a receive from the one before, carries this byte plane of this vector of
+    the residual, for the token of this place of the chunk.
     """
 
     reads: NDArray
     outputs: NDArray
+    passed: NDArray = field(default_factory=lambda: np.zeros(0, CLAIM_PASSED))
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from openlpu.partition.split import Split
 from openlpu.place.emplace import Source
 from openlpu.schedule.program import (
     CLAIM_OUTPUT,
+    CLAIM_PASSED,
     CLAIM_READ,
     Claims,
     Hop,
@@ -43,8 +44,9 @@ from openlpu.schedule.program import (
     queue_dtype,
 )
 
-FORMAT = "openlpu program 3"
+FORMAT = "openlpu program 4"
 SYSTEM_FORMAT = "openlpu programs 1"
+CLAIMS = {"reads": CLAIM_READ, "outputs": CLAIM_OUTPUT, "passed": CLAIM_PASSED}
 ROWS = tuple(f.name for f in fields(Rows))
 Json = dict[str, Any]
 Arrays = Mapping[str, NDArray]
@@ -180,7 +182,9 @@ def _table(prefix: str, dtype: np.dtype, arrays: Arrays) -> NDArray:
 
 
 def _segment_arrays(segment: Segment) -> Arrays:
-    arrays = _columns("claims/reads", segment.claims.reads) | _columns("claims/outputs", segment.claims.outputs)
+    arrays: dict[str, NDArray] = {}
+    for name in CLAIMS:
+        arrays |= _columns(f"claims/{name}", getattr(segment.claims, name))
     for name, rows in segment.tensors.items():
         arrays |= {f"tensor/{name}/{part}": getattr(rows, part) for part in ROWS}
     for name, table in segment.queues.items():
@@ -191,7 +195,7 @@ def _segment_arrays(segment: Segment) -> Arrays:
 def _segment(folder: Path, manifest: Json, entry: Json) -> Segment:
     arrays = _arrays(folder, _segment_file(entry["name"]), manifest)
     queues = {name: _table(f"queue/{name}", queue_dtype(name), arrays) for name in entry["queues"]}
-    claims = Claims(_table("claims/reads", CLAIM_READ, arrays), _table("claims/outputs", CLAIM_OUTPUT, arrays))
+    claims = Claims(*(_table(f"claims/{name}", dtype, arrays) for name, dtype in CLAIMS.items()))
     tensors = {name: Rows(*(arrays[f"tensor/{name}/{part}"] for part in ROWS)) for name in entry["tensors"]}
     origin = tuple((int(first), str(output)) for first, output in entry["origin"])
     return Segment(entry["context"], queues, tensors, entry["cycles"], claims, origin, entry["chunk"])

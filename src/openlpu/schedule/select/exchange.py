@@ -78,10 +78,11 @@ def largest(b: Build, node: Node, place: int) -> Floats:
 def take_over(b: Build, node: Node) -> None:
     """File the residual of the stage before, of one token after the other."""
     lanes, name = b.lanes(node.output), node.output
-    vecs, count = b.c2c.take_over(b.chunk * lanes.vectors), lanes.vectors
-    b.floats |= {(name, i): Floats(lanes, vecs[i * count : (i + 1) * count]) for i in range(b.chunk)}
+    vecs = b.c2c.take_over([(i, v) for i in range(b.chunk) for v in range(lanes.vectors)])
+    b.floats |= {(name, i): Floats(lanes, [vecs[i, v] for v in range(lanes.vectors)]) for i in range(b.chunk)}
 
 
 def hand_over(b: Build, node: Node) -> int:
     """The residual of all tokens to the stage behind; the cycle of the last send."""
-    return b.c2c.hand_over([vec for i in range(b.chunk) for vec in b.floats[node.inputs[0], i].vecs])
+    name = node.inputs[0]
+    return b.c2c.hand_over({(i, v): vec for i in range(b.chunk) for v, vec in enumerate(b.floats[name, i].vecs)})

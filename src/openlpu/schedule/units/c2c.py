@@ -23,6 +23,7 @@ from openlpu.schedule.program import RESIDENT
 from openlpu.schedule.values import Vec
 
 PLANES = 4  # byte planes of an fp32 vector
+Passed = tuple[int, int]  # of what goes from stage to stage: the token's place in the chunk, the vector's number
 SPARE = 8  # that part of the time that clocks may drift is left to one use of the links
 
 
@@ -140,42 +141,46 @@ class C2c:
 
     # -- between stages ----------------------------------------------------------------------------------------
 
-    def hand_over(self, vecs: Sequence[Vec]) -> int:
+    def hand_over(self, vecs: Mapping[Passed, Vec]) -> int:
         """Send vectors to the next stage, a plane every slot of the link; the cycle of the last send."""
         self._in_time()
         asm, port, slot = self.asm, self.cabling.next, self.cabling.slot
         x = asm.chip.queue_position(port)
-        planes = [vec.plane(i) for vec in vecs for i in range(PLANES)]
+        planes = {(*name, i): vec.plane(i) for name, vec in vecs.items() for i in range(PLANES)}
 
-        def attempt(cycle: int) -> int | None:
-            for k, plane in enumerate(planes):
+        def attempt(cycle: int) -> tuple[int, list[int]] | None:
+            sends = []
+            for k, plane in enumerate(planes.values()):
                 at = cycle + k * slot
                 got = asm.fetch(plane, x, at) if asm.timeline.queue(port, at) else None
                 if got is None:
                     return None
-                asm.emit(port, at, "send", [(0, got[1][0], False, 0)], stream=got[0])
-            return cycle + (len(planes) - 1) * slot
+                sends.append(asm.emit(port, at, "send", [(0, got[1][0], False, 0)], stream=got[0]))
+            return cycle + (len(planes) - 1) * slot, sends
 
-        return asm.search(max(asm.earliest(plane, x) - k * slot for k, plane in enumerate(planes)), attempt)
+        first = max(asm.earliest(plane, x) - k * slot for k, plane in enumerate(planes.values()))
+        last, sends = asm.search(first, attempt)
+        asm.passed += [(send, *name) for send, name in zip(sends, planes, strict=True)]
+        return last
 
-    def take_over(self, count: int) -> list[Vec]:
-        """``count`` vectors from the stage before, a plane every slot from the first cycle on."""
-        asm, port, vecs = self.asm, self.cabling.previous, []
+    def take_over(self, names: Sequence[Passed]) -> dict[Passed, Vec]:
+        """Vectors from the stage before, a plane every slot from the first cycle on."""
+        asm, port, vecs = self.asm, self.cabling.previous, {}
         x = asm.chip.queue_position(port)
-        for v in range(count):
+        for k, name in enumerate(names):
             landing = _Landing(asm)
             for i in range(PLANES):
-                at = asm.floor + (v * PLANES + i) * self.cabling.slot
+                at = asm.floor + (k * PLANES + i) * self.cabling.slot
 
-                def attempt(cycle: int, landing: _Landing = landing, i: int = i) -> int | None:
+                def attempt(cycle: int, landing: _Landing = landing, i: int = i) -> tuple[int, int] | None:
                     if not landing.plane(port, i, x, cycle, RESIDENT):
                         return None
-                    landing.take()
-                    return cycle
+                    return cycle, landing.take()
 
-                taken = asm.search(at, attempt)
+                taken, number = asm.search(at, attempt)
                 assert taken == at, "nothing is in the way of what comes first"
-            vecs.append(landing.vec())
+                asm.passed.append((number, *name, i))
+            vecs[name] = landing.vec()
         return vecs
 
 
@@ -198,7 +203,7 @@ class _Landing:
         self.waits = 1  # cycles in which a plane may be received
         self.ready = 0
         self.writers: list[int] = []
-        self.trial: tuple[tuple[int, ...], int, int, int, int] | None = None
+        self.trial: tuple[tuple[int, ...], int, int, int, int, int] | None = None
 
     def plane(
         self, port: str, i: int, x: int, arrive: int, sender: int, peer: int = 0, beside: int = 1
@@ -233,7 +238,7 @@ class _Landing:
                     write = asm.emit(f"mem{slices[i]}", there, "write", [(0, number, False, 0)], address=address,
                                      stream=stream)
                     since = self.since if self.slices else asm.temporaries.take(asm.group(slices), there)[1]
-                    self.trial = slices, address, since, there, write
+                    self.trial = slices, address, since, there, write, number
                     return True
             asm.timeline.undo(mark)
         asm.timeline.undo(before)
@@ -252,13 +257,14 @@ class _Landing:
             raise self.asm.sram.does_not_fit("no row is left for a value inside the token")
         return groups
 
-    def take(self) -> None:
-        """The plane tried last has its place."""
+    def take(self) -> int:
+        """The plane tried last has its place; the id of its receive."""
         assert self.trial, "a plane was tried"
-        self.slices, self.address, self.since, cycle, write = self.trial
+        self.slices, self.address, self.since, cycle, write, number = self.trial
         self.asm.temporaries.use(self.slices[0], self.address, cycle)
         self.ready = max(self.ready, cycle + self.asm.chip.latency["write"])
         self.writers.append(write)
+        return number
 
     def vec(self) -> Vec:
         """The whole vector."""

@@ -24,12 +24,14 @@ ABSENT = -3  # a claimed writer that never ran
 
 @dataclass(frozen=True)
 class Expected:
-    """Per instruction the claimed writer of the word it reads; per claimed output its place and writer."""
+    """Per instruction the claimed writer of the word it reads; per claimed output its place and writer; what passes
+    between stages (for :mod:`openlpu.target.chip.pipeline`)."""
 
     writer: Ints
     or_resident: NDArray[np.bool_]
     outputs: NDArray
     output_writer: Ints
+    passed: NDArray
 
 
 def check(code: Code, operands: Operands, claims: Claims) -> Expected:
@@ -50,7 +52,7 @@ def check(code: Code, operands: Operands, claims: Claims) -> Expected:
     word = operands.writer[at] == DYNAMIC
     expected[reader[word]], either[reader[word]] = writer[word], reads["or_resident"][word]
     _outputs(code, operands, claims.outputs, _rows(code, order, claims.outputs["writer"]))
-    return Expected(expected, either, claims.outputs, _rows(code, order, claims.outputs["writer"]))
+    return Expected(expected, either, claims.outputs, _rows(code, order, claims.outputs["writer"]), claims.passed)
 
 
 def _rows(code: Code, order: Ints, ids: NDArray) -> Ints:

@@ -13,10 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openlpu._base.errors import NumericsError, ProgramError
+from openlpu.arch.link import port_queue
+from openlpu.arch.system import System
 from openlpu.place.host import Step
-from openlpu.schedule.program import Claims
-from openlpu.target.chip.machine import Machine, Trace, with_claims
-from openlpu.target.chip.mutations import Mutant, mutants
+from openlpu.schedule.program import Claims, SystemProgram
+from openlpu.target.chip import pipeline
+from openlpu.target.chip.machine import Machine, Trace, resolve, with_claims
+from openlpu.target.chip.mutations import Mutant, mutants, trades
 from openlpu.target.chip.run import ChipExecutable
 
 HARDWARE, CLAIMS, SAME, OTHER = "hardware", "claims", "same", "other"
@@ -82,6 +85,41 @@ def step_mutants(executable: ChipExecutable, step: Step, count: int, seed: int =
     slices = np.concatenate([s.ravel() for s, _ in places])
     words = np.concatenate([np.repeat(a, s.shape[1]) for s, a in places])
     return run_mutants(executable.machine, segment.queues, segment.claims, (slices, words), count, seed)
+
+
+def hop_mutants(system: System, program: SystemProgram, s: int, count: int, seed: int = 0) -> MutantReport:
+    """Vectors that trade places on their way from stage ``s`` to the next, ``count`` times at either end, judged
+    without values; ``silent`` are those that break no rule and no claim of a stage alone."""
+    hops, starts, report = pipeline.hops(system, program), program.starts(0), MutantReport()
+    wires = [pipeline.ports(system, program, n, hops) for n in (s, s + 1)]
+    claims = [program.stage(n).program.segments[0].claims for n in (s, s + 1)]
+    queues = [program.queues(n, 0) for n in (s, s + 1)]
+    whole = [resolve(system.chip, *parts) for parts in zip(queues, claims, wires, strict=True)]
+
+    def accepted(end: int, trace: Trace) -> bool:
+        here, there = (pipeline.Ends.of(trace if n == end else whole[n]) for n in (0, 1))
+        try:
+            pipeline.hop(s, here, there, hops[s], starts[s + 1] - starts[s])
+        except ProgramError:
+            return False
+        return True
+
+    assert accepted(0, whole[0]), "the program itself is accepted"
+    for end, port in enumerate((program.hops[s].leaves, program.hops[s].arrives)):
+        for mutant in trades(queues[end], claims[end], port_queue(port), count, seed):
+            outcome = HARDWARE
+            try:
+                trace = resolve(system.chip, mutant.queues, links=wires[end])
+                if accepted(end, trace):
+                    outcome = CLAIMS
+                    escaped = accepted(end, with_claims(trace, claims[end]))
+                    report.silent += not escaped
+                    outcome = OTHER if escaped else CLAIMS
+            except ProgramError:
+                pass
+            report.counts[mutant.kind, outcome] += 1
+            report.escaped += [mutant.text] * (outcome == OTHER)
+    return report
 
 
 class _Restore:

@@ -3,6 +3,8 @@
 A mutant has one instruction with another cycle, stream, direction, address, kind of operand or flag, two neighbours in
 the other order, or one instruction less; on the queue of a link also an instruction at another port, once more, or in
 place of another port's.  Opcodes and constants are left alone: such a mutant is another legal program.
+
+Of what passes between stages two vectors trade places, so that each program alone still does all it claims.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openlpu.arch.isa import ALU, BYTE, IMM, QUAD, TABLE, unit_of_queue
+from openlpu.schedule.program import RESIDENT, Claims
 
 Queues = dict[str, NDArray]
 
@@ -186,3 +189,33 @@ def _other_link(queues: Queues, name: str, rng: np.random.Generator) -> str | No
 LinkMutation = Callable[[Queues, str, int, np.random.Generator], Queues | None]
 _LINK_MUTATIONS: Mapping[str, LinkMutation] = {"port": _move, "again": _again, "cross": _cross}
 LINK_KINDS = tuple(_LINK_MUTATIONS)
+
+
+# Of what passes between stages.
+
+
+def trades(queues: Queues, claims: Claims, name: str, count: int, seed: int) -> Iterator[Mutant]:
+    """``count`` mutants in which two instructions of the queue ``name`` that pass something to or from another stage
+    trade cycles; with a send goes the read of what it sends, with a receive the write of what it takes."""
+    rng, reads = np.random.default_rng(seed), claims.reads
+    passing = np.flatnonzero(np.isin(queues[name]["id"], claims.passed["instruction"]))
+    for _ in range(count):
+        two = queues[name][rng.choice(passing, 2, replace=False)]
+        by = int(two["cycle"][1]) - int(two["cycle"][0])
+        moves: dict[int, int] = {}
+        for number, move in zip(two["id"].tolist(), (by, -by), strict=True):
+            beside = reads["writer"][reads["reader"] == number], reads["reader"][reads["writer"] == number]
+            moves |= dict.fromkeys([number, *np.concatenate(beside).tolist()], move)
+        moves.pop(RESIDENT, None)
+        yield Mutant("trade", f"trade of instructions {two['id'].tolist()} in {name}", _moved(queues, moves))
+
+
+def _moved(queues: Queues, moves: Mapping[int, int]) -> Queues:
+    """The queues with some instructions, by id, so many cycles later."""
+    out = {}
+    for name, rows in queues.items():
+        by = np.array([moves.get(number, 0) for number in rows["id"].tolist()], np.int64)
+        moved = rows.copy()
+        moved["cycle"] = rows["cycle"] + by
+        out[name] = moved[np.argsort(moved["cycle"], kind="stable")] if by.any() else rows
+    return out

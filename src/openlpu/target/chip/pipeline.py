@@ -1,7 +1,8 @@
 """The programs of pipeline stages and where they start in; what passes from one to the next checked, out.
 
 Stages are separate programs, but share time: stage s runs its cycle 0 in cycle ``starts[s]`` of the first one.  The
-k-th vector that a stage hands over is the k-th that the next one receives, on every role alike.
+k-th vector that a stage hands over is the k-th that the next one receives, on every role alike, and both programs must
+claim that it is the same one.
 """
 
 from __future__ import annotations
@@ -12,23 +13,41 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
 from openlpu._base.errors import ProgramError
 from openlpu.arch.group import Group, Way
 from openlpu.arch.link import port_queue
 from openlpu.arch.system import System
 from openlpu.schedule.program import SystemProgram
-from openlpu.target.chip.code import Code
+from openlpu.target.chip.code import Code, Ints
 from openlpu.target.chip.links import Passing, Port, Ports, again, pair
 from openlpu.target.chip.machine import Trace
+
+TOLD = "plane {2} of vector {1} of the token in place {0}"
 
 
 @dataclass(frozen=True)
 class Ends:
-    """A stage as its neighbours see it: instructions, of which those on links matter, and what they send and take."""
+    """A stage as its neighbours see it: instructions, of which those on links matter, what they send and take, and what
+    that is claimed to be (None: not compared)."""
 
     code: Code
     passing: Passing
+    claimed: NDArray | None = None
+
+    @classmethod
+    def of(cls, trace: Trace) -> Ends:
+        """Of a resolved stage."""
+        return cls(trace.code, trace.operands.passing, trace.expected.passed if trace.expected else None)
+
+    def names(self, rows: Ints) -> list[tuple[int, ...]]:
+        """The claimed (place, vector, plane) of what sends or receives carry."""
+        assert self.claimed is not None, "there are claims"
+        found = {number: tuple(name) for number, *name in self.claimed.tolist()}
+        missing = [int(row) for row in rows if int(self.code.id[row]) not in found]
+        self.code.refuse(np.array(missing[:1], np.int64), "what it passes is not claimed")
+        return [found[int(self.code.id[row])] for row in rows]
 
 
 def check(traces: Sequence[Trace], starts: Sequence[int], hops: Sequence[Port]) -> None:
@@ -36,7 +55,7 @@ def check(traces: Sequence[Trace], starts: Sequence[int], hops: Sequence[Port]) 
 
     Raises :class:`ProgramError` naming the stages, cycle, queue and instruction where a link over- or underflows.
     """
-    ends = [Ends(trace.code, trace.operands.passing) for trace in traces]
+    ends = [Ends.of(trace) for trace in traces]
     closed(ends[0], ends[-1])
     for s, port in enumerate(hops):
         hop(s, ends[s], ends[s + 1], port, starts[s + 1] - starts[s])
@@ -54,6 +73,17 @@ def hop(s: int, here: Ends, there: Ends, port: Port, shift: int) -> None:
     """What :func:`check` does, of stages ``s`` and s + 1, the second of which starts ``shift`` cycles later."""
     with named(f"from stage {s} to {s + 1}"):
         pair(here.code, here.passing.handed, there.code, there.passing.arriving, port, shift)
+        if here.claimed is not None and there.claimed is not None:
+            _same(here, there)
+
+
+def _same(here: Ends, there: Ends) -> None:
+    """Every receive takes what it is claimed to take."""
+    out, into = here.passing.handed, there.passing.arriving
+    for send, receive, sent, taken in zip(out, into, here.names(out), there.names(into), strict=True):
+        if sent != taken:
+            what = f"takes {TOLD.format(*sent)}, sent by [{here.code.where(int(send))}]; claimed is"
+            there.code.refuse(np.array([receive]), f"{what} {TOLD.format(*taken)}")
 
 
 def check_full(
@@ -64,7 +94,7 @@ def check_full(
 
     Raises :class:`ProgramError` as :func:`check` does.
     """
-    ends = [Ends(trace.code, trace.operands.passing) for trace in traces]
+    ends = [Ends.of(trace) for trace in traces]
     for s, end in enumerate(ends):
         stage_full(s, end, groups[s], interval)
     for s, port in enumerate(hops):

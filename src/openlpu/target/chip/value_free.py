@@ -83,15 +83,16 @@ def _stage(program: SystemProgram, s: int, segment: int, ports: Ports, interval:
     stage = program.stage(s).program
     with pipeline.named(f"stage {s}"):
         trace = resolve(stage.chip, program.queues(s, segment), stage.segments[segment].claims, ports)
-    pipeline.stage_full(s, Ends(trace.code, trace.operands.passing), ports, interval)
+    pipeline.stage_full(s, Ends.of(trace), ports, interval)
     return trace
 
 
 def _ends(program: SystemProgram, s: int, segment: int, ports: Ports) -> Ends:
-    """A stage as its neighbours see it, from the queues of its links alone."""
+    """A stage as its neighbours see it, from the queues and claims of its links alone."""
     queues = {name: rows for name, rows in program.queues(s, segment).items() if unit_of_queue(name) == "c2c"}
-    code = flatten(program.stage(s).program.chip, queues)
-    return Ends(code, pair_links(code, ports))
+    stage = program.stage(s).program
+    code = flatten(stage.chip, queues)
+    return Ends(code, pair_links(code, ports), stage.segments[segment].claims.passed)
 
 
 def _checked(stages: tuple[int, ...], segment: Segment, chips: int, trace: Trace, wall_s: float) -> Checked:
