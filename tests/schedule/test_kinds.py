@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from dataclasses import replace
 
 import pytest
 from random_models import BASE, LLAMA, random_graph
 
 from openlpu._base import text
-from openlpu._base.errors import DoesNotFit
+from openlpu._base.errors import DoesNotFit, OpenLpuError
 from openlpu._base.processes import in_order
 from openlpu.arch.system import load_system
 from openlpu.numerics.scheme import Scheme
@@ -46,3 +49,27 @@ def test_an_error_comes_back_from_a_process() -> None:
     with pytest.raises(DoesNotFit, match="here: one\n  fix: there") as error:
         in_order(refuse, ["one", "two"], 2)
     assert (error.value.what, error.value.where, error.value.fix) == ("one", "here", "there")
+
+
+def test_a_process_that_ends_is_named() -> None:
+    with pytest.raises(OpenLpuError, match="ended with status 3\n  fix: "):
+        in_order(os._exit, [3, 3], 2)
+
+
+def test_a_bug_in_a_process_shows_its_lines() -> None:
+    with pytest.raises(ZeroDivisionError) as error:
+        in_order(eval, ["1 / 0", "1"], 2)
+    assert "in <module>" in error.value.__notes__[0]
+
+
+def test_who_is_interrupted_waits_for_no_process() -> None:
+    """Pieces under way are of no use to anyone then."""
+    before, began = signal.signal(signal.SIGALRM, signal.default_int_handler), time.monotonic()
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            in_order(time.sleep, [20, 20, 20], 2)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert time.monotonic() - began < 10

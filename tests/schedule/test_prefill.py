@@ -77,12 +77,13 @@ def test_a_prompt_cut_anywhere_has_the_bits_of_token_by_token(executable, wanted
         assert all(map(np.array_equal, mine, wanted[1][end - 1]))
 
 
-KINDS = {"4-bit odd cache": 2, "wide odd cache": 2, "head_dim 6": 16, "experts": 2}
+KINDS = {"4-bit odd cache": 2, "wide odd cache": 2, "head_dim 6": 16, "experts": 2, "a head of all lanes": 2}
+WIDEST = {"a head of all lanes": (replace(BASE, heads=1, kv_heads=1, head_dim=TINY.lanes), LLAMA, Scheme())}
 
 
 @pytest.mark.parametrize(("name", "chunk"), KINDS.items())
 def test_every_kind_of_cache_and_operator(name: str, chunk: int) -> None:
-    config, variant, scheme = (CASES | MIXTURES)[name]
+    config, variant, scheme = (CASES | MIXTURES | WIDEST)[name]
     graph = random_graph(replace(config, layers=1), variant, scheme)
     ids = tokens(5, graph.config)
     one, many = loaded(graph), loaded(graph, (chunk,))

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
+from traceback import format_exc
 from typing import Any, TypeVar
+
+from openlpu._base.errors import OpenLpuError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -24,13 +28,14 @@ SERVE = "import sys; sys.path[:] = sys.argv[1:]; from openlpu._base.processes im
 def in_order(function: Callable[[T], R], pieces: Sequence[T], processes: int) -> list[R]:
     """``function``, which a module has by its name, of each piece; pieces are begun in their order.
 
-    With one process it is this one.  The error of the first piece that has one is raised.
+    With one process it is this one.  The error of the first piece that has one is raised, and
+    :class:`~openlpu._base.errors.OpenLpuError` where a process was ended from outside.
     """
     count = min(processes, len(pieces))
     if count < 2:
         return [function(piece) for piece in pieces]
     idle: SimpleQueue[subprocess.Popen[bytes]] = SimpleQueue()
-    started = [_start() for _ in range(count)]
+    started: list[subprocess.Popen[bytes]] = []
 
     def done(piece: T) -> R:
         process = idle.get()
@@ -40,13 +45,17 @@ def in_order(function: Callable[[T], R], pieces: Sequence[T], processes: int) ->
             idle.put(process)
 
     try:
-        for process in started:
-            idle.put(process)
         with ThreadPoolExecutor(count) as pool:
-            return list(pool.map(done, pieces))
+            try:
+                for _ in range(count):
+                    started.append(_start())
+                    idle.put(started[-1])
+                return list(pool.map(done, pieces))
+            finally:
+                for process in started:  # now: the pool waits for its threads, and they for answers
+                    process.kill()
     finally:
         for process in started:
-            process.kill()
             process.communicate()
 
 
@@ -56,9 +65,13 @@ def _start() -> subprocess.Popen[bytes]:
 
 def _ask(process: subprocess.Popen[bytes], function: Callable[[T], R], piece: T) -> R:
     assert process.stdin and process.stdout, "both are pipes"
-    pickle.dump((function, piece), process.stdin, pickle.HIGHEST_PROTOCOL)
-    process.stdin.flush()
-    result, error = pickle.load(process.stdout)
+    try:
+        pickle.dump((function, piece), process.stdin, pickle.HIGHEST_PROTOCOL)
+        process.stdin.flush()
+        result, error = pickle.load(process.stdout)
+    except (EOFError, BrokenPipeError, pickle.UnpicklingError):
+        raise OpenLpuError(f"a process that shared the work ended with status {process.wait()}",
+                           where=f"process {process.pid}", fix="if memory ran out, leave it more") from None
     if error is not None:
         raise error
     return result
@@ -66,6 +79,7 @@ def _ask(process: subprocess.Popen[bytes], function: Callable[[T], R], piece: T)
 
 def serve() -> None:
     """Answer what comes on standard input until it ends; what is printed goes to standard error."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who asked gets it too, and ends this process
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     while True:
@@ -77,6 +91,8 @@ def serve() -> None:
         try:
             answer = function(piece), None
         except Exception as error:
+            if not isinstance(error, OpenLpuError):  # a bug, which lies in lines that the asker does not see
+                error.add_note(format_exc())
             answer = None, error
         pickle.dump(answer, answers, pickle.HIGHEST_PROTOCOL)
         answers.flush()

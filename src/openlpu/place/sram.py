@@ -46,6 +46,10 @@ class Sram:
         """The address that :meth:`temporary` would give."""
         return min(self.top[s] for s in slices) - 1
 
+    def has_temporary(self, slices: tuple[int, ...]) -> bool:
+        """Whether it has one to give; rows that only finished segments had are free again."""
+        return self.next_temporary(slices) >= max(self.bottom[s] for s in slices)
+
     def clear(self) -> None:
         """Give back all temporaries: the next segment starts with none; what is kept must stay below all of them."""
         self.lowest = [min(a, b) for a, b in zip(self.lowest, self.top, strict=True)]

@@ -88,7 +88,7 @@ class Temporaries:
         return tuple(range(group * self.per, (group + 1) * self.per))
 
     def _fresh(self, group: int) -> bool:
-        return self.sram.room(self._slices(group)) > 0
+        return self.sram.has_temporary(self._slices(group))
 
 
 class Owner(Protocol):

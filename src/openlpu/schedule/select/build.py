@@ -181,7 +181,8 @@ class Build:
         beside the tree, for their errors; ``many``: how many such maxima are found at about the same time.
         """
         window = first
-        for radix in rounds(-(-(span or self.chip.lanes) // first), many):
+        parts = -(-(span or self.chip.lanes) // first)  # one trip even if there is one alone, for the checks
+        for radix in rounds(max(parts, 2), many):
             vec = x if isinstance(x, Vec) else self.vxm.sides([x], checks=checks)[0]
             checks = ()
             x = self._largest(op, vec, [self.rotation(r * window, span) for r in range(1, radix)])
@@ -204,8 +205,8 @@ TRIP = 64  # cycles, about, of a trip to the SXM and back, however few rotations
 
 
 def rounds(lanes: int, many: int) -> list[int]:
-    """Factors of which the product is at least a number of lanes, so that ``many`` maxima take the fewest cycles: each
-    round takes a trip and a dispatch per rotation; one chain takes a rotation a cycle, both SXMs two."""
+    """Factors of which the product is at least a number of lanes, 2 or more, so that ``many`` maxima take the fewest
+    cycles: each round takes a trip and a dispatch per rotation; one chain takes a rotation a cycle, both SXMs two."""
 
     def cost(factors: list[int]) -> int:
         turns = [many * (radix - 1) for radix in factors]

@@ -90,7 +90,7 @@ class C2c:
         held, left = {0: vec}, dict(enumerate(group.moves, 1))
         while left:  # a hop: what is there goes to all neighbours who wait for it
             ready = {slot: move for slot, move in left.items() if move[0] in held}
-            landed = {slot: _Landing(self.asm) for slot in ready}
+            landed = {slot: _Landing(self.asm, group.ways[number].link.cycles) for slot, (_, number) in ready.items()}
             batches: dict[tuple[int, int, str], dict[int, Way]] = {}
             for slot, (source, number) in ready.items():
                 way = group.ways[number]
@@ -190,14 +190,17 @@ def _apart(cycles: list[int], cycle: int, gap: int) -> bool:
     return all(abs(near - cycle) >= gap for near in cycles[max(at - 1, 0) : at + 1])
 
 
-WAITS = 8  # cycles, the first and those a plane may wait in its link's buffer: fewer than until the next one comes
+WAITS = 8  # cycles at most, the first and those a plane may wait in its link's buffer
 
 
 class _Landing:
-    """A vector that comes plane by plane: the group of slices it is written to, chosen with the first plane."""
+    """A vector that comes plane by plane: the group of slices it is written to, chosen with the first plane.
 
-    def __init__(self, asm: Assembler) -> None:
-        self.asm = asm
+    ``slot``: cycles from one plane on its link to the next, which finds the link's buffer empty.
+    """
+
+    def __init__(self, asm: Assembler, slot: int = 1) -> None:
+        self.asm, self.most = asm, min(WAITS, slot)
         self.slices: tuple[int, ...] = ()
         self.address, self.since = -1, 0  # of the row, and from when it may be written
         self.waits = 1  # cycles in which a plane may be received
@@ -216,7 +219,7 @@ class _Landing:
         groups = [self.slices]
         if not self.slices:
             groups = self._groups(x)
-            self.waits = WAITS if len(groups) < beside else 1
+            self.waits = self.most if len(groups) < beside else 1
         return any(self._write(port, i, x, arrive + wait, sender, peer, groups) for wait in range(self.waits))
 
     def _write(
