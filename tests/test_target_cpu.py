@@ -170,7 +170,12 @@ def test_drawn_shapes(tied):
 def test_plans_of_real_shapes(name):
     """Ten stages a layer whatever the size, with experts three more, and no more kernels for thirty layers."""
     config = shape(name)
-    plan = Planner(draw(replace(config, vocab=8, hidden=64, intermediate=32)), 16).plan()
+    planner = Planner(draw(replace(config, vocab=8, hidden=64, intermediate=32)), 16)
+    if name.startswith("gpt-oss"):
+        with pytest.raises(Unsupported, match="attention sinks on the cpu"):
+            planner.plan()
+        return
+    plan = planner.plan()
     more = 3 if config.experts else 0
     assert len(plan.stages) == (10 + more) * config.layers + 2
     assert len({stage.spec for stage in plan.stages}) == (16 if config.experts else 12)

@@ -53,7 +53,8 @@ class Vxm:
     def results(self, wants: Sequence[Want]) -> list[Vec]:
         """Run some trees at once, each part that they share once; the results that are kept, as 32-bit vectors.
 
-        Where two operands would want the same port in every cycle, those from other units come by way of SRAM."""
+        Where two operands would want the same port in every cycle, those from other units come by way of SRAM, and where
+        two results would, each is made by itself.  Raises :class:`~openlpu._base.errors.DoesNotFit`."""
         found = self._sought(wants)
         if found is None:
             kept, done = {}, {}
@@ -62,7 +63,10 @@ class Vxm:
                     if not isinstance(leaf, Op | Vec | float | int | None) and id(leaf) not in kept:
                         kept[id(leaf)] = leaf.kept()
             found = self._sought([Want(_moved(w.op, kept, done), w.avoid, w.side, w.keep) for w in wants])
-        assert found is not None, "operands in SRAM have no port in common in every cycle"
+        if found is None and len(wants) > 1:
+            return [vec for want in wants for vec in self.results([want])]
+        if found is None:
+            raise self.asm.sram.does_not_fit("no row is left where a value inside the token could be written")
         return found
 
     def _sought(self, wants: Sequence[Want]) -> list[Vec] | None:
