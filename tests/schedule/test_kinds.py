@@ -43,6 +43,7 @@ def test_processes_and_steps_change_no_program() -> None:
     steps = Programs(SYSTEM.chip, processes=2)
     first = made(steps, (32,))
     assert first != want and made(steps, (32, 64)) == want and made(steps, (32, 64)) == want
+    assert made(steps, (32,)) == first, "who asks for fewer has no more"
 
 
 def test_an_error_comes_back_from_a_process() -> None:

@@ -16,7 +16,7 @@ from openlpu.arch.chip import Chip
 from openlpu.partition.split import Stage
 from openlpu.place.layout import Layout, place_stage
 from openlpu.schedule.program import Segment, StageProgram
-from openlpu.schedule.step import buckets, schedule_stage
+from openlpu.schedule.step import buckets, follows, schedule_stage, steps
 from openlpu.schedule.units.c2c import Cabling
 
 LARGE = 1 << 26  # weights of a chip, of all kinds: from there on another process saves more than it takes to start
@@ -45,7 +45,7 @@ class Work:
     @property
     def left(self) -> int:
         """Segments still to be made."""
-        return len(self.contexts) * (1 + len(self.chunks)) - len(self.begun)
+        return len(steps(self.contexts, self.chunks)) - len(self.begun)
 
     @property
     def weights(self) -> int:
@@ -65,8 +65,8 @@ def made(work: Work) -> tuple[Layout, StageProgram]:
 class Programs:
     """Programs of kinds of stages of one chip, with homes for ``context`` positions (0: the model's own).
 
-    It remembers what was scheduled; who asks again for more buckets gets the others added.  ``processes`` share the
-    work (0: as many as there are cores, if the model is large); the programs are the same.
+    It remembers what was scheduled last; who asks again for more segments behind these gets the others added.
+    ``processes`` share the work (0: as many as there are cores, if the model is large); the programs are the same.
     """
 
     chip: Chip
@@ -87,20 +87,23 @@ class Programs:
         for kind, stage, cabling in zip(kinds, stages, cablings, strict=True):
             if kind not in todo:
                 todo[kind] = self._work(kind, stage, cabling, contexts, chunks)
-        self.known |= self._share({kind: work for kind, work in todo.items() if work.left})
+        new = {kind: work for kind, work in todo.items() if work.left}
+        for kind in new:
+            self.known.pop(kind, None)  # its layout grows: an error leaves it half made
+        self.known |= self._share(new)
         return [self.known[kind][1] for kind in kinds]
 
     def _work(
         self, kind: Kind, stage: Stage, cabling: Cabling, contexts: tuple[int, ...], chunks: tuple[int, ...]
     ) -> Work:
         """What a kind needs, begun or not."""
-        begun: tuple[Segment, ...] = ()
         if kind in self.known:
             layout, program = self.known[kind]
-            begun = program.program.segments
-        else:
-            layout = place_stage(stage, self.chip, self.context, cabling.local.sources if cabling.local else ())
-        return Work(stage, layout, contexts or tuple(buckets(layout.context)), cabling, chunks, begun)
+            begun, contexts = program.program.segments, contexts or tuple(buckets(layout.context))
+            if follows(begun, steps(contexts, chunks)):
+                return Work(stage, layout, contexts, cabling, chunks, begun)
+        layout = place_stage(stage, self.chip, self.context, cabling.local.sources if cabling.local else ())
+        return Work(stage, layout, contexts or tuple(buckets(layout.context)), cabling, chunks)
 
     def _kind(self, stage: Stage, cabling: Cabling) -> Kind:
         edges = (self.chip.queue_position(name) if name else -1 for name in (cabling.next, cabling.previous))

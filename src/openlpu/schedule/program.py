@@ -49,7 +49,8 @@ class Claims:
     ifetch: the vector of its cycle 0, of the next 1; send 0; receive 0, its writer the peer's send, which has the same
     id as this program's own (:data:`RESIDENT`: what the stage before handed over).
     ``part``: which byte stream of the writer's result it is (quad plane 0-3, SXM output 0-15), or for a memory word
-    the address (the base, of a gather), or for a receive p where role r takes it from role r XOR p; else 0.
+    the address (the base, of a gather), or for a receive the number of the way by which it comes (arch/group.py); else
+    0.
     ``outputs``: after the token the word at ``address`` of ``slice`` was written by ``writer``; ``indirect``:
     address is the base of a scatter and the words are those of its map.
     ``passed``: a send to the stage behind, or a receive from the one before, carries this byte plane of this vector of

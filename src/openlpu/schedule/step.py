@@ -53,8 +53,8 @@ def schedule_stage(
     """
     assert stage.graph.level == "int", "the scheduler takes integer graphs"
     _check(chunks, layout.chip)
-    sizes = [(context, chunk) for chunk in (1, *chunks) for context in contexts]
-    assert [(s.context, s.chunk) for s in begun] == sizes[: len(begun)], "segments are added behind those there are"
+    sizes = steps(contexts, chunks)
+    assert follows(begun, sizes), "segments are added behind those there are"
     left = (build(stage, layout, context, cabling, chunk) for context, chunk in sizes[len(begun) :])
     segments = (*begun, *(_finish(b, origin) for b, origin in left))
     homes = layout.homes
@@ -65,6 +65,16 @@ def schedule_stage(
     ops = {node.op for node in stage.graph.nodes}
     return StageProgram(program, stage.tensor, group_ports(layout.chip, stage.tensor, cabling),
                         cabling.next if "pass" in ops else "", cabling.previous if "arrive" in ops else "")
+
+
+def steps(contexts: Sequence[int], chunks: Sequence[int]) -> list[tuple[int, int]]:
+    """The context and the chunk of each segment of a program, in order."""
+    return [(context, chunk) for chunk in (1, *chunks) for context in contexts]
+
+
+def follows(begun: Sequence[Segment], sizes: Sequence[tuple[int, int]]) -> bool:
+    """Whether segments that there are already are the first of these."""
+    return [(s.context, s.chunk) for s in begun] == [*sizes[: len(begun)]]
 
 
 def _check(chunks: Sequence[int], chip: Chip) -> None:

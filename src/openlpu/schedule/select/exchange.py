@@ -1,7 +1,7 @@
 """What crosses chips.  A split value in, the whole one out; a scale in, the largest out; the residual in and out.
 
-Slot 0 of a gathered value is the chip's own part and slot p that of role r XOR p, put together as
-place/packing.py says.
+Slot 0 of a gathered value is the chip's own part and slot p that of the role that arch/group.py names, put together
+as place/packing.py says.
 """
 
 from __future__ import annotations

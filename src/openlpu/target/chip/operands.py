@@ -20,8 +20,9 @@ class Operands:
     """Operand ``number`` of instruction ``row`` is result ``part`` of instruction ``writer``.
 
     Numbers are those of :class:`~openlpu.schedule.program.Claims`.  A part counts the byte streams of a result; for
-    a word in SRAM it is the address in the instruction, and the writer may be RESIDENT or DYNAMIC.  A receive of role r
-    takes what the writer, a send, sent on role r XOR part, or (RESIDENT, part 0) what another stage sent.
+    a word in SRAM it is the address in the instruction, and the writer may be RESIDENT or DYNAMIC.  A receive
+    takes what the writer, a send, sent by the link whose ``peer`` is the part, or (RESIDENT, part 0) what another stage
+    sent.
     """
 
     row: Ints
