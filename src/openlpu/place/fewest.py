@@ -41,7 +41,7 @@ def ascending(graph: Graph, chip: Chip) -> Iterator[Split]:
 
 def codes(graph: Graph) -> int:
     """Bytes of a graph's weights, each once."""
-    keys = {node.params["codes"] for node in graph.nodes if "codes" in node.params}
+    keys = {key for node in graph.nodes for word, key in node.params.items() if word.partition(".")[0] == "codes"}
     return sum(graph.params[key].size for key in keys)
 
 

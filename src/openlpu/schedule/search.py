@@ -17,7 +17,7 @@ from openlpu.arch.topology import NODE
 from openlpu.graph.ir import Graph
 from openlpu.partition.shard import TENSOR, shard
 from openlpu.partition.split import CODES, VALUES, Split
-from openlpu.place.fewest import ascending, reported
+from openlpu.place.fewest import ascending, codes, reported, sram
 from openlpu.schedule.kinds import Programs
 from openlpu.schedule.program import SystemProgram
 from openlpu.schedule.step import buckets
@@ -152,10 +152,7 @@ def _schedule(
 
 def _require_room(graph: Graph, system: System, split: Split) -> None:
     """Refuse at once what cannot fit: more weights than all chips hold."""
-    chip = system.chip
-    there = split.chips * chip.slices * chip.words_per_slice * chip.lanes
-    keys = {key for node in graph.nodes if node.op == "linear" for word, key in node.params.items() if "codes" in word}
-    asked = sum(graph.params[key].size for key in keys)
+    asked, there = codes(graph), split.chips * sram(system.chip)
     if asked > there:
         raise DoesNotFit(f"weights take {size(asked)}, and {split.chips} chips hold {size(there)}",
                          where=f"system {system.name}", fix="use a larger system (--chips), or a smaller model")
