@@ -53,8 +53,8 @@ class Vxm:
     def results(self, wants: Sequence[Want]) -> list[Vec]:
         """Run some trees at once, each part that they share once; the results that are kept, as 32-bit vectors.
 
-        Where two operands would want the same port in every cycle, those from other units come by way of SRAM, and where
-        two results would, each is made by itself.  Raises :class:`~openlpu._base.errors.DoesNotFit`."""
+        Where two operands would want the same port in every cycle, those from other units come by way of SRAM, and
+        where two results would, each is made by itself.  Raises :class:`~openlpu._base.errors.DoesNotFit`."""
         found = self._sought(wants)
         if found is None:
             kept, done = {}, {}
