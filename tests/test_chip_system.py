@@ -66,6 +66,27 @@ def test_two_stages_of_two_chips_have_the_reference_s_bits(program: SystemProgra
     assert len(done) >= len(words) and program.cycles(0) == starts[-1] + max(done), "logits are written last"
 
 
+def test_two_requests_interleaved_have_the_bits_of_each_alone() -> None:
+    """One program on two stages; one request's token is on the second while the other's is on the first, and a token
+    of both runs again."""
+    executable = load(GRAPH, slots=2, context=64, system=SYSTEM, split=Split(1, 2), chunks=(2,))
+    other = tuple(t % (GRAPH.config.vocab - 1) + 1 for t in reversed(chunk(4).tokens))
+    prompts = chunk(3).tokens, other
+    chunks = [Chunk(slot, 0, prompt, every=True) for slot, prompt in enumerate(prompts)]
+    alone = [ref.load(GRAPH).run([replace(one, slot=0)])[0] for one in chunks]
+    executable.faults.append(Fault(1, 1, 0, port_queue(executable.program.hops[0].arrives)))
+    assert same(executable.run(chunks), alone) and executable.replays == 2
+    again = [replace(one, start=2, tokens=one.tokens[2:]) for one in chunks]
+    assert same(executable.run(again), [rows[2:] for rows in alone]), "each cache is still its own"
+    assert not same(alone[:1], [alone[1][:3]])
+    program = executable.program
+    assert executable.cycles == program.cycles(0), "the last token of one request is alone"
+    executable.run([replace(one, tokens=one.tokens[:1]) for one in again])
+    assert executable.cycles == program.cycles(0) + program.gap(0, 0) < 2 * program.cycles(0)
+    prefilled = executable.run([replace(one, every=False) for one in chunks])
+    assert same(prefilled, [rows[-1:] for rows in alone]), "two tokens a step"
+
+
 def test_vectors_that_trade_places_between_stages_are_refused_without_values(program: SystemProgram) -> None:
     report = hop_mutants(SYSTEM, program, 0, 20)
     assert not report.escaped and report.silent == report.outcome(CLAIMS) == 40, str(report)

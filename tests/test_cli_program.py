@@ -37,6 +37,15 @@ def test_compiling_twice_gives_the_same_bytes(made: Path, models_once: Path, tmp
     assert Path("tokenizer.json") in files and Path("manifest.json") in files
 
 
+def test_requests_have_a_cache_each(made: Path, models_once: Path, tmp_path: Path, capsys) -> None:
+    options = ["compile", str(models_once), "-o", str(tmp_path / "two"), "--requests", "2"]
+    assert main([*options, "--chip", "tiny"]) == 0
+    one, two = bundle.load(made).program, bundle.load(tmp_path / "two").program
+    rows = [sum(len(i.addresses) for i in p.resident if i.name.startswith("kv.")) for p in (one, two)]
+    assert (one.requests, two.requests) == (1, 2) and rows[1] == 2 * rows[0] > 0
+    assert main([*options, "--target", "cpu"]) == 2 and "requests" in capsys.readouterr().err
+
+
 def test_without_output_nothing_is_written(models_once: Path, tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["compile", str(models_once), "--chip", "tiny", "--json"]) == 0

@@ -1,4 +1,5 @@
-"""``--chunk``: prompts several tokens a step; and the time to the first token, as any compiled program prints it."""
+"""``--chunk``: prompts several tokens a step; ``--requests``: several prompts; and the time to the first token, as any
+compiled program prints it."""
 
 from __future__ import annotations
 
@@ -24,6 +25,13 @@ def chunks(text: str) -> tuple[int, ...]:
     if not all(part.isascii() and part.isdigit() for part in parts):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of tokens, or several with commas")
     return tuple(sorted({int(part) for part in parts}))
+
+
+def requests(text: str) -> int:
+    """The value of ``--requests``."""
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of requests")
+    return int(text)
 
 
 def first_tokens(program: Program | SystemProgram) -> list[dict[str, int]]:

@@ -38,6 +38,8 @@ def add_commands(commands: Any, bars: Bars, model_help: str) -> None:
     one.add_argument("--context", type=int, metavar="N", help="positions of KV cache (default: the model's own)")
     one.add_argument("--kv-bits", type=int, choices=(4, 8, 16), default=8, help="width of KV codes (default 8)")
     cli_prefill.add_option(one)
+    one.add_argument("--requests", type=cli_prefill.requests, default=1, metavar="N", help="of chips: N requests under "
+                     "way at once, each with its own KV cache (default 1)")
     cli_options.add_bits(one)
     one.add_argument("--shapes-only", action="store_true", help="MODEL is a config.json or the name of a shape: make "
                      "the program of a model of these sizes, without weights")
@@ -103,9 +105,10 @@ def _compile_chip(
     if args.system:
         wanted = cli_split.wanted(args)
         made = pipeline.programs(graph, cli_split.system(args), wanted, args.chunk, dump=args.dump,
-                                 progress=progress)
+                                 progress=progress, requests=args.requests)
         return made, cli_split.report(made)
-    program = pipeline.program(graph, args.chip or "lpu-v1", args.chunk, dump=args.dump, progress=progress)
+    program = pipeline.program(graph, args.chip or "lpu-v1", args.chunk, dump=args.dump, progress=progress,
+                               requests=args.requests)
     return program, report(graph, program)
 
 

@@ -45,6 +45,8 @@ def check(args: argparse.Namespace) -> None:
         return
     if args.chunk and args.target != "chip":
         raise BadRequest("this is for chips", where="chunk", fix="leave --target or --chunk out")
+    if args.requests > 1 and args.target != "chip":
+        raise BadRequest("this is for chips", where="requests", fix="leave --target or --requests out")
     if args.chip and args.target != "chip":
         raise BadRequest("this is for chips", where="chip", fix="leave --target or --chip out")
     for name in ONLY:

@@ -196,10 +196,10 @@ def _stored(folder: Path, scheme: Scheme | None, context: int | None) -> Compile
 
 def program(
     graph: Graph, chip: str = "lpu-v1", chunks: Sequence[int] = (), *, dump: Path | None = None,
-    progress: Progress = silent,
+    progress: Progress = silent, requests: int = 1,
 ) -> Program:
     """Place and schedule an integer graph on a chip (a name or a .toml file), a segment per context bucket: of one
-    token, and of each of ``chunks`` tokens of a prompt.
+    token, and of each of ``chunks`` tokens of a prompt; ``requests`` have a KV cache each.
 
     Raises :class:`openlpu._base.errors.DoesNotFit` with what takes the room.
     """
@@ -211,9 +211,9 @@ def program(
     progress("place", 0, 2)
     kind = load_chip(chip)
     try:
-        layout = place(graph, kind)
+        layout = place(graph, kind, requests=requests)
     except DoesNotFit as error:
-        raise reported(error, graph, kind) from error
+        raise reported(error, graph, kind, requests=requests) from error
     progress("schedule", 1, 2)
     made = schedule(graph, layout, buckets(layout.context), chunks)
     if dump:
@@ -238,17 +238,17 @@ def outlined(source: str, *, scheme: Scheme | None = None, context: int | None =
 
 def programs(
     graph: Graph, system: System, wanted: Wanted, chunks: Sequence[int] = (), *, dump: Path | None = None,
-    progress: Progress = silent,
+    progress: Progress = silent, requests: int = 1,
 ) -> Found:
     """Split, place and schedule an integer graph over the chips of a system, as the split that was found best;
-    ``chunks`` as in :func:`program`.
+    ``chunks`` and ``requests`` as in :func:`program`.
 
     Raises :class:`openlpu._base.errors.DoesNotFit` when no split that was asked for fits.
     """
     from openlpu.partition.shard import shard
     from openlpu.schedule.search import search
 
-    found = search(graph, system, wanted, chunks=chunks, progress=progress)
+    found = search(graph, system, wanted, chunks=chunks, progress=progress, requests=requests)
     if dump:
         dump.mkdir(parents=True, exist_ok=True)
         shown = (("partition", shard(graph, found.program.split).show()), ("schedule", found.program))
@@ -270,7 +270,7 @@ def start(
         raise BadRequest(f"target '{target}' takes a prompt as it comes", where="chunk", fix="leave it out")
     if threads and target != "cpu":
         raise BadRequest(f"target '{target}' cannot run on {threads} threads", where="threads", fix="leave it out")
-    if slots < 1 or (slots > 1 and target == "chip"):
+    if slots < 1:
         raise BadRequest(f"target '{target}' cannot run {slots} requests at once", where="slots", fix="use 1")
     if speculate and target == "chip":
         raise BadRequest("target 'chip' runs one token a step", where="speculate", fix="leave it out")

@@ -16,15 +16,16 @@ from openlpu.partition.split import Split
 from openlpu.place.layout import place_stage
 
 
-def fewest(graph: Graph, chip: Chip, context: int = 0) -> Split | None:
-    """The split whose stages all have room for ``context`` positions (0: the model's own); None if no split does."""
+def fewest(graph: Graph, chip: Chip, context: int = 0, requests: int = 1) -> Split | None:
+    """The split whose stages all have room for ``context`` positions (0: the model's own) of each of ``requests``; None
+    if no split does."""
     for split in ascending(graph, chip):
         try:
             kinds = {stage.signature(): stage for stage in shard(graph, split).stages}
             if any(codes(stage.graph) > split.tensor * sram(chip) for stage in kinds.values()):
                 continue
             for stage in kinds.values():
-                place_stage(stage, chip, context)
+                place_stage(stage, chip, context, requests=requests)
         except (DoesNotFit, Unsupported):
             continue
         return split
@@ -50,9 +51,9 @@ def sram(chip: Chip) -> int:
     return chip.slices * chip.words_per_slice * chip.lanes
 
 
-def reported(error: DoesNotFit, graph: Graph, chip: Chip, context: int = 0) -> DoesNotFit:
+def reported(error: DoesNotFit, graph: Graph, chip: Chip, context: int = 0, requests: int = 1) -> DoesNotFit:
     """The report of what does not fit, with how many chips would do."""
-    split = fewest(graph, chip, context)
+    split = fewest(graph, chip, context, requests)
     if split is None:
         lever = f"no number of chips {chip.name} would do: a layer is more than {NODE} of them hold"
     else:

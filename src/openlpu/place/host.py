@@ -30,12 +30,13 @@ class Step:
     """Consecutive ``tokens`` from position ``start`` on, which a segment of ``chunk`` places runs together.
 
     Idle places, before the first token and behind the last, repeat the nearest: what they make goes nowhere, and the
-    last place always has the last token.
+    last place always has the last token.  ``request``: whose KV cache it is.
     """
 
     start: int
     tokens: tuple[int, ...]
     chunk: int = 1
+    request: int = 0
 
     def __post_init__(self) -> None:
         first, last = self.start // self.chunk, (self.end - 1) // self.chunk
@@ -79,13 +80,14 @@ def everywhere(chip: Chip, offset: int) -> U8:
     return address_map(chip, np.full((chip.superlanes, 16), offset, np.int32))[:1]
 
 
-def row(name: str, chip: Chip, step: Step, v_rows: int) -> U8:
+def row(name: str, chip: Chip, step: Step, v_rows: int, requests: int = 1) -> U8:
     """The bytes [planes, lanes] of the host row ``name``; what follows a dot only tells copies apart."""
     kind, place = name.partition(".")[0].partition("@")[0], place_of(name)
     position = step.at(place)
     token, block, inside = step.tokens[position - step.start], position // BLOCK, position % BLOCK
-    if kind in ("token", "tokenfold", "position", "block"):
-        offsets = {"token": token, "tokenfold": token // chip.lanes, "position": position, "block": block}
+    if kind in ("token", "tokenfold", "position", "block", "request"):
+        offsets = {"token": token, "tokenfold": token // chip.lanes, "position": position,
+                   "block": block * requests + step.request, "request": step.request}
         return everywhere(chip, offsets[kind])
     if kind == "tokenlane":
         return (np.arange(chip.lanes) == token % chip.lanes).astype(np.uint8)[None, :]
@@ -95,9 +97,9 @@ def row(name: str, chip: Chip, step: Step, v_rows: int) -> U8:
         offsets = np.full((chip.superlanes, 16), NO_ADDRESS, np.int32)
         slices = [p % 16 for p in step.positions]
         if kind == "k_map":
-            offsets[:, slices] = position // 16
+            offsets[:, slices] = position // 16 * requests + step.request
         else:
-            offsets[inside // 16, slices] = block * v_rows
+            offsets[inside // 16, slices] = block * v_rows * requests + step.request
         return address_map(chip, offsets)
     lanes = np.arange(chip.lanes, dtype=np.int32)
     if kind == "v_turn":

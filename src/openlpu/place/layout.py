@@ -146,7 +146,8 @@ class Layout:
 
     ``heads`` are those of one chip, ``lanes`` the lane map of every value, ``packings`` how each gathered one is
     put together; ``plane`` says which MXM plane (0, 1, … alternating west and east) makes each output vector of each
-    linear, keyed ``where.j``.
+    linear, keyed ``where.j``.  ``requests`` have a KV cache each: row r of request i lies at a home's address +
+    r * requests + i.
     """
 
     chip: Chip
@@ -156,17 +157,21 @@ class Layout:
     packings: Mapping[str, Packing]
     homes: Homes
     plane: dict[str, int]
+    requests: int = 1
 
 
-def place(graph: Graph, chip: Chip, context: int = 0) -> Layout:
+def place(graph: Graph, chip: Chip, context: int = 0, requests: int = 1) -> Layout:
     """Home everything of a model on one chip: :func:`place_stage` of the whole graph."""
-    return place_stage(alone(graph), chip, context)
+    return place_stage(alone(graph), chip, context, requests=requests)
 
 
-def place_stage(stage: Stage, chip: Chip, context: int = 0, sources: Table = ()) -> Layout:
+def place_stage(
+    stage: Stage, chip: Chip, context: int = 0, sources: Table = (), requests: int = 1
+) -> Layout:
     """Home everything that outlives a token, for ``context`` positions (0: the model's own).
 
-    ``sources``: whose part lies where in what the chips gather (none given: as in a node).
+    ``sources``: whose part lies where in what the chips gather (none given: as in a node).  ``requests``: how many
+    sequences have a KV cache of their own, side by side as experts lie.
 
     Raises :class:`~openlpu._base.errors.DoesNotFit` with what takes the room.
     """
@@ -174,9 +179,9 @@ def place_stage(stage: Stage, chip: Chip, context: int = 0, sources: Table = ())
     context = context or c.context
     assert context <= c.context, "the rotary tables end at the model's context"
     heads = stage_heads(stage, chip)
-    edge = chip.slices_per_register if any(map(bank, graph.nodes)) else 0  # of address maps
+    edge = chip.slices_per_register if any(map(bank, graph.nodes)) or requests > 1 else 0  # of address maps
     maps, packings = lane_maps(stage, heads, chip, sources or relative(stage.tensor))
-    layout = Layout(chip, context, heads, maps, packings, Homes(chip, _levers(graph), edge), {})
+    layout = Layout(chip, context, heads, maps, packings, Homes(chip, _levers(graph, requests), edge), {}, requests)
     work = [0] * (2 * chip.mxm_planes_per_hemisphere)
     later = []  # large tables go where weights have left room
     for node in graph.nodes:
@@ -194,11 +199,12 @@ def place_stage(stage: Stage, chip: Chip, context: int = 0, sources: Table = ())
     return layout
 
 
-def _levers(graph: Graph) -> tuple[str, ...]:
+def _levers(graph: Graph, requests: int) -> tuple[str, ...]:
     """What would make a model smaller, or its room larger."""
     narrow = any(node.attrs.get("kv_bits") == 16 for node in graph.nodes)
     bits = ("fewer bits in the KV cache (--kv-bits 8)",) if narrow else ()
-    return "a larger chip (--chip FILE.toml)", "a shorter context (--context)", *bits, "a smaller model"
+    fewer = ("fewer requests at once (--requests)",) if requests > 1 else ()
+    return "a larger chip (--chip FILE.toml)", "a shorter context (--context)", *bits, *fewer, "a smaller model"
 
 
 def _linear(layout: Layout, node: Node, work: list[int]) -> None:
@@ -317,7 +323,7 @@ def _rope(layout: Layout, node: Node) -> None:
 
 def _cache(layout: Layout, node: Node) -> None:
     """K and V of one layer: per kv vector and byte plane 16 slices, per KV head a table of scales."""
-    side, blocks, homes = node.attrs["layer"] % 2, -(-layout.context // BLOCK), layout.homes
+    side, blocks, homes = node.attrs["layer"] % 2, layout.requests * -(-layout.context // BLOCK), layout.homes
     zeros = Source("zeros")
     for word, rows in (("k", BLOCK // layout.chip.weight_streams), ("v", layout.heads.channel_groups)):
         for c in range(layout.heads.kv.vectors):

@@ -2,6 +2,7 @@
 
 The map is read cycle after cycle and flows inward while what is gathered flows outward, so a read of it meets gathers
 of several vectors, one in each slice it passes: that takes one stream that the weights do not need, and one read port.
+Experts are named so, and the requests whose KV caches lie side by side.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from openlpu.schedule.assembler import SLACK, Assembler
-from openlpu.schedule.program import RESIDENT
 from openlpu.schedule.timeline import ANY_BANK, Ints, Passage, window
 from openlpu.schedule.values import Vec
 
@@ -62,9 +62,65 @@ class Guide:
         for i, (s, lead) in enumerate(zip(rows.slices, passage.lead, strict=True)):
             asm.emit_each(f"mem{s}", cycles - lead, "gather", ids[:, i], address=addresses, stream=streams + i,
                           map=self.stream[maps[:, i]])
-        asm.claim_each(ids, 0, RESIDENT, False, addresses[:, None])
+        asm.claim_each(ids, 0, np.array(rows.writers), rows.or_resident, addresses[:, None])
         asm.claim_each(ids, 1, self.number[maps], False, 0)
         return cycles, streams, ids
+
+    def one(self, rows: Vec, x: int, arrive: int) -> tuple[int, list[int]] | None:
+        """As :meth:`Assembler.fetch`, of ``rows`` at their address and what the map adds."""
+        asm, timeline, read, width = self.asm, self.asm.timeline, self.asm.chip.latency["read"], len(rows.slices)
+        trips = [(at, arrive - abs(x - at)) for at in map(asm.position.__getitem__, rows.slices)]
+        first = 0 if x > trips[0][0] else asm.chip.streams_per_direction
+        meets = [leave - read for _, leave in trips]
+        if min(meets) < rows.ready or not all(timeline.memory(s, at, None, write=False)
+                                              for s, at in zip(rows.slices, meets, strict=True)):
+            return None
+        for base in range(first, first + asm.chip.streams_per_direction, width):
+            mark = timeline.mark()
+            if all(timeline.stream(base + i, at, leave, x) for i, (at, leave) in enumerate(trips)):
+                break
+            timeline.undo(mark)
+        else:
+            return None
+        here, ids = asm.x(self.vec), []
+        maps = [meet - abs(at - here) - read for meet, (at, _) in zip(meets, trips, strict=True)]
+        met = {cycle: self._met(cycle) for cycle in dict.fromkeys(maps)}
+        for i, (s, meet) in enumerate(zip(rows.slices, meets, strict=True)):
+            if (found := met[maps[i]]) is None:
+                return None
+            claims = [(0, rows.writers[i], rows.or_resident, rows.address), (1, found[1], False, 0)]
+            ids.append(asm.emit(f"mem{s}", meet, "gather", claims, address=rows.address, stream=base + i, map=found[0]))
+        return base, ids
+
+    def _met(self, cycle: int) -> tuple[int, int] | None:
+        """The stream and the id of the map's read in a cycle, made if it is not there yet and can be."""
+        asm, timeline, here = self.asm, self.asm.timeline, self.asm.x(self.vec)
+        if cycle < max(self.vec.ready, asm.floor):
+            return None
+        if cycle < len(self.known) and self.known[cycle]:
+            return int(self.stream[cycle]), int(self.number[cycle])
+        if not timeline.memory(self.vec.slices[0], cycle, self.vec.address, write=False):
+            return None
+        per = asm.chip.streams_per_direction
+        streams = (k + (0 if self.way.east else per) for k in self.options)
+        free = (s for s in streams if timeline.stream(s, here, cycle + asm.chip.latency["read"], self.end))
+        if (stream := next(free, None)) is None:
+            return None
+        claim = [(0, self.vec.writers[0], self.vec.or_resident, self.vec.address)]
+        number = asm.emit(f"mem{self.vec.slices[0]}", cycle, "read", claim, address=self.vec.address, stream=stream)
+        asm.settle.append(lambda: self._know(cycle, stream, number))
+        return stream, number
+
+    def _know(self, cycle: int, stream: int, number: int) -> None:
+        """A read of the map is final."""
+        self._reach(cycle + 1)
+        window(self.known, cycle, 1)[0], self.stream[cycle], self.number[cycle] = 1, stream, number
+
+    def _reach(self, end: int) -> None:
+        """Have room for what is known of cycles below ``end``."""
+        if end > len(self.stream):
+            self.stream, self.number = (np.append(a, np.zeros(2 * end - len(a), np.int64))
+                                        for a in (self.stream, self.number))
 
     def _open(self, first: int, count: int) -> tuple[Ints, Ints]:
         """The cycles, of so many, in which the map can be read, and the streams, counted in its direction."""
@@ -83,9 +139,7 @@ class Guide:
         """Read the map in these cycles, ascending, where it is not read yet."""
         asm = self.asm
         end = int(cycles[-1]) + 1
-        if end > len(self.stream):
-            self.stream, self.number = (np.append(a, np.zeros(2 * end - len(a), np.int64))
-                                        for a in (self.stream, self.number))
+        self._reach(end)
         new = cycles[window(self.known, 0, end)[cycles] == 0]
         if not len(new):
             return

@@ -63,7 +63,8 @@ def made(work: Work) -> tuple[Layout, StageProgram]:
 
 @dataclass
 class Programs:
-    """Programs of kinds of stages of one chip, with homes for ``context`` positions (0: the model's own).
+    """Programs of kinds of stages of one chip, with homes for ``context`` positions (0: the model's own) of each of
+    ``requests``.
 
     It remembers what was scheduled last; who asks again for more segments behind these gets the others added.
     ``processes`` share the work (0: as many as there are cores, if the model is large); the programs are the same.
@@ -71,6 +72,7 @@ class Programs:
 
     chip: Chip
     context: int = 0
+    requests: int = 1
     processes: int = 0
     known: dict[Kind, tuple[Layout, StageProgram]] = field(default_factory=dict)
 
@@ -102,7 +104,8 @@ class Programs:
             begun, contexts = program.program.segments, contexts or tuple(buckets(layout.context))
             if follows(begun, steps(contexts, chunks)):
                 return Work(stage, layout, contexts, cabling, chunks, begun)
-        layout = place_stage(stage, self.chip, self.context, cabling.local.sources if cabling.local else ())
+        sources = cabling.local.sources if cabling.local else ()
+        layout = place_stage(stage, self.chip, self.context, sources, self.requests)
         return Work(stage, layout, contexts or tuple(buckets(layout.context)), cabling, chunks)
 
     def _kind(self, stage: Stage, cabling: Cabling) -> Kind:

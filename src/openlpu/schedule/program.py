@@ -108,7 +108,8 @@ class Program:
     before each step.
 
     ``host``: names of the resident rows the host rewrites before a token (see :mod:`openlpu.place.host`), without
-    their ``host.``.  ``v_rows``: rows of V per block, which the host's address maps need.
+    their ``host.``.  ``v_rows``: rows of V per block, which the host's address maps need.  ``requests``
+    have a KV cache each; the host says before a step whose token it is.
     """
 
     chip: Chip
@@ -117,6 +118,7 @@ class Program:
     v_rows: int
     vocab: int
     segments: tuple[Segment, ...]
+    requests: int = 1
 
     @property
     def context(self) -> int:

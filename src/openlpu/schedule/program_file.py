@@ -66,7 +66,7 @@ def save(program: Program, folder: Path) -> str:
     files |= {_segment_file(s.name): _pack(_segment_arrays(s)) for s in program.segments}
     manifest = {
         "format": FORMAT, "chip": _chip_json(program.chip), "host": list(program.host), "v_rows": program.v_rows,
-        "vocab": program.vocab, "resident": resident,
+        "vocab": program.vocab, "requests": program.requests, "resident": resident,
         "segments": [
             {"name": s.name, "context": s.context, "chunk": s.chunk, "cycles": s.cycles,
              "origin": [list(o) for o in s.origin], "queues": list(s.queues), "tensors": list(s.tensors)}
@@ -99,7 +99,7 @@ def load(folder: Path, contexts: Collection[int] | None = None) -> Program:
     segments = [_segment(folder, manifest, entry) for entry in wanted]
     return Program(
         _chip(manifest["chip"]), tuple(resident), tuple(manifest["host"]), manifest["v_rows"], manifest["vocab"],
-        tuple(segments),
+        tuple(segments), manifest["requests"],
     )
 
 

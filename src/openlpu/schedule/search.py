@@ -87,9 +87,10 @@ def splits(layers: int, chips: int, wanted: Wanted) -> Iterator[Split]:
 
 def search(
     graph: Graph, system: System, wanted: Wanted, context: int = 0, chunks: Sequence[int] = (),
-    progress: Progress = silent,
+    progress: Progress = silent, requests: int = 1,
 ) -> Found:
-    """Schedule each split for its smallest context bucket, and the best one for all, and for ``chunks`` of a prompt.
+    """Schedule each split for its smallest context bucket, and the best one for all, and for ``chunks`` of a prompt;
+    ``requests`` as in :func:`~openlpu.place.layout.place_stage`.
 
     Raises :class:`DoesNotFit`, :class:`ProgramError` or :class:`Unsupported` with the last split's reason if none has
     a program.
@@ -105,7 +106,7 @@ def search(
     choices: list[Choice] = []
     errors: list[OpenLpuError] = []
     made: SystemProgram | None = None
-    contexts, programs = buckets(context), Programs(system.chip, context)
+    contexts, programs = buckets(context), Programs(system.chip, context, requests)
     for done, split in enumerate(asked):
         if few and any(not c.why and c.split.chips < split.chips for c in choices):
             break
@@ -121,7 +122,7 @@ def search(
     able = [c for c in choices if not c.why]
     if not able:
         last = errors[-1]
-        raise reported(last, graph, system.chip, context) if isinstance(last, DoesNotFit) else last
+        raise reported(last, graph, system.chip, context, requests) if isinstance(last, DoesNotFit) else last
     best = min(able, key=lambda c: c.rank(wanted.aim)).split
     progress(f"split {best}", len(asked), len(asked))
     if len(asked) > 1:

@@ -61,7 +61,7 @@ def schedule_stage(
     homes.sram.require_fit()
     host = tuple(name.removeprefix("host.") for name in homes.resident if name.startswith("host."))
     program = Program(layout.chip, tuple(homes.resident.values()), host, layout.heads.channel_groups,
-                      stage.graph.config.vocab, segments)
+                      stage.graph.config.vocab, segments, layout.requests)
     ops = {node.op for node in stage.graph.nodes}
     return StageProgram(program, stage.tensor, group_ports(layout.chip, stage.tensor, cabling),
                         cabling.next if "pass" in ops else "", cabling.previous if "arrive" in ops else "")

@@ -73,17 +73,17 @@ def _hop(system: System, here: NDArray[np.int64], there: NDArray[np.int64]) -> H
 def schedule_system(
     shards: Shards, chip: Chip, local: Group | None = None, hops: Sequence[Hop] = (), *, context: int = 0,
     contexts: Sequence[int] = (), chunks: Sequence[int] = (), pace: Pace | None = None,
-    programs: Programs | None = None,
+    requests: int = 1, programs: Programs | None = None,
 ) -> SystemProgram:
     """Place and schedule every kind of stage.
 
     ``local`` joins the chips of a stage, ``hops[s]`` stage s to stage s + 1; ``context`` as in
-    :func:`~openlpu.place.layout.place`, ``contexts`` the buckets (none given: the usual ones), ``chunks`` as in
-    :func:`~openlpu.schedule.step.schedule_stage`.  ``pace``: of the chips' clocks; without it no program sets its clock
-    right, and one token can run.  ``programs``: those that are there already; others are added.
+    :func:`~openlpu.place.layout.place`, as are ``requests``, ``contexts`` the buckets (none given: the usual ones),
+    ``chunks`` as in :func:`~openlpu.schedule.step.schedule_stage`.  ``pace``: of the chips' clocks; without it no
+    program sets its clock right, and one token can run.  ``programs``: those that are there already; others are added.
     Raises what :func:`~openlpu.place.layout.place_stage` and :func:`~openlpu.schedule.step.schedule_stage` raise.
     """
-    programs = programs or Programs(chip, context)
+    programs = programs or Programs(chip, context, requests)
     head = pace.wait(pace.stretch) if pace else 0
     while True:
         cablings = _cablings(local, hops, pace, head)

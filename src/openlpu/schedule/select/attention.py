@@ -20,8 +20,10 @@ import numpy as np
 from openlpu.arch.truepoint import attention as tp
 from openlpu.arch.truepoint.codes import INV_WIDE, WIDE_MAX
 from openlpu.graph.ir import Node
+from openlpu.place.emplace import Source
 from openlpu.place.host import seen_row
 from openlpu.schedule.expression import Op, Operand
+from openlpu.schedule.guide import Guide
 from openlpu.schedule.select import cache
 from openlpu.schedule.select.build import Build, Floats
 from openlpu.schedule.select.codes import (
@@ -34,6 +36,7 @@ from openlpu.schedule.select.codes import (
     reciprocal,
     scale_of,
 )
+from openlpu.schedule.select.experts import ends
 from openlpu.schedule.temporaries import scoped
 from openlpu.schedule.units.mxm import Plane
 from openlpu.schedule.units.vxm import Want
@@ -148,10 +151,20 @@ def _block_scores(b: Build, heads: list[Head], planes: list[tuple[Vec, Vec]],
     """[head]: scores of one block."""
     out = []
     for head, dot in zip(heads, _dots(b, planes, rows, block, side), strict=True):
-        scaled = Op("mul", Op("mul", dot, coded[head.place][1]), rows.scale(head.kv_head, block))
+        scaled = Op("mul", Op("mul", dot, coded[head.place][1]), rows.scale(b, head.kv_head, block))
         bias = b.host_row(seen_row("bias", block, window), place=head.place)
         out.extend(b.vxm.sides([Op("add", scaled, bias)]))
     return out
+
+
+def _request(b: Build, side: int) -> Guide | None:
+    """The map of the token's request, on the way inward in a hemisphere; None where there is one request."""
+    if b.layout.requests > 1 and side not in b.requests:
+        group, homes = b.asm.group_slices(2 * b.chip.groups - 1 if side else 0), b.layout.homes
+        homes.keep(f"host.request.edge{side}", Source("zeros"), group[:1])
+        names = [name for name in homes.homes if name.startswith("kv.")]
+        b.requests[side] = Guide(b.asm, b.home(f"host.request.edge{side}"), ends(b, names)[side])
+    return b.requests.get(side)
 
 
 def _dots(b: Build, queries: list[tuple[Vec, Vec]], rows: cache.Rows, block: int, side: int) -> list[Op]:
@@ -159,7 +172,12 @@ def _dots(b: Build, queries: list[tuple[Vec, Vec]], rows: cache.Rows, block: int
     sums: list[list[tuple[Operand, Operand]]] = []  # by plane of K: per head (low, high) plane of q
     for k_plane in range(len(rows.planes)):
         plane = b.mxm.pick(side)
-        b.mxm.load(plane, 0, rows.vectors(k_plane, block, 0), tp.BLOCK // b.chip.weight_streams)
+        first, count = rows.vectors(k_plane, block, 0), tp.BLOCK // b.chip.weight_streams
+        guide = _request(b, side)
+        if guide:
+            b.mxm.load_bank(plane, first, count, guide, b.layout.requests, steady=False)
+        else:
+            b.mxm.load(plane, 0, first, count)
         b.mxm.install(plane)
         sums.append([_both(b, plane, pair, direct=len(rows.planes) == 1) for pair in queries])
     if len(sums) == 1:
@@ -189,7 +207,7 @@ def _weighted(b: Build, heads: list[Head], scored: list[list[Scored]], rows: cac
     for block in range(b.blocks):
         for i, head in enumerate(heads):
             valid = b.host_row(seen_row("valid", block, window), place=head.place)
-            scale = rows.scale(head.kv_head, block)
+            scale = rows.scale(b, head.kv_head, block)
             key = (head.place, head.kv_head, block)
             if key not in v_tops:
                 v_tops[key] = _v_top(b, scale, valid)
@@ -258,7 +276,7 @@ def _products(b: Build, weights: list[list[tuple[Vec, Vec]]], rows: cache.Rows, 
         for v_plane in range(len(rows.planes)):
             plane = b.mxm.pick(side)
             for group in range(rows.groups):
-                b.mxm.load_transposed(plane, group, rows.vectors(v_plane, block, group))
+                b.mxm.load_transposed(plane, group, rows.vectors(v_plane, block, group), _request(b, side))
             b.mxm.install(plane)
             for i, blocks in enumerate(weights):
                 sums[i].append(b.vxm.evaluate(_sum(b, plane, blocks[block])))

@@ -84,6 +84,7 @@ class Build:
     floats: dict[tuple[str, int], Floats] = field(default_factory=dict)
     coded: dict[tuple[str, int], Coded] = field(default_factory=dict)
     routes: dict[tuple[str, int], Routes] = field(default_factory=dict)
+    requests: dict[int, Guide] = field(default_factory=dict)  # by hemisphere: the map of the token's request
     last_send: int = 0  # to the next stage
 
     def __post_init__(self) -> None:

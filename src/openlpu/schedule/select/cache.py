@@ -3,8 +3,9 @@
 Position t lies in slice t % 16 of 16 slices.  K: address t / 16, all superlanes.  V: superlane (t % 256) / 16, one
 address per group of 16 channels, 16 groups a block.  Scales: per KV head one fp32 vector a block, position on its lane.
 A 4-bit code has a byte here, the integer that it stands for, so attention need not know.  The host's address maps send
-a token's row where it belongs; the instructions are the same for every position.  A token's place in the chunk is its
-position modulo the chunk, so one of 16 has 16 slices of its own, one of a chunk of four has four.
+a token's row where it belongs; the instructions are the same for every position.  The rows of several requests lie side
+by side, and one more map says whose are read.  A token's place in the chunk is its position modulo the chunk, so one of
+16 has 16 slices of its own, one of a chunk of four has four.
 """
 
 from __future__ import annotations
@@ -42,17 +43,22 @@ class Rows:
     planes: tuple[Plane, ...]  # low first
     groups: int
     scales: dict[int, Vec]
+    requests: int
 
     def vectors(self, plane: int, block: int, group: int) -> Vec:
         """16 rows that one load takes: 16 positions of K, or 16 channels of V before the transposer."""
         p = self.planes[plane]
         writers = p.writers[group % len(p.writers)]
-        return Vec(p.slices, p.address + block * self.groups + group, p.ready, writers, True)
+        return Vec(p.slices, p.address + (block * self.groups + group) * self.requests, p.ready, writers, True)
 
-    def scale(self, kv_head: int, block: int) -> Vec:
-        """fp32 scales of a block's positions."""
+    def scale(self, b: Build, kv_head: int, block: int) -> Vec:
+        """fp32 scales of a block's positions; of several requests those of the token's are looked up."""
         first = self.scales[kv_head]
-        return Vec(first.slices, first.address + block, first.ready, first.writers, True)
+        row = Vec(first.slices, first.address + block * self.requests, first.ready, first.writers, True)
+        if self.requests == 1:
+            return row
+        away = int(first.slices[0] < b.chip.slices_per_hemisphere)
+        return b.mem.gather(row, b.host_row(f"request.{away}", 1, away))
 
 
 @scoped
@@ -71,7 +77,7 @@ def write(b: Build, where: str, tokens: Sequence[Floats], c: int, side: int, bit
         _write_plane(b, b.home(f"kv.{where}.{c}.{i}"), trees, byte, groups, side, transposed=transposed)
         for i, (trees, byte) in enumerate(shifted)
     )
-    return Rows(planes, groups, scales)
+    return Rows(planes, groups, scales, b.layout.requests)
 
 
 @scoped
@@ -104,7 +110,8 @@ def _write_plane(b: Build, home: Vec, codes: Sequence[Op], byte: int, groups: in
         own = slice(place, width, chunk)
         rows = _v_rows(b, code, byte, groups, far) if transposed else [b.vxm.evaluate(code, far).plane(byte)]
         for group, data in enumerate(rows):
-            done, writers[group][own] = b.mem.scatter(data, entries[own], home.slices[own], home.address + group,
+            address = home.address + group * b.layout.requests
+            done, writers[group][own] = b.mem.scatter(data, entries[own], home.slices[own], address,
                                                       [0] * (width // chunk))
             ready = max(ready, done)
     return Plane(home.slices, home.address, ready, tuple(map(tuple, writers)))

@@ -8,7 +8,7 @@ reaches every lane as a product with its mask, which is 1 in one lane.  Experts 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -126,16 +126,16 @@ def _guides(b: Build, number: Vec, j: int) -> tuple[Guide, Guide]:
     plane = j % len(groups[0])  # in slices of their own, so that two maps can be read at once
     tree = Op("mask", Op("shift_left", number, 8 * plane), even) if plane else Op("mask", number, even)
     made = []
-    for group, end in zip(groups, _ends(b), strict=True):
+    for group, end in zip(groups, ends(b, b.layout.homes.banks), strict=True):
         away = tuple(s for s in range(b.chip.slices) if s not in group)
         made.append(Guide(b.asm, b.vxm.evaluate(tree, away).plane(plane), end))
     return made[0], made[1]
 
 
-def _ends(b: Build) -> tuple[int, int]:
+def ends(b: Build, names: Collection[str]) -> tuple[int, int]:
     """For a map from the west and one from the east: the farthest position of what they guide."""
     west, east = b.asm.position[0] + 1, b.asm.position[-1] - 1
-    for name in b.layout.homes.banks:
+    for name in names:
         slices = b.layout.homes.homes[name].slices
         if len(slices) == b.chip.weight_streams:
             first, last = b.asm.position[min(slices)], b.asm.position[max(slices)]

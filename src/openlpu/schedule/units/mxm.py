@@ -151,7 +151,7 @@ class Mxm:
         plane.loads |= zip(groups.tolist(), ids.tolist(), strict=True)
         plane.last_load = max(plane.last_load, int(cycles[-1]))
 
-    def load_transposed(self, plane: Plane, group: int, rows: Vec) -> None:
+    def load_transposed(self, plane: Plane, group: int, rows: Vec, guide: Guide | None = None) -> None:
         """16 vectors through an SXM transposer into 16 rows of the buffer."""
         asm, width = self.asm, self.chip.weight_streams
         sxm = self.chip.sxm_position(plane.hemisphere)
@@ -163,7 +163,7 @@ class Mxm:
             if not asm.timeline.queue(f"{plane.name}.weights", cycle + delay):
                 return None
             queue = asm.timeline.either(queues, cycle)
-            got = asm.fetch(rows, sxm, cycle) if queue else None
+            got = (guide.one if guide else asm.fetch)(rows, sxm, cycle) if queue else None
             if got is None or queue is None:
                 return None
             base = asm.timeline.stream_group(width, sxm, cycle + self.chip.latency["transpose"], plane.x)

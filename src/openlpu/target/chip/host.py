@@ -30,7 +30,7 @@ def write_rows(machine: Machine, program: Program, step: host.Step) -> None:
         kind, _, name = item.name.partition(".")
         if kind != "host" or host.place_of(name) >= step.chunk:
             continue
-        data = host.row(name, program.chip, step, program.v_rows)[None]
+        data = host.row(name, program.chip, step, program.v_rows, program.requests)[None]
         for role in range(machine.roles):
             machine.load(item.slices, item.addresses[:, None], data, role)
 
@@ -44,7 +44,7 @@ def steps(program: Program | SystemProgram, chunk: Chunk) -> Iterator[tuple[host
     apart = parts(single, [0] * len(single), chunk.start, end) if chunk.every else None
     for part in apart or prompt_parts(program, chunk.start, end):
         tokens = chunk.tokens[part.start - chunk.start : part.end - chunk.start]
-        yield host.Step(part.start, tokens, segments[part.segment].chunk), part.segment
+        yield host.Step(part.start, tokens, segments[part.segment].chunk, chunk.slot), part.segment
 
 
 def words(machine: Machine, rows: Rows, role: int = 0) -> NDArray[np.float32]:

@@ -26,15 +26,14 @@ from openlpu.target.chip.system import SystemExecutable
 
 
 class ChipExecutable:
-    """One chip with one sequence; ``cycles`` of a step are the program's, known before it runs.
+    """One chip with a sequence for each of the program's requests; ``cycles`` of a step are the program's, known before
+    it runs.
 
     With ``check`` every operand of every step is compared with the program's claims.
     """
 
-    slots = 1
-
     def __init__(self, program: Program, params: Mapping[str, np.ndarray], check: bool = True) -> None:
-        self.program, self.context = program, program.context
+        self.program, self.context, self.slots = program, program.context, program.requests
         self.machine = Machine(program.chip)
         self.check = check
         self.traces: dict[str, Trace] = {}
@@ -48,7 +47,7 @@ class ChipExecutable:
         """
         out = []
         for chunk in chunks:
-            assert chunk.slot == 0, "one chip holds one sequence"
+            assert chunk.slot < self.slots, "the program has no cache for this request"
             rows = [self._logits(step, segment) for step, segment in host.steps(self.program, chunk)]
             out.append(np.stack(rows if chunk.every else rows[-1:]))
         return out
@@ -89,11 +88,11 @@ def load(
 ) -> ChipExecutable | SystemExecutable:
     """Compile for a chip, or with a ``split`` for chips of a node, or of a ``system`` built with as many, and load.
 
-    ``context`` 0 means the model's own; ``chunks`` are how many tokens of a prompt a step may take, beside one.
+    ``slots`` requests have a KV cache each; ``context`` 0 means the model's own; ``chunks`` are how many tokens of a
+    prompt a step may take, beside one.
     """
-    assert slots == 1, "a chip holds one sequence"
     if split:
         chips = load_system(system, split.chips) if system else "node"
-        return several.load(graph, context=context, split=split, system=chips, chunks=chunks)
-    layout = place(graph, load_chip(chip) if isinstance(chip, str) else chip, context)
+        return several.load(graph, slots=slots, context=context, split=split, system=chips, chunks=chunks)
+    layout = place(graph, load_chip(chip) if isinstance(chip, str) else chip, context, slots)
     return ChipExecutable(schedule(graph, layout, buckets(layout.context), chunks), graph.params)

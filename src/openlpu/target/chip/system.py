@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise, starmap, zip_longest
 
 import numpy as np
+from numpy.typing import NDArray
 
 from openlpu._base.errors import LinkError, NumericsError, ProgramError
 from openlpu.arch.system import System, load_system
@@ -28,6 +30,7 @@ from openlpu.target.chip.machine import Machine, Trace
 from openlpu.target.chip.packets import packets, stretches
 from openlpu.target.chip.values import Values
 
+Entry = tuple[Step, int]  # and the number of its segment
 REPLAYS = 3  # of one token; an error that is still there is no accident
 
 
@@ -45,19 +48,19 @@ class Fault:
 
 
 class SystemExecutable:
-    """Chips with one sequence.  ``cycles`` of a step are the program's, replays included; ``replays`` counts those.
+    """Chips with a sequence for each of the programs' requests.  ``cycles`` of what ran last, of several requests one
+    token of each, are the program's, replays included; ``replays`` counts those.
 
     With ``check`` every operand of every token is compared with the programs' claims.
     Raises :class:`ProgramError` when the system has other chips or wires than the program is for.
     """
-
-    slots = 1
 
     def __init__(
         self, program: SystemProgram, params: Mapping[str, np.ndarray], system: System, check: bool = True
     ) -> None:
         self.program, self.system, self.check = program, system, check
         self.stages = [program.stage(s) for s in range(len(program.stages))]
+        self.slots = self.stages[0].program.requests
         self.context = min(stage.program.context for stage in self.stages)
         self.cycles, self.replays = program.cycles(0), 0
         self.faults: list[Fault] = []
@@ -75,36 +78,49 @@ class SystemExecutable:
             self.machines.append(machine)
 
     def run(self, chunks: Sequence[Chunk]) -> list[F32]:
-        """Logits per chunk, as :meth:`ChipExecutable.run <openlpu.target.chip.run.ChipExecutable.run>`."""
-        out = []
-        for chunk in chunks:
-            assert chunk.slot == 0, "the chips hold one sequence"
-            rows = [self._logits(step, segment) for step, segment in host.steps(self.program, chunk)]
-            out.append(np.stack(rows if chunk.every else rows[-1:]))
-        return out
+        """Logits per chunk, as :meth:`ChipExecutable.run <openlpu.target.chip.run.ChipExecutable.run>`; chunks of
+        several requests are under way at once."""
+        todo: dict[int, list[tuple[int, Entry]]] = {}
+        for k, chunk in enumerate(chunks):
+            assert chunk.slot < self.slots, "the programs have no cache for this request"
+            todo.setdefault(chunk.slot, []).extend((k, entry) for entry in host.steps(self.program, chunk))
+        rows: list[list[F32]] = [[] for _ in chunks]
+        for turn in zip_longest(*todo.values()):
+            entered = [own for own in turn if own]
+            for (k, _), logits in zip(entered, self.together([entry for _, entry in entered]), strict=True):
+                rows[k].append(logits)
+        return [np.stack(own if chunk.every else own[-1:]) for own, chunk in zip(rows, chunks, strict=True)]
+
+    def step(self, step: Step, segment: int) -> F32:
+        """The logits of one step in the segment of that number; see :meth:`together`."""
+        return self.together([(step, segment)])[0]
+
+    def together(self, entries: Sequence[Entry]) -> list[F32]:
+        """The logits of a step of each of some requests: they enter one behind the other, and those of which a link
+        flags an error once more.
+
+        Raises :class:`LinkError` naming the chip and port when the error stays.
+        """
+        out: dict[Entry, F32] = {}
+        self.cycles = 0
+        for run in range(REPLAYS + 1):
+            left = [entry for entry in entries if entry not in out]
+            segments = [segment for _, segment in left]
+            self.cycles += sum(starmap(self.program.gap, pairwise(segments))) + self.program.cycles(segments[-1])
+            flagged = self._pass(left, run, out)
+            if not flagged:
+                break
+            if run == REPLAYS:
+                raise self._broken(flagged[0])
+            self.replays += len(flagged)
+        return [out[entry] for entry in entries]
 
     def _logits(self, step: Step, segment: int) -> F32:
-        self.step(step, segment)
         name = list(self.stages[-1].program.segments[segment].tensors)[-1]
         logits = self.value(len(self.stages) - 1, segment, name)
         if not np.isfinite(logits).all():
             raise NumericsError("a logit is not finite", where=f"position {step.end - 1}")
         return logits
-
-    def step(self, step: Step, segment: int) -> None:
-        """Run one step in the segment of that number, and again while a link flags an error.
-
-        Raises :class:`LinkError` naming the chip and port when the error stays.
-        """
-        traces = self.traces(segment)
-        for run in range(REPLAYS + 1):
-            flagged = self._pass(traces, step, run)
-            self.cycles = (run + 1) * self.program.cycles(segment)
-            if flagged is None:
-                return
-            if run == REPLAYS:
-                raise self._broken(flagged)
-            self.replays += 1
 
     def _broken(self, fault: Fault) -> LinkError:
         chip = fault.stage * self.program.split.tensor + fault.role
@@ -137,18 +153,28 @@ class SystemExecutable:
         spans = stretches(traces, starts, tensor, self.program.interval(segment))
         return clocks.simulate(self.system, found, spans, draws, seed)
 
-    def _pass(self, traces: Sequence[Trace], step: Step, run: int) -> Fault | None:
-        """One step through all stages; the first error that a link flagged, if one did.
+    def _pass(self, entries: Sequence[Entry], run: int, out: dict[Entry, F32]) -> list[Fault]:
+        """Steps through all stages, each a stage behind the one before, their logits into ``out``; of those without
+        the first error that a link flagged.
 
         The flag is seen at the end: whatever follows goes on with damaged values.
         """
-        vectors, flagged = None, None
-        for s, (stage, machine, trace) in enumerate(zip(self.stages, self.machines, traces, strict=True)):
-            host.write_rows(machine, stage.program, step)
-            found = [f for f in self.faults if f.position in step.positions and f.stage == s and run < f.times]
-            flagged = flagged or next(iter(found), None)
-            vectors = machine.execute(trace, vectors, [_packet(trace, f) for f in found] if flagged else None)
-        return flagged
+        handed: dict[Entry, NDArray[np.uint8]] = {}
+        flagged: dict[Entry, Fault] = {}
+        last = len(self.stages) - 1
+        for turn in range(len(entries) + last):
+            for s in range(max(0, turn - len(entries) + 1), min(turn, last) + 1):
+                step, segment = entry = entries[turn - s]
+                machine, trace = self.machines[s], self.traces(segment)[s]
+                host.write_rows(machine, self.stages[s].program, step)
+                found = [f for f in self.faults if f.position in step.positions and f.stage == s and run < f.times]
+                if found:
+                    flagged.setdefault(entry, found[0])
+                damaged = [_packet(trace, f) for f in found] if entry in flagged else None
+                handed[entry] = machine.execute(trace, handed.get(entry), damaged)
+                if s == last and entry not in flagged:
+                    out[entry] = self._logits(step, segment)
+        return list(flagged.values())
 
     def value(self, stage: int, segment: int, name: str) -> F32:
         """An fp32 value of the last token, by channel, from where a segment of a stage left it on its chips."""
@@ -177,10 +203,9 @@ def load(
 
     Raises :class:`~openlpu._base.errors.Unsupported` where the model or the system does not allow the split.
     """
-    assert slots == 1, "the chips hold one sequence"
     split = split or Split()
     wired = lined_up(load_system(system) if isinstance(system, str) else system, split)
     local, hops = cables(wired, split)
     program = schedule_system(shard(graph, split), wired.chip, local, hops, context=context, pace=paced(wired, split),
-                              chunks=chunks)
+                              chunks=chunks, requests=slots)
     return SystemExecutable(program, graph.params, wired)
