@@ -27,8 +27,10 @@ def show(args: argparse.Namespace, made: Bundle) -> int:
 
     context = made.serving(1 if args.context is None else args.context)
     run, where = _run(made, args.chip, context)
-    queues = listing.select(run, args.unit or "")
+    queues = listing.select(run, args.unit)
     first, end = args.cycles or (0, None)
+    if first >= run.cycles:
+        raise BadRequest(f"it is done in {units.cycles(run.cycles)}", where="cycles", fix="begin with an earlier one")
     print(f"{where}, contexts up to {context}: begins in cycle {run.start:,} of the token, done in "
           f"{units.cycles(run.cycles)}\n\n{listing.HEAD}")
     for line in listing.lines(run, queues, first, end):
@@ -59,4 +61,6 @@ def _range(text: str) -> tuple[int, int | None]:
     first, colon, end = text.partition(":")
     if not colon or not all(part.isascii() and part.isdigit() for part in (first, end) if part):
         raise argparse.ArgumentTypeError(f"{text!r} is not A:B, two cycles of which either may be left out")
+    if end and int(end) <= int(first or 0):
+        raise argparse.ArgumentTypeError(f"{text!r} has no cycle: B is behind the last")
     return int(first or 0), int(end) if end else None

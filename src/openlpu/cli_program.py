@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from openlpu import cli_options, cli_prefill, cli_split, cli_tables, cli_workload
 from openlpu._base import units
 from openlpu._base.errors import BadRequest
+from openlpu._base.manifest import require_new
 from openlpu._base.progress import Progress
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def add_commands(commands: Any, bars: Bars, model_help: str) -> None:
     one.add_argument("-o", "--output", type=Path, metavar="DIR", help="write the compiled model here (default: report)")
     one.add_argument("--target", choices=("chip", "cpu"), default="chip", help="chip (default), or cpu: a folder from "
                      "which `openlpu run DIR` starts at once on this kind of processor")
-    one.add_argument("--chip", metavar="NAME", help="lpu-v1 (default), tiny, or a .toml file")
+    one.add_argument("--chip", metavar="NAME", help="lpu-v1 (default), lp30, tiny, or a .toml file")
     cli_split.add_options(one)
     one.add_argument("--context", type=int, metavar="N", help="positions of KV cache (default: the model's own)")
     one.add_argument("--kv-bits", type=int, choices=(4, 8, 16), default=8, help="width of KV codes (default 8)")
@@ -49,13 +50,15 @@ def add_commands(commands: Any, bars: Bars, model_help: str) -> None:
 
 def compile_program(args: argparse.Namespace, bars: Bars) -> int:
     """Compile for a chip, or for this processor; without ``-o`` nothing is written."""
-    if args.workload:
+    if args.workload is not None:
         return cli_workload.compile_workload(args)
     if not args.model:
         raise BadRequest("there is nothing to compile", where="model", fix="name a model, or a --workload")
     if args.target == "cpu" and not args.output:
         raise BadRequest("target 'cpu' writes a folder", where="output", fix="say where to: -o DIR")
     cli_split.check(args)
+    if args.output:
+        require_new(args.output)  # before the minutes that a large model takes
     scheme = cli_options.scheme(args)
     with bars() as progress:
         result = (_from_shapes if args.shapes_only else _with_weights)(args, scheme, progress)
@@ -102,13 +105,13 @@ def _compile_chip(
     """The program of one chip or several, and what there is to say about it."""
     from openlpu import compile as pipeline
 
-    if args.system:
+    if args.system is not None:
         wanted = cli_split.wanted(args)
         made = pipeline.programs(graph, cli_split.system(args), wanted, args.chunk, dump=args.dump,
                                  progress=progress, requests=args.requests)
         return made, cli_split.report(made)
-    program = pipeline.program(graph, args.chip or "lpu-v1", args.chunk, dump=args.dump, progress=progress,
-                               requests=args.requests)
+    program = pipeline.program(graph, "lpu-v1" if args.chip is None else args.chip, args.chunk, dump=args.dump,
+                               progress=progress, requests=args.requests)
     return program, report(graph, program)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from openlpu import cli_listing, cli_prefill, cli_program, cli_split, cli_tables
 from openlpu._base.errors import BadRequest
+from openlpu._base.manifest import new_file, require_file
 
 if TYPE_CHECKING:
     from openlpu.schedule.bundle import Bundle
@@ -47,7 +48,11 @@ def show(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> None:
     """Refuse options that would be ignored."""
-    pictures = args.perfetto or args.html
+    pictures = [path for path in (args.perfetto, args.html) if path is not None]
+    for path in pictures:
+        require_file(path)
+    if len(pictures) == 2 and args.perfetto.resolve() == args.html.resolve():
+        raise BadRequest("trace and page cannot be one file", where="html", fix="give each a name of its own")
     if args.chip is not None and (pictures or args.json):
         raise BadRequest("the schedule of a chip is text", where="chip", fix="leave out --json, --perfetto and --html")
     for name in ("unit", "cycles"):
@@ -86,10 +91,12 @@ def _draw(args: argparse.Namespace, token: Token, about: dict[str, Any],
 
     written: dict[str, Any] = {}
     if args.perfetto:
-        spans = perfetto.write(args.perfetto, token, about)
+        with new_file(args.perfetto) as made:
+            spans = perfetto.write(made, token, about)
         written["perfetto"] = {"file": str(args.perfetto), "spans": spans, "bytes": args.perfetto.stat().st_size}
     if args.html:
-        args.html.write_text(program_page.render(token, about, splits), "utf-8")
+        with new_file(args.html) as made:
+            made.write_text(program_page.render(token, about, splits), "utf-8")
         written["html"] = {"file": str(args.html), "bytes": args.html.stat().st_size}
     return written
 

@@ -37,8 +37,8 @@ def check(args: argparse.Namespace) -> None:
     """Refuse options that would be ignored."""
     if args.shapes_only and args.target != "chip":
         raise BadRequest("a program without weights is for chips", where="target", fix="leave --target out")
-    if args.system:
-        if args.chip:
+    if args.system is not None:
+        if args.chip is not None:
             raise BadRequest("the system's file names its chip", where="chip", fix="leave one of both out")
         if args.target != "chip":
             raise BadRequest("this is for chips", where="system", fix="leave --target out")
@@ -47,7 +47,7 @@ def check(args: argparse.Namespace) -> None:
         raise BadRequest("this is for chips", where="chunk", fix="leave --target or --chunk out")
     if args.requests > 1 and args.target != "chip":
         raise BadRequest("this is for chips", where="requests", fix="leave --target or --requests out")
-    if args.chip and args.target != "chip":
+    if args.chip is not None and args.target != "chip":
         raise BadRequest("this is for chips", where="chip", fix="leave --target or --chip out")
     for name in ONLY:
         if getattr(args, name) is not None:

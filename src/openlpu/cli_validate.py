@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from openlpu._base.manifest import new_file, require_file
+
 
 def add_commands(commands: Any) -> None:
     """Add validate to a parser's commands."""
@@ -23,10 +25,13 @@ def validate(args: argparse.Namespace) -> int:
     from openlpu.tradeoff.validate import compare
     from openlpu.tradeoff.validate_sources import NOT_COMPARED, calibrated
 
+    if args.markdown:
+        require_file(args.markdown)  # before the minutes that the rows take
     tables = [compare(part.rows(), full=args.full) for part in validate_page.PARTS.values()]
     constants = calibrated()
     if args.markdown:
-        args.markdown.write_text(validate_page.markdown(tables, constants, NOT_COMPARED), "utf-8")
+        with new_file(args.markdown) as made:
+            made.write_text(validate_page.markdown(tables, constants, NOT_COMPARED), "utf-8")
     if args.json:
         print(json.dumps(validate_page.json(tables, constants, NOT_COMPARED)))
     elif not args.markdown:

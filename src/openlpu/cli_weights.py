@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from openlpu._base import units
+from openlpu._base.manifest import require_new
 from openlpu._base.progress import Progress
 
 Bars = Callable[[], AbstractContextManager[Progress]]
@@ -33,6 +34,10 @@ def load_weights(args: argparse.Namespace, bars: Bars) -> int:
 
     start = time.perf_counter()
     stored = bundle.load(args.folder)
+    if args.output:
+        require_new(args.output)
+    else:
+        bundle.require_own(stored)
     with bars() as progress:
         context = stored.outline.config.context
         compiled = pipeline.compile(args.checkpoint, scheme=stored.scheme, context=context, progress=progress)

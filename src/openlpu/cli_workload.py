@@ -44,8 +44,8 @@ def compile_workload(args: argparse.Namespace) -> int:
         if getattr(args, name) != default:
             raise BadRequest("this is for models", where=name, fix="leave it out, or --workload")
     product = Product.parse(args.workload)
-    if args.system:
-        if args.chip:
+    if args.system is not None:
+        if args.chip is not None:
             raise BadRequest("the system's file names its chip", where="chip", fix="leave one of both out")
         system = load_system(args.system, args.chips)
         ways = spread(product, system)
@@ -53,9 +53,9 @@ def compile_workload(args: argparse.Namespace) -> int:
         result = _report(ways[0].program, product, system.chips) | {"system": system.name, "ways": [_choice(way)
                  for way in ways], "checked": _check_way(ways[0], system)}
     else:
-        if args.chips:
+        if args.chips is not None:
             raise BadRequest("this is for several chips", where="chips", fix="add --system NAME")
-        program = compile_product(product, load_chip(args.chip or "lpu-v1"))
+        program = compile_product(product, load_chip("lpu-v1" if args.chip is None else args.chip))
         result = _report(program, product, 1) | {"ways": [], "checked": check(program)}
     print(json.dumps(result) if args.json else "\n".join(_summary(result)))
     return 0

@@ -232,7 +232,10 @@ def outlined(source: str, *, scheme: Scheme | None = None, context: int | None =
 
     path = Path(source)
     known = path.name == "config.json" or (path / "config.json").is_file()
-    config = read_shape(path, context) if known else shape(source, context or 4096)
+    config = read_shape(path, context) if known else shape(source, 4096 if context is None else context)
+    if context not in (None, config.context):
+        raise BadRequest(f"a context of {context}, but the model has {config.context} positions", where="context",
+                         fix=f"ask for 1 to {config.context}")
     return outline(config, scheme)
 
 

@@ -1,4 +1,4 @@
-"""A folder of files that is complete or not there at all, and the manifest that says what it is."""
+"""Folders and files that are complete or not there at all, and the manifest that says what a folder is."""
 
 from __future__ import annotations
 
@@ -10,16 +10,51 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from openlpu._base.errors import ProgramError
+from openlpu._base.errors import BadRequest, ProgramError
 
 MANIFEST = "manifest.json"
+
+
+def require_new(folder: Path) -> None:
+    """Refuse a folder that cannot be made: there is something already, it is the working one, or inside a file."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ProgramError("there is something here already", where=str(folder), fix="name a new or empty folder")
+    _require_other(folder)
+    above = next(path for path in folder.absolute().parents if path.exists())
+    if not above.is_dir():
+        raise ProgramError("this is a file, not a folder", where=str(above), fix="name a new or empty folder")
+
+
+def _require_other(folder: Path) -> None:
+    """Refuse the working folder: whoever is in it would stay in the old one when the new takes its place."""
+    if folder.resolve() == Path.cwd().resolve():
+        raise ProgramError("this is the folder you are in", where=str(folder), fix="name it from the one above")
+
+
+def require_file(path: Path) -> None:
+    """Refuse a path to which no file can be written, before there is anything to write."""
+    if path.is_dir() or not path.parent.is_dir():
+        what = "this is a folder" if path.is_dir() else "its folder is missing"
+        raise BadRequest(what, where=str(path), fix="name a file in a folder that exists")
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """A place to write what becomes the file ``path`` when the block ends without an error; a device is that place."""
+    require_file(path)
+    if path.exists() and not path.is_file():
+        yield path
+        return
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as temporary:
+        made = Path(temporary) / "made"
+        yield made
+        made.replace(path)
 
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
     """A place to write what becomes ``folder`` when the block ends without an error."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ProgramError("there is something here already", where=str(folder), fix="name a new or empty folder")
+    require_new(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".compiling-") as temporary:
         made = Path(temporary) / "made"
@@ -36,6 +71,7 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
 
     Two renames: whoever looks in between finds no folder, never half a one.
     """
+    _require_other(folder)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".compiling-") as temporary:
         made, before = Path(temporary) / "made", Path(temporary) / "before"
         made.mkdir()
@@ -59,6 +95,8 @@ def read(path: Path, format_: str, missing: str, fix: str) -> dict[str, Any]:
         manifest = json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise ProgramError(missing, where=str(path), fix=fix) from error
+    except NotADirectoryError as error:
+        raise ProgramError("this is a file, not a folder", where=str(path.parent), fix=fix) from error
     except ValueError as error:
         raise ProgramError(f"not a manifest: {error}", where=str(path), fix="compile the model again") from error
     if not isinstance(manifest, dict) or manifest.get("format") != format_:

@@ -177,7 +177,8 @@ def _context(config: Fields, absent: _Absent, rope: Rope, asked: int | None) -> 
     longest = max(own, int(reach * rope.factor))
     if asked is not None and not 1 <= asked <= longest:
         where = config.where("max_position_embeddings")
-        raise BadRequest(f"a context of {asked}, but the model has 1 to {longest} positions", where=where)
+        raise BadRequest(f"a context of {asked}, but the model has 1 to {longest} positions", where=where,
+                         fix=f"ask for 1 to {longest}")
     return asked or own
 
 

@@ -28,7 +28,7 @@ class Fields:
     def read(cls, path: Path) -> Fields:
         """The object in a file; :class:`BadCheckpoint` when it is missing, not JSON, or not an object."""
         if not path.is_file():
-            raise BadCheckpoint("the file is missing", where=str(path))
+            raise BadCheckpoint("the file is missing", where=str(path), fix="name a folder with all files of a model")
         try:
             values = json.loads(path.read_bytes())
         except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as broken:

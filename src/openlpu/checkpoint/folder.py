@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from openlpu._base.errors import BadCheckpoint
+from openlpu._base.manifest import MANIFEST
 from openlpu._base.progress import Progress, silent
 from openlpu._base.text import dump
 from openlpu.checkpoint import chat as chat_template
@@ -131,6 +132,9 @@ class _Folder:
             what = "is a file, not a folder" if path.exists() else "no such folder"
             fix = "name a Hugging Face model folder, a model on its hub, a .gguf or .onnx file, or demo"
             raise BadCheckpoint(what, where=str(path), fix=fix)
+        if not (path / "config.json").exists() and (path / MANIFEST).is_file():
+            raise BadCheckpoint("this is a program for chips, not a model", where=str(path),
+                                fix="name the model it was compiled from; `openlpu verify DIR` runs the program")
         config = Fields.read(path / "config.json")
         return cls(path, config, Fields.optional(path / "generation_config.json"), open_folder(path))
 

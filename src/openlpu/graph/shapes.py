@@ -59,5 +59,7 @@ def shape(name: str, context: int = 4096) -> ModelConfig:
     known = SHAPES.get(name.rpartition("/")[2].lower().removesuffix("-hf"))  # as the hub writes it, too
     if known is None:
         raise BadRequest(f"unknown shape '{name}'", where="shape", fix=f"one of: {', '.join(SHAPES)}")
+    if context < 1:
+        raise BadRequest(f"a context of {context}", where="context", fix=f"ask for 1 to {known.context}")
     positions = min(context, known.context)
     return replace(known, context=positions, window=known.window if known.window < positions else 0)

@@ -21,6 +21,7 @@ from openlpu.place.layout import Homes
 Ints = NDArray[np.int64]
 FORMS = ("int8", "fp16")
 SPLITS = ("rows", "columns")
+LARGEST = 1 << 24  # of a size: beyond the room of any chip, yet its blocks are soon counted
 LEVERS = ("more chips (--system, --chips)", "int8 instead of fp16", "a larger chip (--chip FILE.toml)")
 
 
@@ -37,11 +38,14 @@ class Product:
     def parse(cls, text: str) -> Product:
         """``matmul:MxKxN``, fp16, or ``matmul:MxKxN:int8``."""
         kind, _, rest = text.partition(":")
-        sizes, _, form = rest.partition(":")
+        sizes, colon, form = rest.partition(":")
         numbers = [int(x) if x.isascii() and x.isdigit() else 0 for x in sizes.split("x")]
-        if kind != "matmul" or len(numbers) != 3 or min(numbers) < 1 or (form or FORMS[1]) not in FORMS:
+        if kind != "matmul" or len(numbers) != 3 or min(numbers) < 1 or (form if colon else FORMS[1]) not in FORMS:
             raise BadRequest(f"{text!r} is not a workload", where="workload",
                              fix=f"write matmul:MxKxN, behind it :{' or :'.join(FORMS)} (default {FORMS[1]})")
+        if max(numbers) > LARGEST:
+            raise BadRequest(f"{max(numbers):,} is out of range", where="workload",
+                             fix=f"use 1 to {LARGEST:,}")
         m, k, n = numbers
         return cls(m, k, n, form or FORMS[1])
 

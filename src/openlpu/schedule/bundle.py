@@ -142,6 +142,8 @@ def load(folder: Path) -> Bundle:
     path = folder / MANIFEST
     fix = "name a folder that `openlpu compile MODEL -o DIR` wrote"
     manifest = manifest_file.read(path, FORMAT, "there is no compiled model here", fix)
+    if damaged := [word for word in (*ABOUT_MODEL, "cycles_per_token", "chips") if word not in manifest]:
+        raise ProgramError(f"not a manifest that this version wrote: no {damaged[0]}", where=str(path), fix=AGAIN)
     if manifest["truepoint"] != truepoint.VERSION:
         what = f"made for numerics version {manifest['truepoint']}; this is version {truepoint.VERSION}"
         raise ProgramError(what, where=str(path), fix=AGAIN)
@@ -154,8 +156,11 @@ def refill(
     """Write the stored program with the weights of another graph into ``folder`` (None: in its place).
 
     What comes out is what :func:`save` would write of that graph.  Raises :class:`ProgramError` when the program is
-    damaged, or is not that of the graph, naming what differs.
+    damaged, or is not that of the graph, naming what differs; or when its folder holds what it did not write, which
+    would be lost.
     """
+    if folder is None:
+        require_own(stored)
     require_same(stored.outline, graph)
     about = {key: value for key, value in stored.manifest.items() if key not in ABOUT_MODEL}
     with new_folder(folder) if folder else replaced_folder(stored.folder) as new:
@@ -164,6 +169,15 @@ def refill(
                 (new / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(stored.file(name), new / name)
         return _finish(new, graph, about, model, stored.scheme, texts)
+
+
+def require_own(stored: Bundle) -> None:
+    """Refuse a folder in which somebody has put something else."""
+    own = {MANIFEST, *stored.manifest["sha256"]}
+    for path in sorted(stored.folder.rglob("*")):
+        if not path.is_dir() and path.relative_to(stored.folder).as_posix() not in own:
+            raise ProgramError("this file is no part of the compiled model and would be lost", where=str(path),
+                               fix="move it away, or write elsewhere: -o NEW")
 
 
 def require_same(stored: Graph, other: Graph) -> None:

@@ -21,17 +21,17 @@ EAST = 32  # streams below flow east
 HEAD = f"{'cycle':>9}  {'queue':<18} {'instruction':<15} {'operands':<44} operator"
 
 
-def select(run: ChipRun, unit: str = "") -> dict[str, NDArray]:
+def select(run: ChipRun, unit: str | None = None) -> dict[str, NDArray]:
     """The queues of a chip called ``unit``, or those of a unit of that name (``mem``, ``mxm``, ``mxm.weights``); all
     that are used, without a name.  Raises :class:`BadRequest` for a name that no queue has."""
     units = {name: unit_of_queue(name) for name in run.chip.queues}
     known = {*units, *units.values(), *(u.split(".")[0] for u in units.values())}
-    if unit and unit not in known:
+    if unit is not None and unit not in known:
         names = ", ".join(dict.fromkeys(u.split(".")[0] for u in units.values()))
         raise BadRequest(f"{run.chip.name} has no unit '{unit}'", where="unit",
                          fix=f"one of {names}, or a queue such as mem3, vxm0, mxmw0.weights")
     return {name: rows for name, rows in run.queues.items()
-            if len(rows) and (not unit or unit in (name, units[name], units[name].split(".")[0]))}
+            if len(rows) and (unit is None or unit in (name, units[name], units[name].split(".")[0]))}
 
 
 def lines(run: ChipRun, queues: Mapping[str, NDArray], first: int = 0, end: int | None = None) -> Iterator[str]:

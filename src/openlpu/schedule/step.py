@@ -52,7 +52,7 @@ def schedule_stage(
     :class:`~openlpu._base.errors.DoesNotFit` when what the scheduler adds finds no room.
     """
     assert stage.graph.level == "int", "the scheduler takes integer graphs"
-    _check(chunks, layout.chip)
+    _check(chunks, layout.chip, contexts[-1])
     sizes = steps(contexts, chunks)
     assert follows(begun, sizes), "segments are added behind those there are"
     left = (build(stage, layout, context, cabling, chunk) for context, chunk in sizes[len(begun) :])
@@ -77,12 +77,15 @@ def follows(begun: Sequence[Segment], sizes: Sequence[tuple[int, int]]) -> bool:
     return [(s.context, s.chunk) for s in begun] == [*sizes[: len(begun)]]
 
 
-def _check(chunks: Sequence[int], chip: Chip) -> None:
-    """A chunk's K rows are one load of the MXM, or a part that divides it."""
+def _check(chunks: Sequence[int], chip: Chip, context: int) -> None:
+    """A chunk's K rows are one load of the MXM, or a part that divides it; and no longer than the context."""
     able = [n for n in range(2, chip.weight_streams + 1) if chip.weight_streams % n == 0]
     for chunk in chunks:
         if chunk not in able:
             raise BadRequest(f"a chunk of {chunk} tokens", where="chunk", fix=f"use {', '.join(map(str, able))}")
+        if chunk > context:
+            raise BadRequest(f"a chunk of {chunk} tokens is longer than the context of {context}", where="chunk",
+                             fix="use a smaller one, or a longer context")
     if [*chunks] != sorted(set(chunks)):
         raise BadRequest("chunks do not ascend", where="chunk", fix="name each once, the smallest first")
 

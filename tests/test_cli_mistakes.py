@@ -1,0 +1,94 @@
+"""What a user gets wrong around programs: said at once, with what to do, and nothing is written or lost."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from openlpu._base import manifest
+from openlpu.cli import main
+
+PLACE = ["--chip", "tiny", "--context", "64"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Path:
+    folder = tmp_path_factory.mktemp("mistakes") / "model"
+    assert main(["compile", str(models / "smollm"), *PLACE, "-o", str(folder)]) == 0
+    return folder
+
+
+@pytest.mark.parametrize(("command", "what"), [
+    ("show DIR --html MISSING/a.html", "MISSING/a.html: its folder is missing"),
+    ("show DIR --perfetto DIR", "this is a folder"),
+    ("show DIR --html HERE/a --perfetto HERE/a", "trace and page cannot be one file"),
+    ("show DIR --chip 0 --cycles 99999999:", "cycles: it is done in"),
+    ("show DIR --chip 0 --unit ", "has no unit ''"),
+    ("show DIR/manifest.json", "this is a file, not a folder"),
+    ("validate --full --markdown MISSING/page.md", "its folder is missing"),
+    ("run DIR", "this is a program for chips, not a model"),
+    ("load-weights DIR demo -o DIR", "there is something here already"),
+    ("compile demo -o DIR/manifest.json/x", "this is a file, not a folder"),
+    ("compile demo -o .", "this is the folder you are in"),
+    ("compile demo --chip ", "unknown chip ''"),
+    ("compile demo --system ", "unknown system ''"),
+    ("compile demo --context -1", "the model has 1 to 512 positions"),
+    ("compile demo --context 8 --chunk 16", "a chunk of 16 tokens is longer than the context of 8"),
+    ("compile smollm2-135m --shapes-only --context 0", "a context of 0"),
+    ("compile smollm2-135m --shapes-only --context 999999", "the model has"),
+    ("compile --workload ", "'' is not a workload"),
+    ("compile --workload matmul:1x2x3:", "is not a workload"),
+    ("compile --workload matmul:99999999999x1x1", "99,999,999,999 is out of range"),
+])
+def test_it_is_said(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    command: str, what: str,
+) -> None:
+    (here := tmp_path / "here").mkdir()
+    monkeypatch.chdir(here)
+    names = {"DIR": str(made), "MISSING": str(tmp_path / "missing"), "HERE": str(here)}
+    for name, path in names.items():
+        command, what = command.replace(name, path), what.replace(name, path)
+    assert main(command.split(" ")) == 2
+    said = capsys.readouterr()
+    assert what in said.err and "\n  fix: " in said.err and not said.out
+    assert not [*here.iterdir()] and not (tmp_path / "missing").exists()
+
+
+def test_a_folder_taken_is_said_before_the_model_is_read(
+    tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "something").touch()
+    monkeypatch.setattr("openlpu.compile.compile", None)
+    assert main(["compile", str(models / "smollm"), "-o", str(tmp_path)]) == 2
+    assert "there is something here already" in capsys.readouterr().err
+
+
+def test_weights_do_not_take_the_place_of_a_users_file(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = made / "page.html"
+    assert main(["show", str(made), "--html", str(page)]) == 0
+    assert main(["load-weights", str(made), "demo"]) == 2
+    assert f"{page}: this file is no part of the compiled model and would be lost" in capsys.readouterr().err
+    page.unlink()
+
+
+def test_a_manifest_that_lacks_something_is_refused(made: Path, tmp_path: Path, capsys) -> None:
+    whole = json.loads((made / "manifest.json").read_text())
+    for word in ("truepoint", "weights", "sha256", "chips"):
+        (tmp_path / "manifest.json").write_text(json.dumps({k: v for k, v in whole.items() if k != word}))
+        assert main(["show", str(tmp_path)]) == 2
+        assert f"no {word}\n  fix: compile the model again" in capsys.readouterr().err
+
+
+def test_a_file_is_whole_or_as_before(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_text("before")
+    with pytest.raises(KeyboardInterrupt), manifest.new_file(path) as made:
+        made.write_text("half")
+        raise KeyboardInterrupt
+    assert path.read_text() == "before" and [*tmp_path.iterdir()] == [path]
+    with manifest.new_file(Path(os.devnull)) as made:
+        assert made == Path(os.devnull), "a device is written, not replaced"
