@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openlpu.arch.chip import Chip
+from openlpu.arch.encoding import extents
 from openlpu.arch.group import Group
 from openlpu.arch.isa import BY_NAME, TABLE, columns_of, unit_of_queue
 from openlpu.arch.link import Link, port_queue
@@ -101,6 +102,21 @@ class Segment:
         """Where the logits lie."""
         return self.tensors[list(self.tensors)[-1]]
 
+    def held(self, more: int) -> Segment | None:
+        """The same, whose chip sets its clock right for ``more`` cycles longer before it begins: everything else comes
+        later.  None if delays would take other bytes, and so pages of instructions begin elsewhere."""
+        queues = {}
+        for name, rows in self.queues.items():
+            later = rows.copy()
+            later["cycle"] += more
+            if len(rows) and rows["op"][0] == HOLD:
+                later["cycle"][0] = 0
+                later["delay"][0] += more
+            if not np.array_equal(extents(later[:2])[1], extents(rows[:2])[1]):
+                return None
+            queues[name] = later
+        return replace(self, queues=queues, cycles=self.cycles + more)
+
 
 @dataclass(frozen=True)
 class Program:
@@ -153,6 +169,13 @@ class StageProgram:
         """By role, what its SRAM holds before the first token."""
         items = self.program.resident
         return tuple(tuple(replace(i, source=i.source.of(r)) for i in items) for r in range(self.tensor))
+
+    def held(self, more: int) -> StageProgram | None:
+        """:meth:`Segment.held` of every segment."""
+        segments = tuple(s for s in (segment.held(more) for segment in self.program.segments) if s)
+        if len(segments) < len(self.program.segments):
+            return None
+        return replace(self, program=replace(self.program, segments=segments))
 
     def rows(self, rows: Rows, role: int) -> Rows:
         """Where a role's chip leaves a value, and which channels it has there."""

@@ -1,6 +1,7 @@
 """The stages of a split and the cables between their chips in; a program per kind of stage out.
 
-Chips set their clocks right before a token, for as long as the programs need; so these may be made twice.
+Chips set their clocks right before a token, for as long as the programs need; a program that waits longer is the same,
+later.
 """
 
 from __future__ import annotations
@@ -84,15 +85,16 @@ def schedule_system(
     Raises what :func:`~openlpu.place.layout.place_stage` and :func:`~openlpu.schedule.step.schedule_stage` raise.
     """
     programs = programs or Programs(chip, context, requests)
-    head = pace.wait(pace.stretch) if pace else 0
+    head, more = pace.wait(pace.stretch) if pace else 0, 0
     while True:
         cablings = _cablings(local, hops, pace, head)
         by_stage = programs.of(shards.stages, cablings, tuple(contexts), tuple(chunks))
-        made = _listed(shards, by_stage, local, hops)
-        needed = pace.wait(head + made.alone()) if pace else 0
-        if needed <= head:
-            return made
-        head = needed
+        while made := _listed(shards, by_stage, local, hops, more):
+            needed = pace.wait(head + more + made.alone()) if pace else 0
+            if needed <= head + more:
+                return made
+            more = needed - head
+        head, more = head + more, 0
 
 
 def _cablings(local: Group | None, hops: Sequence[Hop], pace: Pace | None, head: int) -> list[Cabling]:
@@ -104,11 +106,14 @@ def _cablings(local: Group | None, hops: Sequence[Hop], pace: Pace | None, head:
 
 
 def _listed(
-    shards: Shards, by_stage: Sequence[StageProgram], local: Group | None, hops: Sequence[Hop]
-) -> SystemProgram:
-    """The programs of all stages, each listed once."""
+    shards: Shards, by_stage: Sequence[StageProgram], local: Group | None, hops: Sequence[Hop], more: int
+) -> SystemProgram | None:
+    """The programs of all stages, each listed once and held ``more`` cycles; None if one cannot be."""
     assert len(hops) == len(shards.stages) - 1, "a hop from each stage to the next"
-    programs = list({id(program): program for program in by_stage}.values())
-    numbers = {id(program): i for i, program in enumerate(programs)}
-    return SystemProgram(shards.split, tuple(programs), tuple(numbers[id(program)] for program in by_stage),
+    alike = {id(program): program for program in by_stage}
+    numbers = {key: i for i, key in enumerate(alike)}
+    programs = [program.held(more) if more else program for program in alike.values()]
+    if None in programs:
+        return None
+    return SystemProgram(shards.split, tuple(p for p in programs if p), tuple(numbers[id(p)] for p in by_stage),
                          tuple(stage.first for stage in shards.stages), local, tuple(hops))
