@@ -149,7 +149,8 @@ def _token_node(b: Build, node: Node, place: int, rope_rows: Sequence[RopeRow]) 
     inputs, out = node.inputs, (node.output, place)
     if node.op == "quantize":
         size, known = b.graph.values[node.output].size, _known(b, inputs[1:], place)
-        b.coded[out] = codes.quantize(b, b.floats[inputs[0], place], size, node.attrs["wide"], known)
+        squared = any(reader.op == "rms" and reader.inputs[1] == node.output for reader in b.graph.nodes)
+        b.coded[out] = codes.quantize(b, b.floats[inputs[0], place], size, node.attrs["wide"], known, squared=squared)
     elif node.op == "rms":
         b.coded[out] = codes.rms(b, node, b.coded[inputs[0], place], b.coded[inputs[1], place])
     elif node.op == "route":

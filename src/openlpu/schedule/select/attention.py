@@ -24,7 +24,7 @@ from openlpu.place.emplace import Source
 from openlpu.place.host import seen_row
 from openlpu.schedule.expression import Op, Operand
 from openlpu.schedule.guide import Guide
-from openlpu.schedule.select import cache
+from openlpu.schedule.select import cache, lane_sum
 from openlpu.schedule.select.build import Build, Floats
 from openlpu.schedule.select.codes import (
     above,
@@ -252,19 +252,13 @@ def _planes(b: Build, trees: Sequence[Op]) -> list[tuple[Vec, Vec]]:
 @scoped
 def _totals(b: Build, rows: list[list[tuple[Vec, Vec]]]) -> list[list[Vec]]:
     """[head][block]: Σ round(e * 32512) over lanes, in every lane as fp32: a product with a tile of ones."""
-    m = b.mxm
-    plane = m.pick()
-    ones = cache.ones(b, plane.hemisphere)
-    for group in range(b.chip.superlanes):
-        m.load(plane, group, ones)
-    m.install(plane)
+    plane = lane_sum.ones(b)
     return [[b.vxm.evaluate(_sum(b, plane, pair)) for pair in blocks] for blocks in rows]
 
 
 def _sum(b: Build, plane: Plane, pair: tuple[Vec, Vec]) -> Op:
-    """256 * Σ high + Σ low, joined as integers, as fp32."""
-    low, high = _both(b, plane, pair, direct=True)
-    return Op("to_float", Op("add_mod", Op("shift_left", high, 8), low))
+    """256 * Σ high + Σ low as fp32."""
+    return Op("to_float", lane_sum.total(b, plane, [pair]))
 
 
 @scoped

@@ -45,12 +45,16 @@ class Floats:
 
 @dataclass(frozen=True)
 class Coded:
-    """Integer codes: low planes, high planes where a wide channel sits, the scale in all lanes."""
+    """Integer codes: low planes, high planes where a wide channel sits, the scale in all lanes.
+
+    ``squares``: byte planes of the products that ``rms`` sums, as :func:`~openlpu.schedule.select.codes.products` lists
+    them, where they were made beside the codes."""
 
     lanes: Lanes
     low: list[Vec]
     high: list[Vec | None]
     scale: Vec
+    squares: list[list[tuple[Vec, Vec]]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

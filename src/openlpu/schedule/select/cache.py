@@ -146,12 +146,3 @@ def _write_scales(b: Build, table: Vec, scales: Sequence[Vec], side: int) -> Vec
     new = b.vxm.evaluate(joined(b, [*own, kept]), b.asm.side(side) + block.slices)
     ready, ids = b.mem.scatter(new, [(block, 0)] * 4, table.slices, table.address, range(4))
     return Vec(table.slices, table.address, ready, ids, True)
-
-
-def ones(b: Build, hemisphere: int) -> Vec:
-    """16 weight rows of ones in a hemisphere."""
-    name, homes = f"constants.ones{hemisphere}", b.layout.homes
-    if name not in homes.homes:
-        data = np.ones((b.chip.weight_streams, 1, b.chip.lanes), np.uint8)
-        homes.keep_tile(name, Source("bytes", data=data), homes.tile_slices(hemisphere), 1)
-    return b.home(name)

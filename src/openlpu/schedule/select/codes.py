@@ -9,6 +9,7 @@ import numpy as np
 from openlpu.arch.truepoint import codes as tp
 from openlpu.graph.ir import Node
 from openlpu.schedule.expression import Op, Operand
+from openlpu.schedule.select import lane_sum
 from openlpu.schedule.select.build import Build, Coded, Floats
 from openlpu.schedule.temporaries import scoped
 from openlpu.schedule.units.vxm import Want
@@ -112,15 +113,16 @@ def scale(b: Build, x: Floats, size: int, wide: int) -> Op:
 FUSED = 3  # vectors of codes that are made in one go with their scale
 
 
-def quantize(b: Build, x: Floats, size: int, wide: int, known: Vec | None = None) -> Coded:
-    """Codes of a value of ``size`` channels, of which the first ``wide`` take two planes; ``known``: their scale."""
+def quantize(b: Build, x: Floats, size: int, wide: int, known: Vec | None = None, *, squared: bool = False) -> Coded:
+    """Codes of a value of ``size`` channels, of which the first ``wide`` take two planes; ``known``: their scale;
+    ``squared``: ``rms`` will want their squares."""
     factor = known or scale(b, x, size, wide)
     inverse: Op | Vec = reciprocal(factor)
     if len(x.vecs) > FUSED:
         made = b.vxm.results([Want(x) for x in (inverse, factor) if isinstance(x, Op)])
         inverse, factor = made[0], factor if isinstance(factor, Vec) else made[-1]
     trees: list[Op] = []
-    is_high = []
+    is_high, squares = [], list[list[tuple[Vec, Vec]]]()
     for v, vec in enumerate(x.vecs):
         wides = (x.lanes.channel[:, v] >= 0) & (x.lanes.channel[:, v] < wide)
         limit: int | tuple[Vec, Vec] = tp.WIDE_MAX if wide == size else tp.NARROW_MAX
@@ -134,44 +136,57 @@ def quantize(b: Build, x: Floats, size: int, wide: int, known: Vec | None = None
         high = [high_plane(b, code) if wides else None for code, wides in zip(low, is_high, strict=True)]
     else:
         highs = [above(code) for code, wides in zip(trees, is_high, strict=True) if wides]
-        made = b.vxm.sides([*trees, *highs], [factor] if isinstance(factor, Op) else [])
-        factor = factor if isinstance(factor, Vec) else made[-1]
-        low, rest = made[: len(trees)], iter(made[len(trees) :])
+        words = _words(trees, is_high) if squared else []
+        flat = [x for own in words for word in own for x in (word, above(word))]
+        made = b.vxm.sides([*trees, *highs], [*flat, *([factor] if isinstance(factor, Op) else [])])
+        rest = iter(made)
+        low = [next(rest) for _ in trees]
         high = [next(rest).plane(1) if wides else None for wides in is_high]
-    return Coded(x.lanes, [code.plane(0) for code in low], high, stored(b, factor))
+        squares = [[(next(rest).plane(0), next(rest).plane(1)) for _ in own] for own in words]
+        factor = factor if isinstance(factor, Vec) else next(rest)
+    return Coded(x.lanes, [code.plane(0) for code in low], high, stored(b, factor), squares)
+
+
+def _words(codes: Sequence[Op], is_high: Sequence[bool]) -> list[list[Op]]:
+    """:func:`products` of codes that are not in SRAM yet."""
+    highs = [Op("shift_right", above(code), 8) if wide else None for code, wide in zip(codes, is_high, strict=True)]
+    lows = [Op("sub_mod", code, Op("shift_left", h, 8)) if h else code for code, h in zip(codes, highs, strict=True)]
+    return products(lows, highs)
 
 
 def rms(b: Build, node: Node, q: Coded, reference: Coded) -> Coded:
-    """Codes whose scale is times 1/rms of the reference: Σcode² is the MXM's product of a vector with itself."""
+    """Codes whose scale is times 1/rms of the reference; squares of its codes are words that a tile of ones sums."""
     size = b.graph.values[node.output].size
-    total: Op = Op("to_float", _product(b, reference.low, reference.low))
-    if any(h is not None for h in reference.high):
-        lows = [low for low, high in zip(reference.low, reference.high, strict=True) if high is not None]
-        highs = [high for high in reference.high if high is not None]
-        total = squares(_product(b, highs, highs), _product(b, lows, highs), total)
+    plane = lane_sum.ones(b)
+    found = reference.squares or [
+        [(made.plane(0), b.vxm.evaluate(above(made)).plane(1)) for word in words for made in [b.vxm.evaluate(word)]]
+        for words in products(reference.low, reference.high)
+    ]
+    ll, *wide = [Op("to_float", lane_sum.total(b, plane, words)) for words in found]
+    total = squares(*wide, ll) if wide else ll
     factor = rms_factor(total, reference.scale, size, node.attrs["eps"])
     return Coded(q.lanes, q.low, q.high, b.vxm.evaluate(Op("mul", q.scale, factor)))
 
 
-def squares(hh: Vec, hl: Vec, ll: Op) -> Op:
-    """Σcode² from the three sums of products of planes: (hh * 65536 + hl * 512) + ll."""
-    return Op("add", Op("add", Op("mul", Op("to_float", hh), 65536.0), Op("mul", Op("to_float", hl), 512.0)), ll)
+def products(low: Sequence[Operand], high: Sequence[Operand | None]) -> list[list[Op]]:
+    """Products of the planes of codes, each below 2**15: low * low; where any is wide also high * high, high * low."""
+    both = [(h, l) for h, l in zip(high, low, strict=True) if h is not None]
+    out = [[Op("mul_mod", x, x) for x in low]]
+    if both:
+        out += [[Op("mul_mod", h, h) for h, _ in both], [Op("mul_mod", h, l) for h, l in both]]
+    return out
+
+
+def squares(hh: Op, hl: Op, ll: Op) -> Op:
+    """Σcode² from the three sums of products of planes: (hh * 65536 + hl * 512) + ll.
+
+    All come from one plane: hl waits, or it would want the cycles of hh.
+    """
+    later = Op("pass", Op("pass", Op("mul", hl, 512.0)))
+    return Op("add", Op("add", Op("mul", hh, 65536.0), later), ll)
 
 
 def rms_factor(total: Op, scale: Vec, size: int, eps: float) -> Op:
     """1/rms from Σcode²: rsqrt(total * scale² / size + eps)."""
     mean = Op("mul", Op("mul", total, Op("mul", scale, scale)), float_of(np.float32(1 / size)))
     return Op("rsqrt", Op("add", mean, float_of(np.float32(eps))))
-
-
-def _product(b: Build, weights: list[Vec], rows: list[Vec]) -> Vec:
-    """Σ over vectors and lanes of weights * rows, exact int32, in every lane: each row of the array is one vector."""
-    plane = b.mxm.pick()
-    slot = b.mxm.new_slot(plane)
-    out: Vec | None = None
-    for i, (weight, row) in enumerate(zip(weights, rows, strict=True)):
-        b.mxm.load(plane, 0, weight, b.chip.superlanes)
-        b.mxm.install(plane)
-        out = b.mxm.activate(plane, row, slot, clear=i == 0, emit=i == len(rows) - 1)
-    assert out is not None, "the last activation emits"
-    return out

@@ -38,7 +38,7 @@ def _factors(b: Build, node: Node, vec: Vec, starts: list[int]) -> list[Op]:
     hh = _products(b, high_plane(b, code), own_high)
     factors = []
     for i, mask in enumerate(masks):
-        total = squares(hh[i], ll[len(own) + i], Op("to_float", ll[i]))
+        total = squares(*(Op("to_float", x) for x in (hh[i], ll[len(own) + i], ll[i])))
         factor = b.vxm.evaluate(rms_factor(total, scale, b.heads.dim, node.attrs["eps"]))
         factors.append(Op("mask", factor, mask))
     return factors
