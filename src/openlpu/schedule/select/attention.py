@@ -75,10 +75,13 @@ def attention(b: Build, node: Node, q: Mapping[int, Floats], k: Sequence[Floats]
     vectors = range(k[0].lanes.vectors)
     if "centre" in node.params:
         k = [_centred(b, node, x) for x in k]
-    k_rows = [cache.write(b, f"{node.where}.k", k, c, side, bits, transposed=False) for c in vectors]
-    v_rows = [cache.write(b, f"{node.where}.v", v, c, side, bits, transposed=True) for c in vectors]
     softmax_scale = float(np.float32(node.attrs["softmax_scale"]))
+    # What scores wait for comes first: K's codes, which become weights, then the queries'.
+    keys = [[cache.coded(b, x.vecs[c], bits) for x in k] for c in vectors]
     queries = {place: _query_codes(b, x, softmax_scale, scale.get(place)) for place, x in q.items()}
+    k_rows = [cache.write(b, f"{node.where}.k", keys[c], c, side, bits, transposed=False) for c in vectors]
+    v_rows = [cache.write(b, f"{node.where}.v", [cache.coded(b, x.vecs[c], bits) for x in v], c, side, bits,
+                          transposed=True) for c in vectors]
     out: dict[int, list[Vec]] = {place: [] for place in q}
     for c in vectors:
         members, own = range(b.heads.group), b.heads.heads_in(c)

@@ -62,26 +62,27 @@ class Rows:
 
 
 @scoped
-def write(b: Build, where: str, tokens: Sequence[Floats], c: int, side: int, bits: int, *, transposed: bool) -> Rows:
-    """Quantise kv vector ``c`` of K or V of all tokens, heads side by side, and scatter codes and scales into the
-    cache."""
-    codes, own = zip(*(_codes(b, x.vecs[c], bits) for x in tokens), strict=True)
-    heads, scales = b.heads.heads_in(c), {}
-    for g, lane in heads:
-        mask, first = b.mask(b.heads.mask(lane)), b.heads.dim
-        trees = [b.lane_max(Op("mask", x, mask), "max", first=first, many=len(heads)) for x in own]
-        scales[g] = _write_scales(b, b.home(f"kv.{where}.scale{g}"), [b.vxm.evaluate(tree) for tree in trees], side)
+def write(b: Build, where: str, tokens: Sequence[tuple[Op, Vec]], c: int, side: int, bits: int, *,
+          transposed: bool) -> Rows:
+    """Scatter the codes of kv vector ``c`` of K or V of all tokens (see :func:`coded`), heads side by side, and their
+    scales into the cache."""
+    codes, own = zip(*tokens, strict=True)
     groups = b.heads.channel_groups if transposed else BLOCK // b.chip.weight_streams
     shifted = [(codes, 0), ([Op("add_mod", code, 128) for code in codes], 1)] if bits == 16 else [(codes, 0)]
     planes = tuple(
         _write_plane(b, b.home(f"kv.{where}.{c}.{i}"), trees, byte, groups, side, transposed=transposed)
         for i, (trees, byte) in enumerate(shifted)
     )
+    heads, scales = b.heads.heads_in(c), {}
+    for g, lane in heads:
+        mask, first = b.mask(b.heads.mask(lane)), b.heads.dim
+        trees = [b.lane_max(Op("mask", x, mask), "max", first=first, many=len(heads)) for x in own]
+        scales[g] = _write_scales(b, b.home(f"kv.{where}.scale{g}"), [b.vxm.evaluate(tree) for tree in trees], side)
     return Rows(planes, groups, scales, b.layout.requests)
 
 
 @scoped
-def _codes(b: Build, x: Vec, bits: int) -> tuple[Op, Vec]:
+def coded(b: Build, x: Vec, bits: int) -> tuple[Op, Vec]:
     """(codes, scale) of one token, the scale of each head in its lanes.  Codes of 4 bits lie between the lower end of
     the head's lanes and 0, and the upper one."""
     if bits > 4:

@@ -148,9 +148,10 @@ def quantize(b: Build, x: Floats, size: int, wide: int, known: Vec | None = None
 
 
 def _words(codes: Sequence[Op], is_high: Sequence[bool]) -> list[list[Op]]:
-    """:func:`products` of codes that are not in SRAM yet."""
+    """:func:`products` of codes that are not in SRAM yet; both planes of a wide one are there in the same cycle."""
     highs = [Op("shift_right", above(code), 8) if wide else None for code, wide in zip(codes, is_high, strict=True)]
-    lows = [Op("sub_mod", code, Op("shift_left", h, 8)) if h else code for code, h in zip(codes, highs, strict=True)]
+    lows = [Op("shift_right", Op("shift_left", code, 24), 24) if wide else code
+            for code, wide in zip(codes, is_high, strict=True)]
     return products(lows, highs)
 
 
@@ -180,10 +181,10 @@ def products(low: Sequence[Operand], high: Sequence[Operand | None]) -> list[lis
 def squares(hh: Op, hl: Op, ll: Op) -> Op:
     """Σcode² from the three sums of products of planes: (hh * 65536 + hl * 512) + ll.
 
-    All come from one plane: hl waits, or it would want the cycles of hh.
+    All come from one plane: hh is there first and waits, or hl would want the same cycles.
     """
-    later = Op("pass", Op("pass", Op("mul", hl, 512.0)))
-    return Op("add", Op("add", Op("mul", hh, 65536.0), later), ll)
+    first = Op("pass", Op("pass", Op("mul", hh, 65536.0)))
+    return Op("add", Op("add", first, Op("mul", hl, 512.0)), ll)
 
 
 def rms_factor(total: Op, scale: Vec, size: int, eps: float) -> Op:
