@@ -13,13 +13,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from openlpu.arch.truepoint import BLOCK
 from openlpu.arch.truepoint.codes import INV_NARROW, INV_NIBBLE, INV_WIDE, NARROW_MAX, NIBBLE_MAX, WIDE_MAX
-from openlpu.place.emplace import Source
 from openlpu.schedule.expression import Op
-from openlpu.schedule.select.build import Build, Floats
+from openlpu.schedule.select.build import Build
 from openlpu.schedule.select.codes import amax, at_least_floor, chain, code_of, float_of, reciprocal, scale_of
 from openlpu.schedule.temporaries import scoped
 from openlpu.schedule.units.vxm import Want

@@ -159,22 +159,25 @@ def rms(b: Build, node: Node, q: Coded, reference: Coded) -> Coded:
     """Codes whose scale is times 1/rms of the reference; squares of its codes are words that a tile of ones sums."""
     size = b.graph.values[node.output].size
     plane = lane_sum.ones(b)
-    found = reference.squares or [
-        [(made.plane(0), b.vxm.evaluate(above(made)).plane(1)) for word in words for made in [b.vxm.evaluate(word)]]
-        for words in products(reference.low, reference.high)
-    ]
+    found = reference.squares or [_stored_words(b, own) for own in products(reference.low, reference.high)]
     ll, *wide = [Op("to_float", lane_sum.total(b, plane, words)) for words in found]
-    total = squares(*wide, ll) if wide else ll
+    total = squares(wide[0], wide[1], ll) if wide else ll
     factor = rms_factor(total, reference.scale, size, node.attrs["eps"])
     return Coded(q.lanes, q.low, q.high, b.vxm.evaluate(Op("mul", q.scale, factor)))
 
 
+def _stored_words(b: Build, words: Sequence[Op]) -> list[tuple[Vec, Vec]]:
+    """Both byte planes of words, in SRAM."""
+    made = [b.vxm.results([Want(word), Want(above(word))]) for word in words]
+    return [(low.plane(0), high.plane(1)) for low, high in made]
+
+
 def products(low: Sequence[Operand], high: Sequence[Operand | None]) -> list[list[Op]]:
     """Products of the planes of codes, each below 2**15: low * low; where any is wide also high * high, high * low."""
-    both = [(h, l) for h, l in zip(high, low, strict=True) if h is not None]
+    wide = [(top, under) for top, under in zip(high, low, strict=True) if top is not None]
     out = [[Op("mul_mod", x, x) for x in low]]
-    if both:
-        out += [[Op("mul_mod", h, h) for h, _ in both], [Op("mul_mod", h, l) for h, l in both]]
+    if wide:
+        out += [[Op("mul_mod", top, top) for top, _ in wide], [Op("mul_mod", top, under) for top, under in wide]]
     return out
 
 

@@ -1,5 +1,4 @@
-"""Words as pairs of byte planes in; their exact sums over all lanes, in every lane, out: products with a tile of ones on
-the MXM."""
+"""Words as pairs of byte planes in; exact sums over all lanes, in every lane, out: products with a tile of ones."""
 
 from __future__ import annotations
 
