@@ -200,7 +200,8 @@ def test_a_larger_known_model_is_reported_without_its_weights():
     with pytest.raises(DoesNotFit, match="lpu-v1: .* are asked of 231 MB of SRAM") as report:
         place(graph, load_chip("lpu-v1"))
     page = Path(__file__).resolve().parents[2] / "docs" / "07-place.md"
-    assert str(report.value) in page.read_text("utf-8"), f"put into the page:\n{report.value}"
+    what, _ = str(report.value).splitlines()
+    assert what in page.read_text("utf-8"), f"put into the page:\n{what}"
 
 
 def test_a_map_decides_the_bank_so_nothing_shares_its_cycle():
