@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
 from numpy.typing import NDArray
 
 from openlpu.arch.chip import Chip
@@ -90,9 +91,9 @@ def report(chip: Chip, segment: Segment) -> Report:
 def critical_path(chip: Chip, segment: Segment, until: int | None = None) -> tuple[Piece, ...]:
     """The pieces of a segment's critical path in order of time: to its last logit, or to the dispatch of instruction
     ``until``."""
-    dispatches = _dispatches(chip, segment)
+    dispatches = _Dispatches(chip, segment)
     last = _last_logit(dispatches, segment) if until is None else until
-    walk = _walk(dispatches, _operands(segment), last)
+    walk = _walk(dispatches, _Operands(segment), last)
     end, pieces = dispatches[last].cycle, []
     if until is None:
         end += dispatches[last].latency
@@ -133,31 +134,45 @@ def _last_logit(dispatches: Mapping[int, Dispatch], segment: Segment) -> int:
     """The id of the write that ends the token."""
     outputs = segment.claims.outputs
     logits = set(outputs["writer"][~outputs["indirect"]].tolist())
-    writes = (n for queue, rows in segment.queues.items() if queue.startswith("mem") for n in rows["id"].tolist())
-    return max((n for n in writes if n in logits), key=lambda n: dispatches[n].cycle)
+    writes = [rows["id"] for queue, rows in segment.queues.items() if queue.startswith("mem")]
+    return max((n for n in np.concatenate(writes).tolist() if n in logits), key=lambda n: dispatches[n].cycle)
 
 
-def _dispatches(chip: Chip, segment: Segment) -> dict[int, Dispatch]:
-    out = {}
-    for queue, rows in segment.queues.items():
-        if not len(rows):
-            continue
-        position, unit = chip.queue_position(queue), unit_of_queue(queue).split(".")[0].upper()
-        for op, cycle, number in zip(rows["op"].tolist(), rows["cycle"].tolist(), rows["id"].tolist(), strict=True):
-            row = TABLE[op]
-            latency = chip.latency[row.latency] if row.latency else 0
-            out[number] = Dispatch(cycle, position, unit, latency, row.name)
-    return out
+class _Dispatches(dict[int, Dispatch]):
+    """Instructions by id, made when they are asked for: a path meets few of them."""
+
+    def __init__(self, chip: Chip, segment: Segment) -> None:
+        self.chip, self.queues = chip, [(name, rows) for name, rows in segment.queues.items() if len(rows)]
+        numbers = np.concatenate([rows["id"] for _, rows in self.queues])
+        self.order = np.argsort(numbers)
+        self.numbers = numbers[self.order]
+        self.begins = np.cumsum([0, *(len(rows) for _, rows in self.queues)])
+
+    def __missing__(self, number: int) -> Dispatch:
+        at = int(self.order[np.searchsorted(self.numbers, number)])
+        queue = int(np.searchsorted(self.begins, at, "right")) - 1
+        name, rows = self.queues[queue]
+        row = rows[at - int(self.begins[queue])]
+        assert row["id"] == number, f"instruction {number} is in a queue"
+        made = TABLE[int(row["op"])]
+        latency = self.chip.latency[made.latency] if made.latency else 0
+        unit = unit_of_queue(name).split(".")[0].upper()
+        self[number] = found = Dispatch(int(row["cycle"]), self.chip.queue_position(name), unit, latency, made.name)
+        return found
 
 
-def _operands(segment: Segment) -> dict[int, list[int]]:
+class _Operands(dict[int, list[int]]):
     """Instruction id -> ids whose values it reads."""
-    out: dict[int, list[int]] = {}
-    reads = segment.claims.reads
-    for reader, writer in zip(reads["reader"].tolist(), reads["writer"].tolist(), strict=True):
-        if writer != RESIDENT:
-            out.setdefault(reader, []).append(writer)
-    return out
+
+    def __init__(self, segment: Segment) -> None:
+        reads = segment.claims.reads[segment.claims.reads["writer"] != RESIDENT]
+        order = np.argsort(reads["reader"], kind="stable")
+        self.reader, self.writer = reads["reader"][order], reads["writer"][order]
+
+    def __missing__(self, number: int) -> list[int]:
+        first, end = np.searchsorted(self.reader, (number, number + 1))
+        self[number] = found = self.writer[first:end].tolist()
+        return found
 
 
 class _Available(dict[int, int]):
@@ -174,7 +189,7 @@ class _Available(dict[int, int]):
         d = self.dispatches[writer]
         if d.name in PASSIVE or d.unit == ALUS:
             work = d.latency if d.unit == ALUS else 0
-            time = work + max((self[w] for w in self.operands.get(writer, [])), default=0)
+            time = work + max((self[w] for w in self.operands[writer]), default=0)
         else:
             time = d.done
         self[writer] = time
@@ -182,7 +197,7 @@ class _Available(dict[int, int]):
 
 
 def _walk(
-    dispatches: dict[int, Dispatch], operands: dict[int, list[int]], last: int
+    dispatches: Mapping[int, Dispatch], operands: Mapping[int, list[int]], last: int
 ) -> Iterator[tuple[str, int, int]]:
     """(kind, cycles, the instruction charged) from the end of the token back to its first cycle.
 
@@ -190,7 +205,7 @@ def _walk(
     """
     now, due, available = last, 0, _Available(dispatches, operands)
     yield dispatches[now].unit, dispatches[now].latency, now
-    while operands.get(now):
+    while operands[now]:
         here = dispatches[now]
         before = max(operands[now], key=lambda w: (available[w], dispatches[w].cycle))
         there = dispatches[before]

@@ -183,7 +183,7 @@ def products(low: Sequence[Operand], high: Sequence[Operand | None]) -> list[lis
     return out
 
 
-def squares(hh: Op, hl: Op, ll: Op) -> Op:
+def squares(hh: Operand, hl: Operand, ll: Operand) -> Op:
     """Σcode² from the three sums of products of planes: (hh * 65536 + hl * 512) + ll.
 
     All come from one plane: hh is there first and waits, or hl would want the same cycles.
@@ -192,7 +192,7 @@ def squares(hh: Op, hl: Op, ll: Op) -> Op:
     return Op("add", Op("add", first, Op("mul", hl, 512.0)), ll)
 
 
-def rms_factor(total: Op, scale: Vec, size: int, eps: float) -> Op:
+def rms_factor(total: Operand, scale: Vec, size: int, eps: float) -> Op:
     """1/rms from Σcode²: rsqrt(total * scale² / size + eps)."""
     mean = Op("mul", Op("mul", total, Op("mul", scale, scale)), float_of(np.float32(1 / size)))
     return Op("rsqrt", Op("add", mean, float_of(np.float32(eps))))
