@@ -37,6 +37,7 @@ POINT_S = 0.01  # wall seconds of samples of a point in a round, as long as they
 LEAST, MOST, LONG = 4, 15, 5  # at least so many, even if that takes some times as long, and at most so many
 FILL = 60  # in every byte of a cache: a scale of 0.0115, so that nothing is subnormal; untouched pages would all be one
 SIZES_MB = (4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 64, 96, 192)  # what the reading loop walks through
+TICK = 1e-9  # seconds that anything takes at least
 CORE_CACHE = Path("/sys/devices/system/cpu/cpu0/cache/index2/size")
 KINDS = ("linear", "rows", "attention")
 NOTHING = "nothing"  # a step without stages: what calling native code takes
@@ -224,7 +225,7 @@ def _prices(plans: dict[str, dict[str, Plan]], setting: cost.Setting, medians: d
         points = [key for key in medians if key[1] == kind]
         counts = [cost.work(plans[name][kind], setting, _step(rows, seen)) for name, _, rows, seen in points]
         kinds = sorted({what for count in counts for what in count if what.startswith(f"{kind}: ")})
-        took = np.array([medians[key] for key in points])
+        took = np.maximum([medians[key] for key in points], TICK)
         rest = took - np.array([cost.seconds(count, prices) for count in counts])
         matrix = np.array([[count[what] for what in kinds] for count in counts])
         prices |= dict(zip(kinds, nonnegative(matrix / took[:, None], rest / took).tolist(), strict=True))
