@@ -91,6 +91,7 @@ _ABSENT: Mapping[str, _Absent] = {
     ),
 }
 ARCHITECTURES = tuple(_ABSENT)
+ENCODERS = ("bert", "roberta", "distilbert")  # :mod:`openlpu.checkpoint.encoder` reads them
 ROPE_KINDS = ("default", "linear", "llama3", "yarn")
 FULL, SLIDING = "full_attention", "sliding_attention"  # the words of layer_types
 SWIGLU_LIMIT = 7.0  # of gpt_oss
@@ -105,7 +106,7 @@ def read(config: Fields, generation: Fields, context: int | None = None) -> Mode
     """
     architecture = config.text("model_type")
     if architecture not in _ABSENT:
-        known = f"one of: {', '.join(ARCHITECTURES)}"
+        known = f"one of: {', '.join((*ARCHITECTURES, *ENCODERS))}"
         raise Unsupported(f"unknown architecture '{architecture}'", where=config.where("model_type"), fix=known)
     absent = _ABSENT[architecture]
     _check_supported(config)

@@ -16,7 +16,7 @@ from openlpu._base.progress import Progress, silent
 from openlpu._base.text import dump
 from openlpu.checkpoint import chat as chat_template
 from openlpu.checkpoint import config as model_config
-from openlpu.checkpoint import hub, memory
+from openlpu.checkpoint import encoder, hub, memory
 from openlpu.checkpoint.chat import Chat
 from openlpu.checkpoint.config import ModelConfig
 from openlpu.checkpoint.fields import Fields
@@ -89,7 +89,7 @@ def load(
     the field.
     """
     source = onnx.open_file(name, context) if onnx.is_onnx(name) else _open(name, progress)
-    config = model_config.read(source.config, source.generation, context)
+    config = _config(source.config, source.generation, context)
     memory.check(config, source.tensors, memory.available() if room is None else room)
     tokenizer = source.tokenizer()
     if tokenizer.size > config.vocab:
@@ -107,7 +107,12 @@ def read_shape(path: Path, context: int | None = None) -> ModelConfig:
     """The configuration of a ``config.json`` (or of the folder it lies in), of which nothing else is looked at."""
     folder = path.parent if path.name == "config.json" else path
     fields = Fields.read(folder / "config.json")
-    return model_config.read(fields, Fields.optional(folder / "generation_config.json"), context)
+    return _config(fields, Fields.optional(folder / "generation_config.json"), context)
+
+
+def _config(config: Fields, generation: Fields, context: int | None) -> ModelConfig:
+    """The shape of a decoder or an encoder."""
+    return encoder.read(config, context) if encoder.is_encoder(config) else model_config.read(config, generation, context)
 
 
 def read_texts(folder: Path, config: ModelConfig) -> Checkpoint:

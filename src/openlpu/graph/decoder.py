@@ -5,15 +5,15 @@ The file of an architecture in ``graph/models/`` says which variant; this file s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from openlpu.checkpoint.config import ModelConfig
-from openlpu.checkpoint.tensors import Tensors
 from openlpu.graph.ir import Builder, Graph
+from openlpu.graph.parameters import Parameters
 
 
 @dataclass(frozen=True)
@@ -48,54 +48,20 @@ def build(config: ModelConfig, tensors: Mapping[str, np.ndarray], variant: Varia
 
     Raises what :meth:`Tensors.require` raises when a file's tensor is missing or has the wrong shape or type.
     """
-    return _Decoder(config, _Parameters(tensors), variant).run()
+    return _Decoder(config, Parameters(tensors), variant).run()
 
 
 def shapes(config: ModelConfig, variant: Variant) -> Mapping[str, tuple[int, ...]]:
     """Hugging Face's name and the shape of every tensor that :func:`build` reads."""
-    params = _Parameters(None)
+    params = Parameters(None)
     _Decoder(config, params, variant).run()
     return params.taken
-
-
-class _Parameters(Mapping[str, np.ndarray]):
-    """The tensors a graph reads, among those a folder has: checked when they are taken, read when they are used.
-
-    Without tensors it only notes what is ``taken``.
-    """
-
-    def __init__(self, tensors: Mapping[str, np.ndarray] | None) -> None:
-        self._tensors = tensors
-        self.taken: dict[str, tuple[int, ...]] = {}
-
-    def take(self, name: str, *shape: int) -> str:
-        """Make a tensor of this shape a parameter of the graph; returns its key."""
-        if isinstance(self._tensors, Tensors):
-            self._tensors.require(name, shape)
-        elif self._tensors is not None:
-            assert self._tensors[name].shape == shape, f"{name} should have the shape {shape}"
-        self.taken[name] = shape
-        return name
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        if name not in self.taken or self._tensors is None:
-            raise KeyError(name)
-        return self._tensors[name]
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.taken
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.taken)
-
-    def __len__(self) -> int:
-        return len(self.taken)
 
 
 class _Decoder:
     """One graph in the making: each method appends operators and returns the name of the value they write."""
 
-    def __init__(self, config: ModelConfig, params: _Parameters, variant: Variant) -> None:
+    def __init__(self, config: ModelConfig, params: Parameters, variant: Variant) -> None:
         self.config, self.params, self.variant = config, params, variant
         self.graph = Builder("float", config, params)
 

@@ -6,6 +6,7 @@ change between machines.  All tokens of a window go through an operator together
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -33,7 +34,10 @@ class _Window:
     def __init__(self, graph: Graph, tokens: Sequence[int]) -> None:
         assert graph.level == "float", "integer graphs run on a target"
         self.graph = graph
-        self.values: dict[str, np.ndarray] = {"token": np.asarray(tokens, np.int64)}
+        ids = np.asarray(tokens, np.int64)
+        self.values: dict[str, np.ndarray] = {"token": ids, "position": np.arange(len(ids)), "type": ids * 0}
+        if not any(node.op == "rope" for node in graph.nodes):
+            return
         steps = np.array([float(f) for f in frequencies(graph.config.rope, graph.config.head_dim)])
         angles = np.outer(np.arange(len(tokens)), steps)[:, None]
         length = attention_factor(graph.config.rope)
@@ -50,11 +54,21 @@ class _Window:
         return self.values[self.graph.output]
 
     def _embed(self, node: Node, p: Params, token: np.ndarray) -> np.ndarray:
-        return p["weight"][token]
+        return p["weight"][token + node.attrs.get("first", 0)]
 
     def _rmsnorm(self, node: Node, p: Params, x: np.ndarray) -> np.ndarray:
         square = np.mean(x * x, axis=-1, keepdims=True)
         return x / np.sqrt(square + np.float32(node.attrs["eps"])) * p["gain"]
+
+    def _layernorm(self, node: Node, p: Params, x: np.ndarray) -> np.ndarray:
+        centred = x - x.mean(axis=-1, keepdims=True)
+        square = np.mean(centred * centred, axis=-1, keepdims=True)
+        return centred / np.sqrt(square + np.float32(node.attrs["eps"])) * p["gain"] + p["bias"]
+
+    def _gelu(self, node: Node, p: Params, x: np.ndarray) -> np.ndarray:
+        if node.attrs["form"] == "tanh":
+            return x * (1 + np.tanh(np.float32(math.sqrt(2 / math.pi)) * (x + np.float32(0.044715) * x**3))) / 2
+        return x * (1 + np.vectorize(math.erf, otypes=[np.float32])(x / np.float32(math.sqrt(2)))) / 2
 
     def _headnorm(self, node: Node, p: Params, x: np.ndarray) -> np.ndarray:
         return self._rmsnorm(node, p, _heads(x, node.attrs["heads"])).reshape(x.shape)
@@ -69,12 +83,12 @@ class _Window:
         return np.concatenate(turned, axis=-1).reshape(x.shape)
 
     def _attention(self, node: Node, p: Params, q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
-        """Causal attention; a key head serves ``heads / kv_heads`` consecutive query heads."""
+        """Attention, causal unless an encoder's; a key head serves ``heads / kv_heads`` consecutive query heads."""
         heads, groups = node.attrs["heads"], node.attrs["kv_heads"]
         queries = _heads(q, heads).reshape(len(q), groups, heads // groups, -1).transpose(1, 2, 0, 3)
         keys, values = (_heads(x, groups).transpose(1, 0, 2)[:, None] for x in (k, v))
         scores = queries @ keys.swapaxes(-1, -2) * np.float32(node.attrs["head_dim"] ** -0.5)
-        unseen = np.triu(np.ones((len(q), len(q)), bool), 1)
+        unseen = np.triu(np.ones((len(q), len(q)), bool), 1) & node.attrs.get("causal", True)
         if window := node.attrs.get("window", 0):
             unseen |= np.tril(np.ones((len(q), len(q)), bool), -window)
         scores[..., unseen] = -np.inf

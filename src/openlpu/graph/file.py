@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from openlpu.checkpoint.config import ModelConfig, Rope
+from openlpu.checkpoint.encoder import EncoderConfig
 from openlpu.graph.ir import Graph, Node, Value
 
 
@@ -42,7 +43,8 @@ def unpack(packed: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Graph
     """The graph that was packed."""
     c = packed["config"]
     lists = {name: tuple(c.get(name, ())) for name in ("eos", "full_layers")}
-    config = ModelConfig(**{**c, **lists, "rope": Rope(**c["rope"])})
+    kind = EncoderConfig if "activation" in c else ModelConfig
+    config = kind(**{**c, **lists, "rope": Rope(**c["rope"])})
     nodes = tuple(Node(**{**node, "inputs": tuple(node["inputs"])}) for node in packed["nodes"])
     values = {value["name"]: Value(**value) for value in packed["values"]}
     return Graph(packed["level"], config, nodes, values, arrays, packed["output"])

@@ -2,12 +2,14 @@
 
 In: nodes in execution order.  Out: :class:`Graph`, frozen.  A *value* is a vector of one token (its size is a
 channel count); batch, chunk and position never appear, so nothing here can depend on them.  The only operator
-that looks at other tokens is ``attention``, through its layer's KV cache.
+that looks at other tokens is ``attention``, through its layer's KV cache: at those before, or in an encoder at all.
 
 Two levels share these classes; ``docs/04-graph.md`` and ``docs/05-numerics.md`` list their operators:
 
 * ``float``: embed, rmsnorm, headnorm, linear, rope, attention, silu_mul, swiglu, add, route, select, mix
 * ``int``:   embed, quantize, rms, headnorm, linear, rope, attention, silu_mul, swiglu, add, mul, route, select, mix
+
+and, of encoders, both have layernorm and gelu.
 """
 
 from __future__ import annotations
@@ -123,10 +125,12 @@ class Builder:
     Parameters are those of ``params``, which may be a file read lazily, or are registered one by one.
     """
 
-    def __init__(self, level: str, config: ModelConfig, params: Mapping[str, np.ndarray] | None = None) -> None:
+    def __init__(self, level: str, config: ModelConfig, params: Mapping[str, np.ndarray] | None = None,
+                 given: tuple[str, ...] = ()) -> None:
+        """``given``: what a graph may look up beside the token: ``position`` and ``type``."""
         self.level, self.config = level, config
         self.nodes: list[Node] = []
-        self.values: dict[str, Value] = {"token": Value("token", "token", 1)}
+        self.values: dict[str, Value] = {name: Value(name, "token", 1) for name in ("token", *given)}
         self.params: Mapping[str, np.ndarray] = {} if params is None else params
 
     def add(

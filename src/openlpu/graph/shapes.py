@@ -6,9 +6,11 @@ from dataclasses import replace
 
 from openlpu._base.errors import BadRequest
 from openlpu.checkpoint.config import ModelConfig, Rope
+from openlpu.checkpoint.encoder import EncoderConfig
 
 _GPT_OSS_ROPE = Rope(150000.0, "yarn", 32.0, original_context=4096, truncate=False)
-SHAPES = {
+_LEARNED = Rope(1.0, "none")
+SHAPES: dict[str, ModelConfig] = {
     "smollm2-135m": ModelConfig(
         "llama", hidden=576, layers=30, heads=9, kv_heads=3, head_dim=64, intermediate=1536, vocab=49152,
         context=8192, norm_eps=1e-5, rope=Rope(100000.0), tied=True,
@@ -50,6 +52,14 @@ SHAPES = {
         "gpt_oss", hidden=2880, layers=36, heads=64, kv_heads=8, head_dim=64, intermediate=2880, vocab=201088,
         context=131072, norm_eps=1e-5, rope=_GPT_OSS_ROPE, tied=False, window=128, full_layers=tuple(range(1, 36, 2)),
         experts=128, experts_per_token=4,
+    ),
+    "bert-base-uncased": EncoderConfig(
+        "bert", hidden=768, layers=12, heads=12, kv_heads=12, head_dim=64, intermediate=3072, vocab=30522,
+        context=512, norm_eps=1e-12, rope=_LEARNED, tied=True,
+    ),
+    "bert-large-uncased": EncoderConfig(
+        "bert", hidden=1024, layers=24, heads=16, kv_heads=16, head_dim=64, intermediate=4096, vocab=30522,
+        context=512, norm_eps=1e-12, rope=_LEARNED, tied=True,
     ),
 }
 

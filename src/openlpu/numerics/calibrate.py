@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from openlpu._base.errors import Unsupported
 from openlpu.arch import truepoint as tp
 from openlpu.arch.truepoint import draw
+from openlpu.checkpoint.encoder import EncoderConfig
 from openlpu.graph.ir import Graph, Node, maker
 from openlpu.numerics.equalize import equalize
 from openlpu.numerics.lower import lower
@@ -25,6 +26,7 @@ from openlpu.numerics.rewrite import Rewritten, Rule, rewritten, take
 from openlpu.numerics.scheme import Scheme
 
 GATED = ("silu_mul", "swiglu")
+INNER = (*GATED, "gelu")  # what makes the input of a ``down``
 TOKENS = 48  # enough to see every channel that dominates; calibration costs one chunk of this length
 Order = NDArray[np.intp]
 Trace = Callable[[Graph, Sequence[int], Callable[[Node, Any], None]], object]
@@ -39,6 +41,8 @@ def prepare(graph: Graph, scheme: Scheme, trace: Trace) -> Graph:
     sinks = next((node.where for node in graph.nodes if "sinks" in node.params), "")
     if scheme.kv_bits == 4 and sinks:  # taking a vector off all keys would move all scores but a sink's
         raise Unsupported("a 4-bit KV cache beside attention sinks", where=sinks, fix="use --kv-bits 8 or 16")
+    if scheme.kv_bits == 4 and isinstance(graph.config, EncoderConfig):
+        raise Unsupported("4-bit keys and values in an encoder", where="kv-bits", fix="use --kv-bits 8 or 16")
     graph = equalize(graph)
     if scheme.outlier_share:
         graph = _outliers_in_front(graph, scheme, trace)
@@ -47,6 +51,8 @@ def prepare(graph: Graph, scheme: Scheme, trace: Trace) -> Graph:
 
 def _outliers_in_front(graph: Graph, scheme: Scheme, trace: Trace) -> Graph:
     dominance = observe(graph, scheme, trace, tokens(graph))
+    if isinstance(graph.config, EncoderConfig):  # whose residual is what it gives
+        return _reorder_intermediate(graph, dominance)
     residual = np.zeros(graph.config.hidden, np.int64)
     for node in graph.nodes:
         if node.op == "rmsnorm" and node.inputs[0] in dominance:
@@ -96,7 +102,7 @@ def observe(graph: Graph, scheme: Scheme, trace: Trace, ids: Sequence[int]) -> M
     The codes are one-plane codes, so a channel counts as far as it sets the scale of the others.
     """
     wanted = {n.inputs[0] for n in graph.nodes if n.op == "rmsnorm"}
-    wanted |= {n.output for n in graph.nodes if n.op in GATED}
+    wanted |= {n.output for n in graph.nodes if n.op in INNER}
     seen: dict[str, NDArray[np.int64]] = {}
 
     def look(node: Node, value: object) -> None:
@@ -130,10 +136,10 @@ def _reorder_residual(graph: Graph, order: Order) -> Graph:
 
 
 def _reorder_intermediate(graph: Graph, dominance: Mapping[str, NDArray[np.int64]]) -> Graph:
-    """An order per layer for the channels between gate, up and down."""
+    """An order per layer for the channels between gate, up and down, or between the two matrices of an encoder."""
     makers, rules = graph.producers(), dict[str, Rule]()
     for node in graph.nodes:
-        if node.op in GATED:
+        if node.op in INNER:
             order = front(dominance[node.output])
             for name in node.inputs:
                 rules |= {key: take(order, 0) for key in makers[name].params.values()}

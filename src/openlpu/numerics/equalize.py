@@ -1,7 +1,7 @@
 """Float graph in, the same function out, with each free scale between two linears set to one canonical value.
 
 The channels between ``up`` and ``down`` can be scaled at will, and those between ``v`` and ``o``, and each pair of
-channels that RoPE turns between ``k`` and ``q``: whatever one side is multiplied by, the other is divided by.  A
+channels that RoPE turns between ``k`` and ``q`` (each channel, where it turns none): whatever one side is multiplied by, the other is divided by.  A
 checkpoint that chose badly would waste its codes on a few channels.  Here both sides of every such channel get the
 same largest weight, so the checkpoint's choice does not matter.  Only fp32 ``* / sqrt`` and maxima are used: the
 same result on every processor.
@@ -66,7 +66,8 @@ def _balance(graph: Graph, producer: Node, consumer: Node, groups: int, repeat: 
 def _balance_keys(graph: Graph, attention: Node) -> dict[str, Rule]:
     """Rules for k and q: of their projections' rows, or of their head norms' gains, which all heads share."""
     makers = graph.producers()
-    query, key = (makers[makers[name].inputs[0]] for name in attention.inputs[:2])
+    made = [makers[name] for name in attention.inputs[:2]]
+    query, key = (makers[node.inputs[0]] if node.op == "rope" else node for node in made)
     if key.op == "headnorm":
         groups, repeat = 1, 1
         queries, keys = (np.abs(_read(graph, node, "gain")) for node in (query, key))
@@ -74,9 +75,10 @@ def _balance_keys(graph: Graph, attention: Node) -> dict[str, Rule]:
         groups = attention.attrs["kv_heads"]
         repeat = attention.attrs["heads"] // groups
         queries, keys = row_maxima(graph, query), row_maxima(graph, key)
-    pairs = attention.attrs["head_dim"] // 2
-    half = _middle(keys.reshape(groups, 2, pairs).max(axis=1), queries.reshape(groups, -1, pairs).max(axis=1))
-    factor = np.concatenate([half, half], axis=1).reshape(-1)
+    turned = 2 if made[1].op == "rope" else 1  # channels that must be scaled alike
+    pairs = attention.attrs["head_dim"] // turned
+    part = _middle(keys.reshape(groups, turned, pairs).max(axis=1), queries.reshape(groups, -1, pairs).max(axis=1))
+    factor = np.concatenate([part] * turned, axis=1).reshape(-1)
     rules: dict[str, Rule] = {name: scale_rows(factor) for name in key.params.values()}
     return rules | {name: scale_rows(_inverse(factor, groups, repeat)) for name in query.params.values()}
 

@@ -12,7 +12,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from openlpu._base.errors import Unsupported
 from openlpu._base.progress import Progress, silent
+from openlpu.checkpoint.encoder import EncoderConfig
 from openlpu.graph.ir import Graph
 from openlpu.numerics import blocks, feedback, prune, widths
 from openlpu.numerics.calibrate import Trace, prepare
@@ -47,8 +49,12 @@ class Runners:
 def integer(graph: Graph, scheme: Scheme, run: Runners, progress: Progress = silent) -> Graph:
     """The integer graph of a float graph under a scheme.
 
-    Raises :class:`~openlpu._base.errors.BadRequest` for a budget of bits that the model cannot reach.
+    Raises :class:`~openlpu._base.errors.BadRequest` for a budget of bits that the model cannot reach,
+    :class:`~openlpu._base.errors.Unsupported` for one that is not for such a model.
     """
+    if isinstance(graph.config, EncoderConfig) and (scheme.weight_bits < 8 or scheme.prune):
+        raise Unsupported("an encoder of fewer weights or bits, which are chosen by what a model writes", where="bits",
+                          fix="leave out --bits and --prune")
     ready = prepare(graph, scheme, run.trace)
     if scheme.weight_bits >= 8 and not scheme.prune:
         return lower(ready, scheme)

@@ -1,6 +1,6 @@
 """Float graph in, integer graph out: every linear gets integer weights, every linear's input integer codes.
 
-A norm's gain is folded into the weights that read it, so the codes of a norm are the codes of its input and the
+An rms norm's gain is folded into the weights that read it, so the codes of a norm are the codes of its input and the
 norm itself is one factor in their scale.  Only a tied head cannot fold (its weights are the embedding's): there
 the gain stays a multiplication.
 """
@@ -119,13 +119,16 @@ class _Lowering:
     def __init__(self, graph: Graph, scheme: Scheme, code: Coder) -> None:
         self.graph, self.scheme, self.code = graph, scheme, code
         self.makers, self.users, self.reduced = graph.producers(), graph.consumers(), reduced(graph, scheme)
-        self.out = Builder("int", graph.config)
-        self.names: dict[str, str] = {"token": "token"}  # float value -> integer value
+        given = tuple(name for name, value in graph.values.items() if value.kind == "token")
+        self.out = Builder("int", graph.config, given=given[1:])
+        self.names: dict[str, str] = dict(zip(given, given, strict=True))  # float value -> integer value
         self.norms: dict[str, Node] = {}  # float value written by an rmsnorm -> that node
         self.table: dict[str, str] = {}  # the embedding's parameters, which a tied head reads too
-        c = graph.config
-        cos, sin = rope_tables.tables(frequencies(c.rope, c.head_dim), c.context, attention_factor(c.rope))
-        self.rope = {"cos": self.out.param("rope.cos", cos), "sin": self.out.param("rope.sin", sin)}
+        self.rope: dict[str, str] = {}
+        if any(node.op == "rope" for node in graph.nodes):
+            c = graph.config
+            cos, sin = rope_tables.tables(frequencies(c.rope, c.head_dim), c.context, attention_factor(c.rope))
+            self.rope = {"cos": self.out.param("rope.cos", cos), "sin": self.out.param("rope.sin", sin)}
 
     def run(self) -> Graph:
         for node in self.graph.nodes:
@@ -142,13 +145,17 @@ class _Lowering:
         return self.out.add(node.op, node.where, self._read(node), size, name=node.output, **node.attrs)
 
     def _embed(self, node: Node) -> str:
-        size = self.graph.values[node.output].size
-        self.table = self._coded(node, None)
-        return self.out.add(node.op, node.where, ("token",), size, name=node.output, params=self.table)
+        """A table of positions keeps the rows that a context needs."""
+        c, first = self.graph.config, node.attrs.get("first", 0)
+        rows = slice(first, first + c.context) if node.inputs == ("position",) else slice(None)
+        params = self._coded(node, None, rows)
+        self.table = params if node.inputs == ("token",) else self.table
+        return self.out.add(node.op, node.where, node.inputs, c.hidden, name=node.output, params=params)
 
-    def _coded(self, node: Node, gain: str | None) -> dict[str, str]:
-        """The parameters that stand for a node's weight, registered."""
-        arrays = self.code(self.graph, node.params["weight"], gain)
+    def _coded(self, node: Node, gain: str | None, rows: slice = slice(None)) -> dict[str, str]:
+        """The parameters that stand for a node's weight, or for some of its rows, registered."""
+        coded = self.code(self.graph, node.params["weight"], gain)
+        arrays = coded if rows == slice(None) else {word: array[rows] for word, array in coded.items()}
         return {word: self.out.param(f"{node.where}.{word}", array) for word, array in arrays.items()}
 
     def _rmsnorm(self, node: Node) -> str:
@@ -203,8 +210,16 @@ class _Lowering:
 
     def _coded_once(self, node: Node, x: str) -> str:
         """Codes of a value that no norm precedes (attention's output, the gated product)."""
-        name = f"{node.where}.quantize"
-        return name if name in self.out.values else self._codes(node.where, x, self._wide(node))
+        maker = self.makers[node.inputs[0]]
+        where = f"{maker.where}.norm" if maker.op == "layernorm" else node.where  # which several linears read
+        name = f"{where}.quantize"
+        return name if name in self.out.values else self._codes(where, x, self._wide(node))
+
+    def _layernorm(self, node: Node) -> str:
+        params = {word: self.out.param(f"{node.where}.norm.{word}", self.graph.params[key].astype(np.float32))
+                  for word, key in node.params.items()}
+        size, read = self.graph.values[node.output].size, self._read(node)
+        return self.out.add(node.op, f"{node.where}.norm", read, size, name=node.output, params=params, **node.attrs)
 
     def _headnorm(self, node: Node) -> str:
         gain = self.graph.params[node.params["gain"]].astype(np.float32)
@@ -230,12 +245,16 @@ class _Lowering:
     def _wide(self, node: Node) -> int:
         """How many leading channels of a norm's or linear's input carry two planes.
 
-        Attention's output has none: its channels cannot move between heads, and equalizing v/o evens them out.
+        Attention's output has none: its channels cannot move between heads, and equalizing v/o evens them out.  What a
+        layernorm makes has only such: it is the residual itself, whose order is also that of an encoder's output.
         """
         if self.scheme.wide_head and (node.where in ("norm", "head")):
             return self.graph.config.hidden
-        if self.makers[node.inputs[0]].op == "attention":
+        maker = self.makers[node.inputs[0]]
+        if maker.op == "attention":
             return 0
+        if maker.op == "layernorm":
+            return self.graph.values[maker.output].size
         return ceil(self.graph.values[node.inputs[0]].size * self.scheme.outlier_share)
 
     def _is_tied(self, node: Node) -> bool:

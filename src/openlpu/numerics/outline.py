@@ -7,11 +7,13 @@ types and take no memory.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from openlpu.checkpoint.config import ModelConfig
-from openlpu.graph import decoder
+from openlpu.checkpoint.encoder import EncoderConfig
+from openlpu.graph import decoder, encoder
 from openlpu.graph.ir import Graph
 from openlpu.graph.models import ARCHITECTURES
 from openlpu.numerics.lower import lower
@@ -21,8 +23,9 @@ from openlpu.numerics.scheme import Scheme
 def outline(config: ModelConfig, scheme: Scheme | None = None) -> Graph:
     """The integer graph of a shape under a scheme (None: the default), its parameters without memory."""
     variant = ARCHITECTURES.get(config.architecture)(config)
-    params = {name: np.broadcast_to(np.float32(0), s) for name, s in decoder.shapes(config, variant).items()}
-    return lower(decoder.build(config, params, variant), scheme or Scheme(), _codes)
+    kind: Any = encoder if isinstance(config, EncoderConfig) else decoder
+    params = {name: np.broadcast_to(np.float32(0), s) for name, s in kind.shapes(config, variant).items()}
+    return lower(kind.build(config, params, variant), scheme or Scheme(), _codes)
 
 
 def _codes(graph: Graph, weight: str, gain: str | None) -> Mapping[str, np.ndarray]:

@@ -22,13 +22,15 @@ class Chunk:
     """Consecutive tokens of one sequence: ``slot`` is its KV cache, ``start`` the first token's position.
 
     Positions below ``start`` of that slot must have been run before; positions from ``start`` on are
-    overwritten.  ``every`` asks for logits after each token instead of after the last only.
+    overwritten.  ``every`` asks for logits after each token instead of after the last only.  An encoder takes a
+    sequence whole, from 0, with the ``types`` of its tokens (none given: 0); its logits are the hidden states.
     """
 
     slot: int
     start: int
     tokens: tuple[int, ...]
     every: bool = False
+    types: tuple[int, ...] = ()
 
 
 class Executable(Protocol):

@@ -91,18 +91,20 @@ def combine(parts: list[tuple[slice, Part]], count: int, sink: F32 | None = None
 
 
 def attend(
-    q: Codes, cache: Cache, softmax_scale: np.float32, window: int = 0, sinks: F32 | None = None
+    q: Codes, cache: Cache, softmax_scale: np.float32, window: int = 0, sinks: F32 | None = None, *, causal: bool = True
 ) -> F32:
     """Output [N, H, D] of the last N positions' query codes [N, H, D] over the T positions of the cache.
 
     Query i stands at position p = T - N + i and sees the positions up to its own: all of them, or with a ``window``
-    those above p - window.  ``q.scale`` is [N, 1].  score = (dot * (q.scale * softmax_scale)) * k_scale[t].
+    those above p - window; if not ``causal``, all T.  ``q.scale`` is [N, 1].
+    score = (dot * (q.scale * softmax_scale)) * k_scale[t].
     ``sinks`` [H]: a score of each head that every query sees and that has no value, see :func:`combine`.
     """
     count, heads, dim = q.codes.shape
     length, kv_heads = cache.k_scale.shape
     group = heads // kv_heads
-    position = np.repeat(np.arange(length - count, length), group)  # of each row; rows of one query adjoin
+    standing = np.arange(length - count, length) if causal else np.full(count, length - 1)
+    position = np.repeat(standing, group)  # of each row, the last that it sees; rows of one query adjoin
     oldest = np.maximum(position - (window or length) + 1, 0)  # the first position each row sees
     factor: F32 = np.repeat(q.scale * softmax_scale, group, axis=0)
     out = np.empty((count, heads, dim), np.float32)

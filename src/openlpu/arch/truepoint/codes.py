@@ -24,6 +24,7 @@ NIBBLE_MAX = 15  # steps between the ends of a 4-bit vector
 INV_NIBBLE = np.float32(1 / NIBBLE_MAX)
 PLANE = np.float32(256.0)
 MAGNITUDE_LIMIT = np.float32(2.0**50)  # a vector with a magnitude from here on (or a NaN) stops the step
+MAX_SUM = 65536  # longest vector whose codes' sum stays in int32: K * 32639 < 2**31
 MAX_K = 131071  # longest vector whose plane sums stay in int32: K * 128 * 128 < 2**31
 
 I16 = NDArray[np.int16]
@@ -120,19 +121,38 @@ def byte_dot(a: NDArray[np.integer], b_t: I8) -> I32:
     return total
 
 
-def rms_scale(q: Codes, eps: np.float32) -> F32:
-    """The factor 1/rms of the *coded* vector, [..., 1]: Σcode² is exact, so no order of summation exists.
-
-    mean = (Σcode² * scale²) * fp32(1/K); result rsqrt(mean + eps).  Σcode² = 65536 Σh² + 512 Σhl + Σl².
-    """
+def square_sum(q: Codes) -> F32:
+    """Σcode² [..., 1] of exact plane sums: (Σh² * 65536 + Σhl * 512) + Σl²."""
     assert q.codes.shape[-1] <= MAX_K, "plane sums are exact only up to K = 131,071"
     high, low = planes(q.codes)
     hh = (high * high).sum(axis=-1, keepdims=True, dtype=np.int32).astype(np.float32)
     hl = (high * low).sum(axis=-1, keepdims=True, dtype=np.int32).astype(np.float32)
     ll = (low * low).sum(axis=-1, keepdims=True, dtype=np.int32).astype(np.float32)
-    total = (hh * np.float32(65536) + hl * np.float32(512)) + ll
-    mean = (total * (q.scale * q.scale)) * np.float32(1 / q.codes.shape[-1])
+    return (hh * np.float32(65536) + hl * np.float32(512)) + ll
+
+
+def rms_scale(q: Codes, eps: np.float32) -> F32:
+    """The factor 1/rms of the *coded* vector, [..., 1]: Σcode² is exact, so no order of summation exists.
+
+    mean = (Σcode² * scale²) * fp32(1/K); result rsqrt(mean + eps).
+    """
+    mean = (square_sum(q) * (q.scale * q.scale)) * np.float32(1 / q.codes.shape[-1])
     return rsqrt(mean + eps)
+
+
+def layernorm(x: F32, gain: F32, bias: F32, eps: np.float32) -> F32:
+    """LayerNorm of x [..., K], K <= 65,536, with mean and variance of its two-plane codes, both from exact sums.
+
+    mean = fp32(Σcode) * fp32(1/K) and variance = max(Σcode² * fp32(1/K) - mean², 0), in codes; the result is
+    ((x - mean * scale) * rsqrt(variance * scale² + eps)) * gain + bias.
+    """
+    count = x.shape[-1]
+    assert count <= MAX_SUM, "a sum of codes is exact only up to K = 65,536"
+    q, part = quantize(x, count), np.float32(1 / count)
+    mean = q.codes.sum(axis=-1, keepdims=True, dtype=np.int32).astype(np.float32) * part
+    variance = np.maximum(square_sum(q) * part - mean * mean, np.float32(0))
+    factor = rsqrt(variance * (q.scale * q.scale) + eps)
+    return ((x - mean * q.scale) * factor) * gain + bias
 
 
 def linear(q: Codes, codes: I8, row_scale: F32, bias: F32 | None) -> F32:

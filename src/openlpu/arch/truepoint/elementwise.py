@@ -1,4 +1,4 @@
-"""fp32 in, fp32 out: exp, rsqrt, reciprocal, sigmoid, tanh as fixed sequences of IEEE operations.
+"""fp32 in, fp32 out: exp, rsqrt, reciprocal, sigmoid, tanh, gelu as fixed sequences of IEEE operations.
 
 Every function is a straight line of fp32 ``+ - *``, round-to-nearest-even, comparisons and integer operations
 on the bits.  There is no fused multiply-add, no division, no libm: the same bits on every processor.
@@ -20,6 +20,12 @@ EXP_MIN = np.float32(-87.0)  # below: exactly 0; exp(-87) is still a normal numb
 EXP_MAX = np.float32(84.0)  # above: exp(84) < 2**122, so 1 + exp stays in the domain of reciprocal
 EXP_TAYLOR = tuple(np.float32(c) for c in (1 / 5040, 1 / 720, 1 / 120, 1 / 24, 1 / 6, 0.5, 1.0, 1.0))
 RSQRT_MAGIC = np.int32(0x5F3759DF)
+GELU_LIMIT = np.float32(6.0)  # beyond, Φ is 0 or 1 but for 1e-9
+GELU = {
+    "erf": tuple(np.float32(c) for c in (3.6278537e-9, -2.6756636e-7, 7.948141e-6, -1.1054677e-4, -6.6053414e-5,
+                                         0.0726682983, 1.5957685)),  # minimax for the error of gelu, by Lawson
+    "tanh": tuple(np.float32(c) for c in (0.0713548163, 1.59576912)),  # 2 sqrt(2/pi) times 0.044715, times 1
+}
 HALF, ONE, TWO, THREE_HALVES = (np.float32(c) for c in (0.5, 1.0, 2.0, 1.5))
 
 
@@ -82,6 +88,19 @@ def swiglu(gate: F32, up: F32, alpha: np.float32, limit: np.float32) -> F32:
 def tanh(x: F32) -> F32:
     """1 - 2 / (1 + exp(2x))."""
     return ONE - TWO * reciprocal(ONE + exp(x + x))
+
+
+def gelu(x: F32, form: str) -> F32:
+    """x * sigmoid(c * P(c * c)), where c is x within ±6 and P a polynomial of :data:`GELU`, highest term first.
+
+    ``erf``: within 7e-7 of x * Φ(x) for |x| <= 6; ``tanh`` is the usual approximation, whose tanh is a sigmoid.
+    """
+    c = np.minimum(np.maximum(x, -GELU_LIMIT), GELU_LIMIT)
+    t, highest = c * c, GELU[form][0]
+    p: F32 = np.full_like(t, highest)
+    for coefficient in GELU[form][1:]:
+        p = np.add(p * t, coefficient)
+    return x * sigmoid(c * p)
 
 
 def round_even(x: F32) -> I32:

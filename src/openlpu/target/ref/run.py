@@ -13,6 +13,7 @@ import numpy as np
 
 from openlpu._base.errors import NumericsError
 from openlpu.arch import truepoint as tp
+from openlpu.checkpoint.encoder import EncoderConfig
 from openlpu.graph.ir import Graph, Node
 from openlpu.target.base import F32, Chunk
 
@@ -25,6 +26,7 @@ class RefExecutable:
     def __init__(self, graph: Graph, slots: int, context: int) -> None:
         assert graph.level == "int", "the reference target runs integer graphs"
         self.graph, self.slots, self.context = graph, slots, context
+        self.causal = not isinstance(graph.config, EncoderConfig)
         c = graph.config
         shape = (slots, c.layers, context, c.kv_heads)
         self.k, self.v = (np.zeros((*shape, c.head_dim), np.int16) for _ in range(2))
@@ -38,7 +40,10 @@ class RefExecutable:
             return [self._chunk(chunk, observe) for chunk in chunks]
 
     def _chunk(self, chunk: Chunk, observe: Callable[[Node, Row], None] | None) -> F32:
-        env: dict[str, Row] = {"token": np.array(chunk.tokens, np.int64)}
+        count = len(chunk.tokens)
+        assert not chunk.start or self.causal, "an encoder takes a sequence whole"
+        env: dict[str, Row] = {"token": np.array(chunk.tokens, np.int64), "position": chunk.start + np.arange(count),
+                               "type": np.array(chunk.types or (0,) * count, np.int64)}
         for node in self.graph.nodes:
             env[node.output] = self._node(node, [env[name] for name in node.inputs], chunk)
             if observe:
@@ -61,6 +66,12 @@ class RefExecutable:
 
     def _rms(self, node: Node, p: dict, chunk: Chunk, q: tp.Codes, reference: tp.Codes) -> tp.Codes:
         return replace(q, scale=q.scale * tp.rms_scale(reference, np.float32(node.attrs["eps"])))
+
+    def _layernorm(self, node: Node, p: dict, chunk: Chunk, x: F32) -> F32:
+        return tp.layernorm(x, p["gain"], p["bias"], np.float32(node.attrs["eps"]))
+
+    def _gelu(self, node: Node, p: dict, chunk: Chunk, x: F32) -> F32:
+        return tp.gelu(x, node.attrs["form"])
 
     def _headnorm(self, node: Node, p: dict, chunk: Chunk, x: F32) -> F32:
         heads = x.reshape(len(x), node.attrs["heads"], -1)
@@ -86,7 +97,8 @@ class RefExecutable:
         cache = tp.Cache(self.k[at][seen], self.k_scale[at][seen], self.v[at][seen], self.v_scale[at][seen])
         query = tp.quantize(q, q.shape[1])
         query = replace(query, codes=query.codes.reshape(len(q), a["heads"], -1))
-        out = tp.attend(query, cache, np.float32(a["softmax_scale"]), a.get("window", 0), p.get("sinks"))
+        out = tp.attend(query, cache, np.float32(a["softmax_scale"]), a.get("window", 0), p.get("sinks"),
+                        causal=a.get("causal", True))
         return out.reshape(q.shape)
 
     def _silu_mul(self, node: Node, p: dict, chunk: Chunk, gate: F32, up: F32) -> F32:
