@@ -112,6 +112,29 @@ def linear(codes: list[int], scale: np.float32, weight: list[int], row: np.float
     return y if bias is None else y + bias
 
 
+def layernorm(x: list, gain: list, bias: list, eps: np.float32) -> list[np.float32]:
+    """Mean and variance of the codes, in codes."""
+    codes, scale = quantize(x, len(x))
+    pairs, part = [planes(c) for c in codes], f32(1 / len(codes))
+    hh, hl, ll = (f32(sum(v)) for v in ([h * h for h, _ in pairs], [h * low for h, low in pairs],
+                                        [low * low for _, low in pairs]))
+    mean = f32(sum(codes)) * part
+    variance = max(((hh * f32(65536) + hl * f32(512)) + ll) * part - mean * mean, f32(0))
+    factor = rsqrt(variance * (scale * scale) + eps)
+    return [((v - mean * scale) * factor) * g + b for v, g, b in zip(x, gain, bias, strict=True)]
+
+
+def gelu(x: np.float32, form: str) -> np.float32:
+    """The coefficients once more, the constant first."""
+    terms = {"tanh": (1.59576912, 0.0713548163),
+             "erf": (1.5957685, 0.0726682983, -6.6053414e-5, -1.1054677e-4, 7.948141e-6, -2.6756636e-7, 3.6278537e-9)}
+    c = min(max(x, f32(-6)), f32(6))
+    p = f32(terms[form][-1])
+    for term in terms[form][-2::-1]:
+        p = p * (c * c) + f32(term)
+    return x * reciprocal(f32(1) + exp(-(c * p)))
+
+
 def dot(q: list[int], k: list[int]) -> np.float32:
     pairs = [(*planes(a), *planes(b)) for a, b in zip(q, k, strict=True)]
     hh = sum(a * c for a, _, c, _ in pairs)

@@ -60,6 +60,16 @@ def _attention(t: Tensors) -> dict[str, np.ndarray]:
     return {"y": tp.attend(q, cache, t["softmax_scale"][0], window, t.get("sinks"))}
 
 
+def _layernorm(t: Tensors) -> dict[str, np.ndarray]:
+    return {"y": tp.layernorm(t["x"], t["gain"], t["bias"], t["eps"][0])}
+
+
+def _attention_whole(t: Tensors) -> dict[str, np.ndarray]:
+    cache = tp.Cache(t["k"], t["k_scale"], t["v"], t["v_scale"])
+    q = tp.Codes(t["q"], t["q_scale"], t["q"].shape[-1])
+    return {"y": tp.attend(q, cache, t["softmax_scale"][0], causal=False)}
+
+
 def _quantize_nibbles(t: Tensors) -> dict[str, np.ndarray]:
     q = tp.quantize_cache(t["x"], 4)
     return {"codes": q.codes, "scale": q.scale}
@@ -101,6 +111,10 @@ OPERATIONS: Mapping[str, Operation] = {
     "mix": lambda t: {"y": tp.mix(t["weights"], list(t["outputs"]))},
     "swiglu": lambda t: {"y": tp.swiglu(t["gate"], t["up"], t["alpha"][0], t["limit"][0])},
     "attention_sinks": _attention,
+    "layernorm": _layernorm,
+    "gelu": _unary(lambda x: tp.gelu(x, "erf")),
+    "gelu_tanh": _unary(lambda x: tp.gelu(x, "tanh")),
+    "attention_whole": _attention_whole,
 }
 """The reference: operation name -> what it does to a case's input tensors."""
 
@@ -108,7 +122,7 @@ OPERATIONS: Mapping[str, Operation] = {
 def cases() -> list[Case]:
     """Every case of every operation, with the reference's outputs."""
     inputs = [*_elementwise(), *_embeds(), *_quantizes(), *_norms(), *_linears(), *_ropes(), *_attentions(),
-              *_nibbles(), *_windows(), *_mixtures(), *_products(), *_clamped(), *_sinks()]
+              *_nibbles(), *_windows(), *_mixtures(), *_products(), *_clamped(), *_sinks(), *_encoders()]
     return [Case(op, name, tensors, OPERATIONS[op](tensors)) for op, name, tensors in inputs]
 
 
@@ -295,6 +309,21 @@ def _sinks() -> Inputs:
                             ("above", np.full(heads, 90, np.float32))):
             out.append(("attention_sinks", f"{name}_{word}", tensors | {"sinks": sinks, "window": _one(3)}))
     return out
+
+
+def _encoders() -> Inputs:
+    """Norms of vectors that are constant, far from zero, and small; GELU far out; attention to positions to come."""
+    out: Inputs = []
+    for k in (1, 64, 257):
+        x = normal(f"layernorm{k}", (6, k)) * np.float32(3)
+        x[1], x[2], x[3], x[4] = 0, np.float32(0.1), x[3] + np.float32(40), x[4] * np.float32(2.0**-60)
+        x[5, k // 2] *= np.float32(300)
+        words = {word: normal(f"layernorm{k}.{word}", k) for word in ("gain", "bias")}
+        out.append(("layernorm", f"k{k}", {"x": x, **words, "eps": _real(1e-12)}))
+    far = np.array([0, -0.0, 6, -6, 5.9999995, -6.0000005, 7, -7, 1e30, -1e30, 2.0**-149, -1e-20], np.float32)
+    x = np.concatenate([far, normal("gelu", 2000) * np.float32(3)])
+    out += [(op, "span", {"x": x}) for op in ("gelu", "gelu_tanh")]
+    return [*out, *(("attention_whole", name, tensors) for _, name, tensors in _attentions() if len(tensors["q"]) > 1)]
 
 
 def export(folder: Path) -> dict[str, str]:
