@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from openlpu._base import manifest, text
-from openlpu._base.errors import BadRequest, DoesNotFit, ProgramError
+from openlpu._base.errors import BadRequest, DoesNotFit, ProgramError, Unsupported
 from openlpu._base.manifest import MANIFEST, new_folder
 from openlpu._base.progress import Progress, silent
 from openlpu.arch import truepoint
+from openlpu.checkpoint.encoder import EncoderConfig
 from openlpu.checkpoint.folder import Checkpoint, read_texts
 from openlpu.checkpoint.folder import load as read_checkpoint
 from openlpu.checkpoint.tensors import Tensors
@@ -278,6 +279,9 @@ def start(
     if speculate and target == "chip":
         raise BadRequest("target 'chip' runs one token a step", where="speculate", fix="leave it out")
     config, checkpoint = compiled.graph.config, compiled.checkpoint
+    if isinstance(config, EncoderConfig):
+        raise Unsupported(f"'{config.architecture}' is an encoder: it writes no text", where=compiled.name,
+                          fix="`openlpu run MODEL TEXT --target ref` or chip gives its hidden states")
     options: dict[str, Any] = {"cpu": {"threads": threads}, "chip": {"chunks": chunks}}.get(target, {})
     executable = TARGETS.get(target)(compiled.graph, slots=slots, context=compiled.context, **options)
     return Model(

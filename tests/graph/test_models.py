@@ -65,7 +65,7 @@ def test_dump(models: Path, name: str, golden: Callable[[str], None]) -> None:
 
 
 def test_every_architecture_that_loads_has_a_graph_and_the_other_way_round() -> None:
-    assert set(ARCHITECTURES) == set(config.ARCHITECTURES)
+    assert set(ARCHITECTURES) == {*config.ARCHITECTURES, *config.ENCODERS}
 
 
 def test_truncated_graph_is_the_model_with_fewer_layers(models: Path) -> None:

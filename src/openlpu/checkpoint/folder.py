@@ -112,7 +112,9 @@ def read_shape(path: Path, context: int | None = None) -> ModelConfig:
 
 def _config(config: Fields, generation: Fields, context: int | None) -> ModelConfig:
     """The shape of a decoder or an encoder."""
-    return encoder.read(config, context) if encoder.is_encoder(config) else model_config.read(config, generation, context)
+    if encoder.is_encoder(config):
+        return encoder.read(config, context)
+    return model_config.read(config, generation, context)
 
 
 def read_texts(folder: Path, config: ModelConfig) -> Checkpoint:

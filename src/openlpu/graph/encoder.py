@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -67,7 +68,7 @@ class _Encoder:
             if rows:
                 where = "embed" if kind == "token" else f"embed.{kind}"
                 params = {"weight": self.params.take(f"embeddings.{word}_embeddings.weight", rows, c.hidden)}
-                first = {"first": c.first_position} if kind == "position" else {}
+                first: dict[str, Any] = {"first": c.first_position} if kind == "position" else {}
                 y = self.graph.add("embed", where, (kind,), c.hidden, params=params, **first)
                 x = self.graph.add("add", where, (x, y), c.hidden) if x else y
         return self.norm("embed", "embeddings.LayerNorm", x, "embed.out")

@@ -20,22 +20,26 @@ Observer = Callable[[Node, F32], None]
 Params = Mapping[str, np.ndarray]
 
 
-def evaluate(graph: Graph, tokens: Sequence[int], observe: Observer | None = None) -> F32:
-    """Logits [T, vocab] after each of ``tokens`` [T], which begin at position 0.
+def evaluate(
+    graph: Graph, tokens: Sequence[int], observe: Observer | None = None, types: Sequence[int] = ()
+) -> F32:
+    """Logits [T, vocab] after each of ``tokens`` [T], which begin at position 0; of an encoder, the hidden states
+    [T, hidden] of tokens of these ``types`` (none given: 0).
 
     ``observe`` sees every operator and its output [T, size], in execution order.
     """
-    return _Window(graph, tokens).run(observe)
+    return _Window(graph, tokens, types).run(observe)
 
 
 class _Window:
     """One window of consecutive tokens, and the values computed for it so far."""
 
-    def __init__(self, graph: Graph, tokens: Sequence[int]) -> None:
+    def __init__(self, graph: Graph, tokens: Sequence[int], types: Sequence[int]) -> None:
         assert graph.level == "float", "integer graphs run on a target"
         self.graph = graph
         ids = np.asarray(tokens, np.int64)
-        self.values: dict[str, np.ndarray] = {"token": ids, "position": np.arange(len(ids)), "type": ids * 0}
+        self.values: dict[str, np.ndarray] = {"token": ids, "position": np.arange(len(ids)),
+                                              "type": np.asarray(types, np.int64) if types else ids * 0}
         if not any(node.op == "rope" for node in graph.nodes):
             return
         steps = np.array([float(f) for f in frequencies(graph.config.rope, graph.config.head_dim)])

@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 from openlpu.arch.truepoint import blocks
 from openlpu.arch.truepoint.sparse import PAIRS, QUAD, STRIP, TILE
 from openlpu.checkpoint.config import ModelConfig
-from openlpu.graph import decoder
 from openlpu.graph.ir import Graph
-from openlpu.graph.models import ARCHITECTURES
+from openlpu.graph.models import of_tensors, shapes
 from openlpu.numerics import prune
 from openlpu.numerics.lower import lower, reduced
 from openlpu.numerics.scheme import Scheme
@@ -35,9 +34,9 @@ I8 = NDArray[np.int8]
 
 def draw(config: ModelConfig, scheme: Scheme | None = None, *, seed: int = 0) -> Graph:
     """An integer graph of this shape under a scheme (None: the default); the same seed draws the same codes."""
-    variant, scheme = ARCHITECTURES.get(config.architecture)(config), scheme or Scheme()
-    drawing = _Drawing(decoder.shapes(config, variant), scheme, seed)
-    graph = decoder.build(config, drawing.params, variant)
+    scheme = scheme or Scheme()
+    drawing = _Drawing(shapes(config), scheme, seed)
+    graph = of_tensors(config, drawing.params)
     drawing.reduced = reduced(graph, scheme)
     return lower(graph, scheme, drawing.code)
 

@@ -1,10 +1,10 @@
 """Float graph in, the same function out, with each free scale between two linears set to one canonical value.
 
 The channels between ``up`` and ``down`` can be scaled at will, and those between ``v`` and ``o``, and each pair of
-channels that RoPE turns between ``k`` and ``q`` (each channel, where it turns none): whatever one side is multiplied by, the other is divided by.  A
-checkpoint that chose badly would waste its codes on a few channels.  Here both sides of every such channel get the
-same largest weight, so the checkpoint's choice does not matter.  Only fp32 ``* / sqrt`` and maxima are used: the
-same result on every processor.
+channels that RoPE turns between ``k`` and ``q`` (where nothing turns, each channel): whatever one side is multiplied
+by, the other is divided by.  A checkpoint that chose badly would waste its codes on a few channels.  Here both sides of
+every such channel get the same largest weight, so the checkpoint's choice does not matter.  Only fp32 ``* / sqrt`` and
+maxima are used: the same result on every processor.
 """
 
 from __future__ import annotations

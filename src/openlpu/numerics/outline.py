@@ -7,25 +7,20 @@ types and take no memory.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from openlpu.checkpoint.config import ModelConfig
-from openlpu.checkpoint.encoder import EncoderConfig
-from openlpu.graph import decoder, encoder
 from openlpu.graph.ir import Graph
-from openlpu.graph.models import ARCHITECTURES
+from openlpu.graph.models import of_tensors, shapes
 from openlpu.numerics.lower import lower
 from openlpu.numerics.scheme import Scheme
 
 
 def outline(config: ModelConfig, scheme: Scheme | None = None) -> Graph:
     """The integer graph of a shape under a scheme (None: the default), its parameters without memory."""
-    variant = ARCHITECTURES.get(config.architecture)(config)
-    kind: Any = encoder if isinstance(config, EncoderConfig) else decoder
-    params = {name: np.broadcast_to(np.float32(0), s) for name, s in kind.shapes(config, variant).items()}
-    return lower(kind.build(config, params, variant), scheme or Scheme(), _codes)
+    params = {name: np.broadcast_to(np.float32(0), size) for name, size in shapes(config).items()}
+    return lower(of_tensors(config, params), scheme or Scheme(), _codes)
 
 
 def _codes(graph: Graph, weight: str, gain: str | None) -> Mapping[str, np.ndarray]:

@@ -136,7 +136,7 @@ def rms_scale(q: Codes, eps: np.float32) -> F32:
 
     mean = (Σcode² * scale²) * fp32(1/K); result rsqrt(mean + eps).
     """
-    mean = (square_sum(q) * (q.scale * q.scale)) * np.float32(1 / q.codes.shape[-1])
+    mean = np.multiply(square_sum(q) * (q.scale * q.scale), np.float32(1 / q.codes.shape[-1]))
     return rsqrt(mean + eps)
 
 
@@ -149,10 +149,10 @@ def layernorm(x: F32, gain: F32, bias: F32, eps: np.float32) -> F32:
     count = x.shape[-1]
     assert count <= MAX_SUM, "a sum of codes is exact only up to K = 65,536"
     q, part = quantize(x, count), np.float32(1 / count)
-    mean = q.codes.sum(axis=-1, keepdims=True, dtype=np.int32).astype(np.float32) * part
-    variance = np.maximum(square_sum(q) * part - mean * mean, np.float32(0))
-    factor = rsqrt(variance * (q.scale * q.scale) + eps)
-    return ((x - mean * q.scale) * factor) * gain + bias
+    mean = np.multiply(q.codes.sum(axis=-1, keepdims=True, dtype=np.int32).astype(np.float32), part)
+    variance = np.maximum(np.multiply(square_sum(q), part) - mean * mean, np.float32(0))
+    factor = rsqrt(np.add(variance * (q.scale * q.scale), eps))
+    return np.add(((x - mean * q.scale) * factor) * gain, bias)
 
 
 def linear(q: Codes, codes: I8, row_scale: F32, bias: F32 | None) -> F32:

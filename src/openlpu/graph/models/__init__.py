@@ -5,8 +5,12 @@ In: a checkpoint.  Out: its float graph.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import numpy as np
+
 from openlpu._base.registry import Registry
-from openlpu.checkpoint.config import ENCODERS
+from openlpu.checkpoint.config import ENCODERS, ModelConfig
 from openlpu.checkpoint.encoder import EncoderConfig, EncoderTensors
 from openlpu.checkpoint.folder import Checkpoint
 from openlpu.checkpoint.onnx.model import OnnxTensors
@@ -27,12 +31,27 @@ def build(checkpoint: Checkpoint) -> Graph:
     Raises :class:`~openlpu._base.errors.BadCheckpoint` for a tensor that is missing or has the wrong shape.
     """
     config, tensors = checkpoint.config, checkpoint.tensors
-    variant = ARCHITECTURES.get(config.architecture)(config)
     if isinstance(config, EncoderConfig):
-        return encoder.build(config, EncoderTensors(tensors, config.architecture), variant)
-    if variant.mixture.stacked:
+        return of_tensors(config, EncoderTensors(tensors, config.architecture))
+    if ARCHITECTURES.get(config.architecture)(config).mixture.stacked:
         tensors = Unstacked(tensors, config.experts)
-    graph = decoder.build(config, tensors, variant)
+    graph = of_tensors(config, tensors)
     if isinstance(checkpoint.tensors, OnnxTensors):
         onnx_check.compare(graph, checkpoint.tensors)
     return graph
+
+
+def of_tensors(config: ModelConfig, tensors: Mapping[str, np.ndarray]) -> Graph:
+    """The float graph of a configuration and tensors of Hugging Face's names; raises as :func:`build` does."""
+    variant = ARCHITECTURES.get(config.architecture)(config)
+    if isinstance(config, EncoderConfig):
+        return encoder.build(config, tensors, variant)
+    return decoder.build(config, tensors, variant)
+
+
+def shapes(config: ModelConfig) -> Mapping[str, tuple[int, ...]]:
+    """Hugging Face's name and the shape of every tensor that a graph of this configuration reads."""
+    variant = ARCHITECTURES.get(config.architecture)(config)
+    if isinstance(config, EncoderConfig):
+        return encoder.shapes(config, variant)
+    return decoder.shapes(config, variant)
