@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from openlpu.arch import truepoint as tp
-from openlpu.arch.truepoint.codes import INV_NARROW, INV_WIDE, SCALE_FLOOR, amax
+from openlpu.arch.truepoint.codes import INV_NARROW, INV_WIDE, SCALE_FLOOR, amax, exact_dot, join
 from openlpu.arch.truepoint.elementwise import round_even
 from openlpu.graph.ir import Node
 from openlpu.partition.split import Shards, Stage
@@ -35,8 +35,8 @@ class StageRun:
         for node in self.graph.nodes:
             if node.op == "arrive":
                 env[node.output] = arriving
-            elif node.op in ("gather", "max"):
-                env[node.output] = getattr(self, f"_{node.op}")(node, env[node.inputs[0]])
+            elif node.op in ("gather", "max", "sum"):
+                env[node.output] = getattr(self, f"_{node.op}")(node, *(env[i] for i in node.inputs))
             else:
                 operator = getattr(self, f"_{node.op}")
                 env[node.output] = [operator(node, r, chunk, *(env[i][r] for i in node.inputs)) for r in self.roles]
@@ -75,6 +75,15 @@ class StageRun:
     def _max(self, node: Node, x: list[Any]) -> list[Any]:
         return [np.max(np.stack([x[r ^ port] for port in self.roles]), axis=0) for r in self.roles]
 
+    def _sum(self, node: Node, sums: list[Any], q: list[Any]) -> list[Any]:
+        out = []
+        for r, parts in enumerate(self.stage.parts[node.output]):
+            high, low = np.sum(sums, axis=0)[:, :, np.maximum(parts, 0)] * (parts >= 0)
+            total = join(high, low) if q[r].wide else low.astype(np.float32)
+            y, bias = (total * q[r].scale) * self.cut(node, "scale", r), self.cut(node, "bias", r)
+            out.append(y if bias is None else y + bias)
+        return out
+
     # -- what each chip does -----------------------------------------------------------------------------------
 
     def _scale(self, node: Node, r: int, chunk: Chunk, x: Any) -> Any:
@@ -97,7 +106,16 @@ class StageRun:
         return replace(q, scale=q.scale * tp.rms_scale(reference, np.float32(node.attrs["eps"])))
 
     def _linear(self, node: Node, r: int, chunk: Chunk, q: Any) -> Any:
+        if self.graph.values[node.output].kind == "sums":
+            return self._sums(node, r, q)
         return tp.linear(q, self.cut(node, "codes", r), self.cut(node, "scale", r), self.cut(node, "bias", r))
+
+    def _sums(self, node: Node, r: int, q: Any) -> Any:
+        """Sums [high and low, T, channels] over the columns of a chip's part; a channel made twice counts once."""
+        parts, weights = self.stage.parts[node.inputs[0]], self.graph.params[node.params["codes"]]
+        own = np.array([c if c not in parts[:r] and c not in parts[r, :i] else -1 for i, c in enumerate(parts[r])])
+        columns = (weights[:, np.maximum(own, 0)] * (own >= 0)).astype(np.int8)
+        return np.stack([exact_dot(plane, columns) for plane in tp.planes(q.codes)]).astype(np.int64)
 
     def _headnorm(self, node: Node, r: int, chunk: Chunk, x: Any) -> Any:
         gain = self.graph.params[node.params["gain"]]

@@ -25,7 +25,7 @@ from openlpu.numerics.scheme import Scheme
 from openlpu.partition.channels import head_channels, spread
 from openlpu.partition.names import shift
 from openlpu.partition.shard import balanced, shard
-from openlpu.partition.split import EXCHANGES, Shards, Split
+from openlpu.partition.split import CODES, EXCHANGES, VALUES, Shards, Split
 from openlpu.target.base import Chunk
 from openlpu.target.ref import run as ref
 
@@ -170,7 +170,7 @@ def exchanged(shards: Shards) -> int:
 
 def test_codes_are_fewer_bytes() -> None:
     graph = random_graph(replace(BASE, hidden=512, intermediate=1024), LLAMA, Scheme(outlier_share=0.0))
-    values, coded = (exchanged(shard(graph, Split(4, 1, e))) for e in EXCHANGES)
+    values, coded = (exchanged(shard(graph, Split(4, 1, e))) for e in (VALUES, CODES))
     assert coded < 0.4 * values
 
 

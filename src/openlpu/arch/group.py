@@ -58,6 +58,21 @@ class Group:
     moves: tuple[tuple[int, int], ...]
 
     @property
+    def order(self) -> tuple[int, ...]:
+        """The slots from 1 on, none before the one whose vector fills it."""
+        out = [0]
+        for slot in out:
+            out += [to for to, (source, _) in enumerate(self.moves, 1) if source == slot]
+        return tuple(out[1:])
+
+    def back(self, number: int) -> Way:
+        """The way by which a vector goes back to who sent it by way ``number``."""
+        there = self.ways[number].source
+        found = [way for way in self.ways if all(way.source[there[r]] == r for r in range(len(there)))]
+        assert found, "wires lead both ways"
+        return found[0]
+
+    @property
     def links(self) -> tuple[Link, ...]:
         """The cables it uses."""
         return tuple(dict.fromkeys(way.link for way in self.ways))

@@ -16,7 +16,7 @@ from openlpu.graph.ir import Graph, Node, Value, layer_of, routers
 from openlpu.partition.channels import head_channels, spread
 from openlpu.partition.experts import routed
 from openlpu.partition.names import Local, shift
-from openlpu.partition.split import CODES, EXCHANGES, I32, Shards, Split, Stage, alone
+from openlpu.partition.split import CODES, EXCHANGES, I32, SUMS, VALUES, Shards, Split, Stage, alone
 
 TENSOR = (1, 2, 4, 8, 16)  # chips of a group: those of a node, of an aligned part of one, or of two
 
@@ -215,8 +215,20 @@ class _Walk:
 
     def _linear(self, node: Node) -> None:
         """A router is small, and all chips must know whom it chose: each makes all of it."""
+        if self.split.exchange == SUMS and node.inputs[0] in self.parts and node.output not in self.routers:
+            self._summed(node)
+            return
         inputs = (self.gathered(node.inputs[0], node.where), *node.inputs[1:])
         self.keep(node, inputs, None) if node.output in self.routers else self._made(node, inputs)
+
+    def _summed(self, node: Node) -> None:
+        """Each chip makes partial sums of all channels from its part of the input; added up, each keeps its own."""
+        size, parts = self.graph.values[node.output].size, spread(self.graph.values[node.output].size, self.chips)
+        codes = {word: key for word, key in node.params.items() if word.partition(".")[0] == "codes"}
+        rest = {word: key for word, key in node.params.items() if word not in codes}
+        partial = self.add(replace(node, output=f"{node.output}.sums", params=codes), size, parts, "sums")
+        inputs = (partial, *node.inputs[1:], node.inputs[0])
+        self.add(Node("sum", node.where, inputs, node.output, rest, node.attrs), size, parts)
 
     def _mix(self, node: Node) -> None:
         """The weights are whole, the experts' results are split alike."""
@@ -228,16 +240,18 @@ class _Walk:
     def _mul(self, node: Node) -> None:
         """A gain is cheap to apply everywhere, where its input is needed whole anyway."""
         (x,) = node.inputs
-        x = x if self.split.exchange == CODES else self.gathered(x, node.where)
+        x = self.gathered(x, node.where) if self.split.exchange == VALUES else x
         self.keep(node, (x,), self.parts.get(x))
 
     def _quantize(self, node: Node) -> None:
         (x,) = node.inputs
-        if x not in self.parts or self.split.exchange != CODES:
+        if x not in self.parts or self.split.exchange == VALUES:
             self.keep(node, (self.gathered(x, node.where),), None)
             return
         known = self.scale(x, node, node.attrs["wide"])
-        self.gathered(self.keep(node, (x, known), self.parts[x]), node.where)
+        made = self.keep(node, (x, known), self.parts[x])
+        if self.split.exchange == CODES:
+            self.gathered(made, node.where)
 
     def _rms(self, node: Node) -> None:
         self.keep(node, tuple(self.gathered(i, node.where) for i in node.inputs), None)

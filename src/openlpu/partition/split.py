@@ -15,8 +15,7 @@ from openlpu.graph.ir import Graph
 from openlpu.partition.experts import routed
 
 I32 = NDArray[np.int32]
-VALUES, CODES = "values", "codes"
-EXCHANGES = (VALUES, CODES)
+VALUES, CODES, SUMS = EXCHANGES = ("values", "codes", "sums")
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,8 @@ class Split:
     """``tensor`` chips (1, 2, 4, 8 or 16) share each of ``stages`` pipeline stages.
 
     ``exchange``: a value that all need whole is gathered as fp32 ``values``, or after one maximum over the chips as
-    integer ``codes``, one byte or two a channel.  ``halves``: stages may also end between attention and MLP of a layer.
+    integer ``codes``, one byte or two a channel; with ``sums`` a linear that reads what each chip made itself takes
+    that part of its columns, and its exact partial sums are added across chips.  ``halves``: stages may also end between attention and MLP of a layer.
     """
 
     tensor: int = 1

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from openlpu._base.errors import Unsupported
 from openlpu.arch.chip import Chip
+from openlpu.arch.group import Table
 from openlpu.arch.truepoint import BLOCK
 
 I32 = NDArray[np.int32]
@@ -41,6 +42,17 @@ class Lanes:
     def used(self, v: int) -> NDArray[np.bool_]:
         """The lanes of vector v that any role uses."""
         return np.logical_or.reduce(self.channel[:, v] >= 0)
+
+    def slots(self, sources: Table) -> Lanes:
+        """The maps of the roles whose parts lie in slot 0, 1 …, as an exchange brings them: [p][r] is role r's slot p."""
+        return Lanes(np.concatenate([self.channel[list(source)] for source in sources], axis=1))
+
+    def once(self) -> Lanes:
+        """The map in which a channel that is there several times counts where it is first."""
+        own = self.channel.ravel()
+        first = np.zeros(len(own), bool)
+        first[np.unique(own, return_index=True)[1]] = True
+        return Lanes(np.where(first, own, np.int32(-1)).reshape(self.channel.shape))
 
     def of(self, parts: I32) -> Lanes:
         """The map of a split value, from this map of one role's channels as counted on its chip."""

@@ -189,7 +189,7 @@ def place_stage(
             is_large = large(c.vocab if node.op == "embed" else context, chip)
             later.append(node) if is_large else _tables(layout, node, c.vocab)
         elif node.op == "linear":
-            _linear(layout, node, work)
+            _linear(layout, node, work, partial=graph.values[node.output].kind == "sums")
         elif node.op == "attention":
             _cache(layout, node)
         _vectors(layout, node)
@@ -207,10 +207,13 @@ def _levers(graph: Graph, requests: int) -> tuple[str, ...]:
     return "a larger chip (--chip FILE.toml)", "a shorter context (--context)", *bits, *fewer, "a smaller model"
 
 
-def _linear(layout: Layout, node: Node, work: list[int]) -> None:
-    """Tiles of every output vector, on the plane with the least work so far; none for an input vector not used."""
+def _linear(layout: Layout, node: Node, work: list[int], *, partial: bool) -> None:
+    """Tiles of every output vector, on the plane with the least work so far; none for an input vector not used.
+
+    Where chips add up ``partial`` sums, each takes its columns, and of what several have the first one."""
     chip, homes = layout.chip, layout.homes
     inside, out = layout.lanes[node.inputs[0]], layout.lanes[node.output]
+    inside = inside.once() if partial else inside
     used = [i for i in range(inside.vectors) if inside.used(i).any()]
     even = steady(len(used) * out.vectors, chip)  # then each plane reads from slices of its own
     keys, where = parameters(node, "codes"), bank(node) or node.where

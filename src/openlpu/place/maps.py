@@ -29,8 +29,8 @@ def stage_heads(stage: Stage, chip: Chip) -> HeadLanes:
 def lane_maps(
     stage: Stage, heads: HeadLanes, chip: Chip, sources: Table
 ) -> tuple[dict[str, Lanes], dict[str, Packing]]:
-    """By name: heads side by side for what attention reads and makes, gathered values slot by slot, others packed; and
-    of each gathered value how it is put together.  ``sources``: as in :class:`~openlpu.arch.group.Group`."""
+    """By name: heads side by side for what attention reads and makes, gathered values and partial sums slot by slot,
+    others packed; and of each gathered value how it is put together.  ``sources``: as in :class:`~openlpu.arch.group.Group`."""
     nodes, maps, packings = stage.graph.nodes, {}, {}
     by_head, cuts = _by_head(nodes, heads), _cuts(stage, chip)
     for at, node in enumerate(nodes):
@@ -47,7 +47,8 @@ def lane_maps(
             maps[name] = Lanes(np.where(np.arange(chip.lanes) == 0, 0, -1).astype(np.int32).reshape(1, 1, -1))
         else:
             own = by_head.get(name) or packed(_width(stage, name), chip, cuts.get(_width(stage, name), ()))
-            maps[name] = own if parts is None else own.of(parts)
+            own = own if parts is None else own.of(parts)
+            maps[name] = own.slots(sources) if stage.graph.values[name].kind == "sums" else own
     return maps, packings
 
 

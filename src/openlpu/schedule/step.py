@@ -106,7 +106,7 @@ def build(
             rope_rows = [elementwise.rope_row(b, place) for place in range(chunk)]
         b.temporaries.enter()
         _node(b, node, places[node.output], rope_rows)
-        made = [values.get((node.output, i)) for i in places[node.output] for values in (b.floats, b.coded, b.routes)]
+        made = [values.get((node.output, i)) for i in places[node.output] for values in (b.floats, b.coded, b.routes, b.sums)]
         b.temporaries.leave(vectors(made))
     layout.homes.sram.require_fit()
     return b, tuple(origin)
@@ -126,7 +126,10 @@ def _places(graph: Graph, chunk: int) -> dict[str, range]:
 
 def _node(b: Build, node: Node, places: range, rope_rows: Sequence[RopeRow]) -> None:
     """Schedule one operator for the tokens of some places and file its outputs."""
-    if node.op == "linear":
+    if b.graph.values[node.output].kind == "sums":
+        made = linear.partial(b, node, places)
+        b.sums |= {(node.output, i): value for i, value in zip(places, made, strict=True)}
+    elif node.op == "linear":
         made = linear.linear(b, node, places, b.lanes(node.output))
         b.floats |= {(node.output, i): value for i, value in zip(places, made, strict=True)}
     elif node.op == "attention":
@@ -159,6 +162,8 @@ def _token_node(b: Build, node: Node, place: int, rope_rows: Sequence[RopeRow]) 
         b.coded[out] = experts.select(b, node, place)
     elif node.op == "gather":
         exchange.gather(b, node, place)
+    elif node.op == "sum":
+        b.floats[out] = linear.total(b, node, place)
     elif node.op in EXCHANGES:
         b.floats[out] = EXCHANGES[node.op](b, node, place)
     else:

@@ -58,6 +58,14 @@ class Coded:
 
 
 @dataclass(frozen=True)
+class Sums:
+    """Exact integer sums with low planes, and with high planes where there are any, of one vector."""
+
+    low: Vec
+    high: Vec | None
+
+
+@dataclass(frozen=True)
 class Routes:
     """Of each chosen expert, ascending: its weight and 1 (0 where the weight is 0) in all lanes, and by hemisphere the
     map of addresses that names it."""
@@ -88,6 +96,7 @@ class Build:
     floats: dict[tuple[str, int], Floats] = field(default_factory=dict)
     coded: dict[tuple[str, int], Coded] = field(default_factory=dict)
     routes: dict[tuple[str, int], Routes] = field(default_factory=dict)
+    sums: dict[tuple[str, int], list[Sums]] = field(default_factory=dict)
     requests: dict[int, Guide] = field(default_factory=dict)  # by hemisphere: the map of the token's request
     last_send: int = 0  # to the next stage
 

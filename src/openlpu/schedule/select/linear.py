@@ -11,7 +11,8 @@ from openlpu.place.lanes import Lanes
 from openlpu.place.layout import steady
 from openlpu.schedule.expression import Arrival, Op, Operand
 from openlpu.schedule.select import experts
-from openlpu.schedule.select.build import Build, Floats
+from openlpu.schedule.select.build import Build, Floats, Sums
+from openlpu.schedule.select.codes import chain, stored
 from openlpu.schedule.values import Vec
 
 RUN, FETCH = 16, 2  # after so many tiles in a row, cycles in which the plane's streams can bring it instructions
@@ -25,14 +26,54 @@ def linear(b: Build, node: Node, places: Sequence[int], out: Lanes) -> list[Floa
     vecs: list[list[Vec]] = [[] for _ in tokens]
     for j in range(out.vectors):
         for i, (low, high) in enumerate(sums(b, node, places, j)):
-            total = Op("to_float", low)
-            if high is not None:
-                total = Op("add", Op("mul", Op("to_float", high), 256.0), total)
-            y = Op("mul", Op("mul", total, tokens[i].scale), experts.row(b, node, "scale", j, places[i]))
-            if "bias" in node.params:
-                y = Op("add", y, experts.row(b, node, "bias", j, places[i]))
-            vecs[i].append(b.vxm.evaluate(y))
+            vecs[i].append(_scaled(b, node, j, places[i], low, high, tokens[i].scale))
     return [Floats(out, own) for own in vecs]
+
+
+def _scaled(b: Build, node: Node, j: int, place: int, low: Operand, high: Operand | None, scale: Vec) -> Vec:
+    """((Σhigh * 256 + Σlow) * scale) * row_scale (+ bias) of output vector j."""
+    total = Op("to_float", low)
+    if high is not None:
+        total = Op("add", Op("mul", Op("to_float", high), 256.0), total)
+    y = Op("mul", Op("mul", total, scale), experts.row(b, node, "scale", j, place))
+    return b.vxm.evaluate(Op("add", y, experts.row(b, node, "bias", j, place)) if "bias" in node.params else y)
+
+
+def partial(b: Build, node: Node, places: Sequence[int]) -> list[list[Sums]]:
+    """Sums over a chip's own columns, of all channels slot by slot, for the token of each place.
+
+    Slot 0 is what the chip keeps, so it comes last: the others travel meanwhile.
+    """
+    if bank(node) and len(places) > 1:
+        return [one for place in places for one in partial(b, node, [place])]
+    count, made = b.lanes(node.output).vectors, dict[int, list[Sums]]()
+    for j in reversed(range(count)):
+        made[j] = [Sums(_kept(low), high and _kept(high)) for low, high in sums(b, node, places, j)]
+    return [[made[j][i] for j in range(count)] for i in range(len(places))]
+
+
+def _kept(sum: Operand) -> Vec:
+    """A sum in SRAM."""
+    assert isinstance(sum, Vec) or not isinstance(sum, Op | float | int), "sums come from the MXM"
+    return sum if isinstance(sum, Vec) else sum.kept()
+
+
+def total(b: Build, node: Node, place: int) -> Floats:
+    """The sums of all chips, added up where they are wanted, and scaled."""
+    out, scale, own = b.lanes(node.output), b.coded[node.inputs[-1], place].scale, b.sums[node.inputs[0], place]
+    vecs = []
+    for j in range(out.vectors):
+        slots = own[j :: out.vectors]
+        low, high = (_reduced(b, [getattr(sum, word) for sum in slots]) for word in ("low", "high"))
+        assert low, "every vector has a low plane"
+        vecs.append(_scaled(b, node, j, place, low, high, scale))
+    return Floats(out, vecs)
+
+
+def _reduced(b: Build, slots: Sequence[Vec | None]) -> Op | None:
+    """The exact sum over all chips of what lies in their slots for this one."""
+    present = [vec for vec in slots if vec is not None]
+    return chain("add_mod", b.c2c.reduce(present, lambda vecs: stored(b, chain("add_mod", vecs)))) if present else None
 
 
 @dataclass

@@ -11,7 +11,7 @@ too long after that.  Then nothing is on a stream or a link.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from openlpu._base.errors import Unsupported
@@ -102,6 +102,23 @@ class C2c:
             held |= {slot: landing.vec() for slot, landing in landed.items()}
             left = {slot: move for slot, move in left.items() if slot not in held}
         return [held[slot] for slot in range(1, len(held))]
+
+    def reduce(self, slots: Sequence[Vec], add: Callable[[list[Vec]], Vec]) -> list[Vec]:
+        """What :meth:`exchange` does, backwards: of 32-bit vectors, slot p for the role that slot p comes from, those
+        that are for this one, its own last; ``add`` makes one of some, where a chip in between sends on."""
+        self._in_time()
+        group = self.cabling.local
+        assert group, "chips of a group are wired"
+        arrived: dict[int, list[Vec]] = {slot: [] for slot in range(len(slots))}
+        for slot in reversed(group.order):
+            parent, number = group.moves[slot - 1]
+            vec = add([*arrived[slot], slots[slot]]) if arrived[slot] else slots[slot]
+            way = group.back(number)
+            landing, x = _Landing(self.asm, way.link.cycles), self.asm.chip.queue_position(way.out)
+            for i in range(len(vec.slices)):
+                self._plane(vec.plane(i), i, x, {landing: way})
+            arrived[parent].append(landing.vec())
+        return [*arrived[0], slots[0]]
 
     def swap(self, vecs: Sequence[Vec], ways: Sequence[Way]) -> list[Vec]:
         """Send a vector by each of some ways, behind what was swapped before; what comes by them."""
