@@ -28,7 +28,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--tensor", type=int, choices=(1, 2, 4, 8, 16), help="chips that share each layer (default: search "
         "up to 8)")
     add("--stages", type=int, metavar="N", help="pipeline stages (default: search)")
-    add("--exchange", choices=("values", "codes"), help="what the chips of a stage send each other (default: search)")
+    add("--exchange", choices=("values", "codes", "sums"), help="what the chips of a stage send each other (default: "
+        "search)")
     add("--aim", choices=AIMS, help="of the search: the shortest token (default), most tokens a second with the "
         "pipeline full, or the fewest chips")
 
@@ -114,6 +115,7 @@ def rows(found: Found) -> list[dict[str, Any]]:
     return [
         {"chips": c["chips"], "tensor": c["tensor"], "stages": c["stages"], "exchange": c["exchange"],
          "half layers": c["halves"], "cycles per token": c["cycles"], "cycles between tokens": c["interval"],
+         "bytes sent": c["moved"],
          "why not": c["why"], "chosen": c["chosen"]}
         for c in considered(found)
     ]
@@ -121,8 +123,8 @@ def rows(found: Found) -> list[dict[str, Any]]:
 
 def _row(choice: Choice, chosen: bool) -> dict[str, Any]:
     s = choice.split
-    return {"chips": s.chips, "tensor": s.tensor, "stages": s.stages, "exchange": s.exchange,
-            "halves": s.halves, "cycles": choice.cycles, "interval": choice.interval, "why": choice.why,
+    return {"chips": s.chips, "tensor": s.tensor, "stages": s.stages, "exchange": s.exchange, "halves": s.halves,
+            "cycles": choice.cycles, "interval": choice.interval, "moved": choice.moved, "why": choice.why,
             "chosen": chosen}
 
 
@@ -139,10 +141,11 @@ def summary(result: dict[str, Any]) -> Iterator[str]:
                f"{full:,.0f} with the pipeline full")
     yield from cli_prefill.summary(result)
     yield ""
-    yield "splits considered: chips a stage, stages (h: of half layers), exchange, cycles per token and between tokens"
+    yield ("splits considered: chips a stage, stages (h: of half layers), exchange, cycles per token and between "
+           "tokens, bytes sent")
     for c in result["choices"]:
         mark = "*" if c["chosen"] else " "
-        cost = c["why"] or f"{c['cycles']:>10,} {c['interval']:>10,}"
+        cost = c["why"] or f"{c['cycles']:>10,} {c['interval']:>10,} {c['moved']:>11,}"
         yield f"{mark} {c['tensor']:>2} {c['stages']:>4}{' h'[c['halves']]} {c['exchange']:<7} {cost}"
 
 

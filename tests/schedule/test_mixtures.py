@@ -47,7 +47,7 @@ def test_the_real_geometry_gives_the_reference_bits() -> None:
 
 @pytest.mark.parametrize(("split", "name"), [
     (Split(2, 3, halves=True), "experts"), (Split(4, exchange="codes"), "gpt-oss"), (Split(8), "experts"),
-    (Split(2), "gpt-oss wide"),
+    (Split(2), "gpt-oss wide"), (Split(4, exchange="sums"), "gpt-oss"), (Split(2, exchange="sums"), "experts"),
 ], ids=str)
 def test_every_split_gives_the_reference_bits(split: Split, name: str) -> None:
     graph = random_graph(*(MIXTURES | SINKS)[name])

@@ -113,7 +113,7 @@ def test_no_mutant_of_a_chunk_ends_with_other_bits(executable: ChipExecutable) -
     assert report.escaped == [] and report.outcome("claims") > 0
 
 
-@pytest.mark.parametrize("split", [Split(2, 2, "codes"), Split(1, 2)], ids=str)
+@pytest.mark.parametrize("split", [Split(2, 2, "codes"), Split(4, exchange="sums"), Split(1, 2)], ids=str)
 def test_several_chips(split: Split) -> None:
     local, hops = cables(NODE, split)
     program = schedule_system(shard(DEEP, split), TINY, local, hops, contexts=(64,), chunks=(4,))

@@ -111,7 +111,7 @@ class _Walk:
         self.units = 2 if split.halves else 1  # of a layer: what a stage is made of
         self.number = {node.output: self.unit(node) for node in graph.nodes}
         self.heads = _head_parts(graph, self.chips) if self.chips > 1 else {}
-        self.routers = {node.output for node in routers(graph)}
+        self.routers, self.readers = {node.output for node in routers(graph)}, graph.consumers()
         self.nodes: list[Node] = []
         self.values: dict[str, Value] = {}
         self.parts: dict[str, I32] = {}
@@ -193,6 +193,14 @@ class _Walk:
         own = self.add(Node("scale", node.where, (x,), f"{node.output}.own", attrs={"wide": wide}), 1)
         return self.add(Node("max", node.where, (own,), f"{node.output}.scale"), 1)
 
+    def by_columns(self, node: Node) -> bool:
+        """Whether linears alone read some codes, and their exact sums are fewer bytes than the values coded."""
+        readers = self.readers[node.output]
+        planes = 2 if node.attrs["wide"] else 1
+        sums = sum(self.graph.values[reader.output].size for reader in readers) * planes
+        able = all(reader.op == "linear" and reader.output not in self.routers for reader in readers)
+        return able and sums < self.graph.values[node.output].size
+
     # -- operators ---------------------------------------------------------------------------------------------
 
     def _local(self, node: Node) -> None:
@@ -215,7 +223,7 @@ class _Walk:
 
     def _linear(self, node: Node) -> None:
         """A router is small, and all chips must know whom it chose: each makes all of it."""
-        if self.split.exchange == SUMS and node.inputs[0] in self.parts and node.output not in self.routers:
+        if self.split.exchange == SUMS and node.inputs[0] in self.parts:
             self._summed(node)
             return
         inputs = (self.gathered(node.inputs[0], node.where), *node.inputs[1:])
@@ -245,12 +253,13 @@ class _Walk:
 
     def _quantize(self, node: Node) -> None:
         (x,) = node.inputs
-        if x not in self.parts or self.split.exchange == VALUES:
+        summed = self.split.exchange == SUMS and self.by_columns(node)
+        if x not in self.parts or not (summed or self.split.exchange == CODES):
             self.keep(node, (self.gathered(x, node.where),), None)
             return
         known = self.scale(x, node, node.attrs["wide"])
         made = self.keep(node, (x, known), self.parts[x])
-        if self.split.exchange == CODES:
+        if not summed:
             self.gathered(made, node.where)
 
     def _rms(self, node: Node) -> None:

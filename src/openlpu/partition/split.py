@@ -23,8 +23,9 @@ class Split:
     """``tensor`` chips (1, 2, 4, 8 or 16) share each of ``stages`` pipeline stages.
 
     ``exchange``: a value that all need whole is gathered as fp32 ``values``, or after one maximum over the chips as
-    integer ``codes``, one byte or two a channel; with ``sums`` a linear that reads what each chip made itself takes
-    that part of its columns, and its exact partial sums are added across chips.  ``halves``: stages may also end between attention and MLP of a layer.
+    integer ``codes``, one byte or two a channel.  With ``sums`` a linear takes the columns of what its chip made, and
+    exact partial sums are added across chips, where these are fewer bytes than its input's values.  ``halves``: stages
+    may also end between attention and MLP of a layer.
     """
 
     tensor: int = 1

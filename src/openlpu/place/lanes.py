@@ -44,7 +44,7 @@ class Lanes:
         return np.logical_or.reduce(self.channel[:, v] >= 0)
 
     def slots(self, sources: Table) -> Lanes:
-        """The maps of the roles whose parts lie in slot 0, 1 …, as an exchange brings them: [p][r] is role r's slot p."""
+        """The parts of all roles side by side: slot p of role r is that of role ``sources[p][r]``."""
         return Lanes(np.concatenate([self.channel[list(source)] for source in sources], axis=1))
 
     def once(self) -> Lanes:

@@ -30,7 +30,8 @@ def lane_maps(
     stage: Stage, heads: HeadLanes, chip: Chip, sources: Table
 ) -> tuple[dict[str, Lanes], dict[str, Packing]]:
     """By name: heads side by side for what attention reads and makes, gathered values and partial sums slot by slot,
-    others packed; and of each gathered value how it is put together.  ``sources``: as in :class:`~openlpu.arch.group.Group`."""
+    others packed; and of each gathered value how it is put together.  ``sources``: as in
+    :class:`~openlpu.arch.group.Group`."""
     nodes, maps, packings = stage.graph.nodes, {}, {}
     by_head, cuts = _by_head(nodes, heads), _cuts(stage, chip)
     for at, node in enumerate(nodes):

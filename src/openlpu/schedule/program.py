@@ -181,6 +181,11 @@ class StageProgram:
         """Where a role's chip leaves a value, and which channels it has there."""
         return replace(rows, channel=rows.channel[role]) if rows.channel.ndim == 3 else rows
 
+    def sends(self, segment: Segment) -> int:
+        """Vectors that a chip sends."""
+        links = (queue for name, queue in segment.queues.items() if name.startswith("c2c"))
+        return sum(int((queue["op"] == BY_NAME["send"].opcode).sum()) for queue in links)
+
     def handed_over(self, segment: Segment) -> int:
         """The cycle of the first vector for the next stage."""
         queue = segment.queues[self.next]
@@ -252,6 +257,11 @@ class SystemProgram:
         queues |= {name: queues[name][:0] for name, _ in ports}
         assert not any(len(queues[port]) for port in moved), "a port leads to one chip"
         return queues | moved
+
+    def moved(self, segment: int) -> int:
+        """Bytes that all chips send in a step."""
+        sends = [stage.sends(stage.program.segments[segment]) for stage in self.programs]
+        return sum(sends[n] for n in self.stages) * self.split.tensor * self.programs[0].program.chip.lanes
 
     def starts(self, segment: int) -> tuple[int, ...]:
         """The cycle in which each stage begins a token, in the segment of that number, on a clock common to all."""

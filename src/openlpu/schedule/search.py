@@ -16,7 +16,7 @@ from openlpu.arch.system import System
 from openlpu.arch.topology import NODE
 from openlpu.graph.ir import Graph
 from openlpu.partition.shard import TENSOR, shard
-from openlpu.partition.split import CODES, VALUES, Split
+from openlpu.partition.split import CODES, EXCHANGES, SUMS, VALUES, Split
 from openlpu.place.fewest import ascending, codes, reported, sram
 from openlpu.schedule.kinds import Programs
 from openlpu.schedule.program import SystemProgram
@@ -39,19 +39,21 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Choice:
-    """A split, the cycles of its token and between two tokens; or why there is no program, in ``why``."""
+    """A split, the cycles of its token and between two tokens, and the bytes that chips send each other for one; or why
+    there is no program, in ``why``."""
 
     split: Split
     cycles: int = 0
     interval: int = 0
     why: str = ""
+    moved: int = 0
 
     def rank(self, aim: str) -> tuple[int, ...]:
         """The smaller the better: the aim first, ties by the others."""
         s = self.split
         first = {LATENCY: (self.cycles, s.chips), THROUGHPUT: (self.interval, s.chips, self.cycles),
                  CHIPS: (s.chips, self.cycles)}[aim]
-        return (*first, s.tensor, s.exchange == CODES, s.halves)
+        return (*first, s.tensor, EXCHANGES.index(s.exchange), s.halves)
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,8 @@ def least(graph: Graph, system: System, wanted: Wanted) -> list[Split]:
 
 def splits(layers: int, chips: int, wanted: Wanted) -> Iterator[Split]:
     """The splits worth a look: for each tensor width, up to a node's, one stage, twice as many, and so on, and as many
-    as there are chips or layers for.  Codes are exchanged only where there is an exchange, and layers are cut in halves
-    where whole ones do not divide among the stages."""
+    as there are chips or layers for.  Codes are exchanged only where there is an exchange (sums only if asked for: see
+    :func:`search`), and layers are cut in halves where whole ones do not divide among the stages."""
     tensors = [tensor for tensor in TENSOR if tensor == 1 or (tensor <= NODE and tensor * wanted.stages <= chips)]
     for tensor in (wanted.tensor,) if wanted.tensor else tensors:
         most = min(chips // max(tensor, 1), layers)
@@ -89,8 +91,8 @@ def search(
     graph: Graph, system: System, wanted: Wanted, context: int = 0, chunks: Sequence[int] = (),
     progress: Progress = silent, requests: int = 1,
 ) -> Found:
-    """Schedule each split for its smallest context bucket, and the best one for all, and for ``chunks`` of a prompt;
-    ``requests`` as in :func:`~openlpu.place.layout.place_stage`.
+    """Schedule each split for its smallest context bucket, then the best one with sums exchanged, and the best of all
+    for all buckets, and for ``chunks`` of a prompt; ``requests`` as in :func:`~openlpu.place.layout.place_stage`.
 
     Raises :class:`DoesNotFit`, :class:`ProgramError` or :class:`Unsupported` with the last split's reason if none has
     a program.
@@ -107,7 +109,7 @@ def search(
     errors: list[OpenLpuError] = []
     made: SystemProgram | None = None
     contexts, programs = buckets(context), Programs(system.chip, context, requests)
-    for done, split in enumerate(asked):
+    for done, split in enumerate(_and_sums(asked, choices, wanted)):
         if few and any(not c.why and c.split.chips < split.chips for c in choices):
             break
         progress(f"split {split}", done, len(asked))
@@ -118,7 +120,7 @@ def search(
             errors.append(error)
             choices.append(Choice(split, why=f"{error.where}: {error.what}"))
             continue
-        choices.append(Choice(split, made.cycles(0), made.interval(0)))
+        choices.append(Choice(split, made.cycles(0), made.interval(0), moved=made.moved(0)))
     able = [c for c in choices if not c.why]
     if not able:
         last = errors[-1]
@@ -129,6 +131,16 @@ def search(
         made = _schedule(graph, system, best, contexts, chunks, programs)
     assert made, "a choice without a reason has a program"
     return Found(made, lined_up(system, best), tuple(choices))
+
+
+def _and_sums(asked: Sequence[Split], choices: Sequence[Choice], wanted: Wanted) -> Iterator[Split]:
+    """The splits asked for; then the best in ``choices`` by then with sums exchanged, if the exchange is open."""
+    yield from asked
+    able = [c for c in choices if not c.why]
+    if able and not wanted.exchange:
+        best = min(able, key=lambda c: c.rank(wanted.aim)).split
+        if best.tensor > 1:
+            yield replace(best, exchange=SUMS)
 
 
 def lined_up(system: System, split: Split) -> System:

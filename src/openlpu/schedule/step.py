@@ -106,7 +106,8 @@ def build(
             rope_rows = [elementwise.rope_row(b, place) for place in range(chunk)]
         b.temporaries.enter()
         _node(b, node, places[node.output], rope_rows)
-        made = [values.get((node.output, i)) for i in places[node.output] for values in (b.floats, b.coded, b.routes, b.sums)]
+        filed = b.floats, b.coded, b.routes, b.sums
+        made = [values.get((node.output, i)) for i in places[node.output] for values in filed]
         b.temporaries.leave(vectors(made))
     layout.homes.sram.require_fit()
     return b, tuple(origin)

@@ -17,7 +17,7 @@ from typing import Any
 from openlpu._base.errors import DoesNotFit, Unsupported
 from openlpu._base.progress import Progress, silent
 from openlpu.graph.ir import Graph
-from openlpu.partition.split import CODES, Split
+from openlpu.partition.split import CODES, SUMS, Split
 from openlpu.target.base import Executable
 from openlpu.tokens.engine import Engine, Running
 from openlpu.tokens.request import Request, Sampling
@@ -41,7 +41,7 @@ SAMPLINGS = (
 TOKENS = 5  # generated for each request
 SPLITS = (  # tensor parallel, pipeline parallel and both, on 2, 4 and 8 chips
     Split(2), Split(4, exchange=CODES), Split(8), Split(1, 2), Split(1, 4), Split(2, 2), Split(2, 4, CODES),
-    Split(4, 2),
+    Split(4, 2), *(Split(tensor, exchange=SUMS) for tensor in (2, 4, 8)),
 )
 WIRED = (("tiny-ring", Split(4)), ("dragonfly", Split(16)))  # where some vectors are sent on by chips in between
 MIXED, APART = "greedy+sampled", "greedy first"

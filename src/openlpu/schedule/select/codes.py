@@ -24,7 +24,7 @@ def float_of(x: np.float32) -> float:
     return float(x)
 
 
-def chain(op: str, parts: list[Op | Vec]) -> Op | Vec:
+def chain(op: str, parts: Sequence[Op | Vec]) -> Op | Vec:
     """parts[0] op parts[1] op …, as one chain of ALUs."""
     tree = parts[0]
     for part in parts[1:]:

@@ -42,13 +42,15 @@ def _scaled(b: Build, node: Node, j: int, place: int, low: Operand, high: Operan
 def partial(b: Build, node: Node, places: Sequence[int]) -> list[list[Sums]]:
     """Sums over a chip's own columns, of all channels slot by slot, for the token of each place.
 
-    Slot 0 is what the chip keeps, so it comes last: the others travel meanwhile.
+    Slots take turns, so that all links have something to carry; slot 0 is what the chip keeps and comes last, while the
+    others travel.
     """
     if bank(node) and len(places) > 1:
         return [one for place in places for one in partial(b, node, [place])]
     count, made = b.lanes(node.output).vectors, dict[int, list[Sums]]()
-    for j in reversed(range(count)):
-        made[j] = [Sums(_kept(low), high and _kept(high)) for low, high in sums(b, node, places, j)]
+    per = count // b.stage.tensor
+    for j in sorted(range(count), key=lambda j: (j < per, j % per)):
+        made[j] = [Sums(_kept(low), None if high is None else _kept(high)) for low, high in sums(b, node, places, j)]
     return [[made[j][i] for j in range(count)] for i in range(len(places))]
 
 
@@ -65,15 +67,17 @@ def total(b: Build, node: Node, place: int) -> Floats:
     for j in range(out.vectors):
         slots = own[j :: out.vectors]
         low, high = (_reduced(b, [getattr(sum, word) for sum in slots]) for word in ("low", "high"))
-        assert low, "every vector has a low plane"
+        assert low is not None, "every vector has a low plane"
         vecs.append(_scaled(b, node, j, place, low, high, scale))
     return Floats(out, vecs)
 
 
-def _reduced(b: Build, slots: Sequence[Vec | None]) -> Op | None:
+def _reduced(b: Build, slots: Sequence[Vec | None]) -> Operand | None:
     """The exact sum over all chips of what lies in their slots for this one."""
     present = [vec for vec in slots if vec is not None]
-    return chain("add_mod", b.c2c.reduce(present, lambda vecs: stored(b, chain("add_mod", vecs)))) if present else None
+    if not present:
+        return None
+    return chain("add_mod", b.c2c.reduce(present, lambda vecs: stored(b, chain("add_mod", vecs))))
 
 
 @dataclass
