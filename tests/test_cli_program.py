@@ -43,6 +43,8 @@ def test_requests_have_a_cache_each(made: Path, models_once: Path, tmp_path: Pat
     one, two = bundle.load(made).program, bundle.load(tmp_path / "two").program
     rows = [sum(len(i.addresses) for i in p.resident if i.name.startswith("kv.")) for p in (one, two)]
     assert (one.requests, two.requests) == (1, 2) and rows[1] == 2 * rows[0] > 0
+    assert main(["verify", str(tmp_path / "two"), "--tokens", "2"]) == 0
+    assert "2 tokens of each of 2 requests" in capsys.readouterr().out
     assert main([*options, "--target", "cpu"]) == 2 and "requests" in capsys.readouterr().err
 
 

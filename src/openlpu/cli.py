@@ -13,15 +13,15 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from openlpu import (
     __version__,
     cli_bench,
     cli_options,
-    cli_prefill,
     cli_program,
     cli_promise,
+    cli_run,
     cli_show,
     cli_systems,
     cli_validate,
@@ -34,20 +34,13 @@ from openlpu._base.progress import Progress
 from openlpu.target import TARGETS
 
 if TYPE_CHECKING:
-    from openlpu.compile import Compiled
     from openlpu.graph.ir import Graph
     from openlpu.target.base import F32
-    from openlpu.tokens.model import Generation, Model, Prompt
-    from openlpu.tokens.promise import Promise
 
-PROMPT = "ROMEO:\n"
-REPLAY = 8  # tokens that a bare `openlpu run` repeats on the chip model
 WINDOW = 256  # tokens that `openlpu accuracy` scores together
 DOCUMENT_END = "<|endoftext|>"
 MODEL = "a Hugging Face folder, a model on its hub (owner/name), a .gguf or .onnx file, or demo, the embedded model"
 JSON = "print one JSON object"
-THREADS = "threads (default: all cores, or one for a small model)"
-CHOICES = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "stop")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,32 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _computes_in_numpy(args: argparse.Namespace) -> bool:
-    """Whether the chip model or the reference does the work: check, verify, ``--target``, a bare ``run``."""
-    bare_run = args.name == "run" and args.model is None
-    return bare_run or args.name in ("check", "verify") or getattr(args, "target", "cpu") != "cpu"
-
-
-def run(args: argparse.Namespace) -> int:
-    """Stream an answer; without a model, replay its start on the chip model and compare."""
-    from openlpu import compile as pipeline
-
-    prompt: Prompt = [{"role": "user", "content": args.prompt}] if args.chat else args.prompt
-    with _bars() as progress:
-        name = "demo" if args.model is None else args.model
-        scheme = cli_options.scheme(args)
-        compiled = pipeline.compile(name, scheme=scheme, context=args.context, dump=args.dump, progress=progress)
-        model = pipeline.start(compiled, args.target, threads=args.threads, speculate=args.speculate,
-                               chunks=args.chunk)
-    replayed = compiled if args.model is None else None
-    del compiled  # the model keeps what it needs
-    with model:
-        answer, promise = _say(args, model, prompt)
-        result = _result(args, model, answer)
-        result["promise"] = cli_promise.after_run(promise, model.executable.context, answer)
-        if replayed:
-            result |= _replay(args, replayed, model, prompt)
-    print(json.dumps(result) if args.json else "\n\n" + "\n".join(_summary(result)))
-    return 0 if result.get("same", True) else 1
+    """Whether the chip model or the reference does the work."""
+    return cli_run.in_numpy(args) if args.name == "run" else args.name in ("check", "verify")
 
 
 def check(args: argparse.Namespace) -> int:
@@ -185,85 +154,6 @@ def conformance(args: argparse.Namespace) -> int:
     return 0
 
 
-def _say(args: argparse.Namespace, model: Model, prompt: Prompt) -> tuple[Generation, Promise | None]:
-    """Promise, then run the answer to its end, piece by piece on standard output unless that is for JSON."""
-    with _bars() as progress:
-        answer = _answer(args, model, prompt, args.max_tokens, progress)
-        promise = cli_promise.before_run(model, answer, quiet=args.json)
-        pieces = iter(answer)
-        first = next(pieces, "")
-        for _ in pieces if args.json else ():
-            progress("generate", len(answer.token_ids), args.max_tokens)
-    if not args.json:
-        print(end=first if args.chat else args.prompt + first, flush=True)
-        for piece in pieces:
-            print(end=piece, flush=True)
-    return answer, promise
-
-
-def _answer(
-    args: argparse.Namespace, model: Model, prompt: Prompt, max_tokens: int, progress: Progress
-) -> Generation:
-    options = {name: getattr(args, name) for name in CHOICES}
-    return model.generate(prompt, max_tokens=max_tokens, progress=progress, **options)
-
-
-def _result(args: argparse.Namespace, model: Model, answer: Generation) -> dict[str, Any]:
-    """What ``run --json`` prints; every time sits beside the name of its clock."""
-    return {
-        "model": model.name,
-        "target": args.target,
-        "prompt_ids": list(answer.request.prompt),
-        "text": answer.text,
-        "token_ids": answer.token_ids,
-        "finish_reason": answer.finish_reason,
-        "logits_sha256": answer.logits_sha256,
-        "fingerprint": model.fingerprint if args.json else "",
-        "measured": answer.measured(),
-        "cycles": _cycles(answer),
-    }
-
-
-def _cycles(answer: Generation) -> dict[str, Any] | None:
-    counted = answer.cycles
-    if not counted:
-        return None
-    return {"clock": "cycles", "per_token": counted, "p50": units.percentile(counted, 50), "max": max(counted)}
-
-
-def _replay(args: argparse.Namespace, compiled: Compiled, model: Model, prompt: Prompt) -> dict[str, Any]:
-    """The first tokens again on the chip model: its cycles, and whether ids and logits are the same."""
-    from openlpu import compile as pipeline
-
-    count = min(REPLAY, args.max_tokens)
-    with _bars() as progress:
-        native = _answer(args, model, prompt, count, progress).finish()
-        progress("compile for the chip", 0, 1)
-        with pipeline.start(compiled, "chip") as chip:
-            replay = _answer(args, chip, prompt, count, progress)
-            for _ in replay:
-                progress("replay on the chip model", len(replay.token_ids), count)
-    same = (replay.token_ids, replay.logits_sha256) == (native.token_ids, native.logits_sha256)
-    return {"replayed": len(replay.token_ids), "same": same, "cycles": _cycles(replay)}
-
-
-def _summary(result: dict[str, Any]) -> Iterator[str]:
-    m, c = result["measured"], result["cycles"]
-    yield f"{m['tokens']} tokens on {result['target']}, ended by {result['finish_reason']}"
-    yield f"first token  {units.wall(m['first_token_s'])} for a prompt of {m['prompt_tokens']}"
-    if m["tokens"] > 1:
-        yield f"per token    {units.wall(m['token_p50_s'])} median, {units.wall(m['token_p99_s'])} p99"
-    if promise := result["promise"]:
-        yield cli_promise.verdict(promise)
-    if guesses := m["guessed"]:
-        yield f"guesses      {m['accepted']} of {guesses} checked tokens were right: {m['steps']} steps"
-    if c:
-        yield f"on the chip  {units.cycles(c['p50'])} per token"
-    if "same" in result:
-        verdict = "the same tokens and logits, bit for bit" if result["same"] else "DIFFERENT tokens or logits"
-        yield f"replayed     {result['replayed']} tokens on the chip model: {verdict}"
-
-
 @contextmanager
 def _bars() -> Iterator[Progress]:
     """A progress bar on standard error while work reports to it; nothing where that is not a terminal."""
@@ -283,7 +173,7 @@ def _parser() -> argparse.ArgumentParser:
                                      "on a processor and on a cycle-exact model of an LPU.")
     parser.add_argument("--version", action="version", version=f"openlpu {__version__}")
     commands = parser.add_subparsers(title="commands", dest="name", required=True, metavar="COMMAND")
-    _run_arguments(commands.add_parser("run", help="answer a prompt"))
+    cli_run.add_command(commands, _bars, MODEL)
     cli_program.add_commands(commands, _bars, MODEL)
     cli_show.add_commands(commands)
     cli_verify.add_commands(commands, _bars)
@@ -326,29 +216,3 @@ def _positive(text: str) -> int:
 def _model_argument(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("model", metavar="MODEL", nargs="?", default="demo",
                         help=f"{MODEL} (default)")
-
-
-def _run_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    parser.set_defaults(command=run)
-    add("model", metavar="MODEL", nargs="?", help=f"{MODEL}; left out, "
-        f"demo answers and {REPLAY} of its tokens are replayed on the chip model")
-    add("prompt", metavar="PROMPT", nargs="?", default=PROMPT, help=f"text to continue (default: {PROMPT!r})")
-    add("--max-tokens", type=int, default=64, metavar="N", help="most tokens to generate (default 64)")
-    add("--temperature", type=float, metavar="T", help="0 is greedy (default: the model's own, else 0)")
-    add("--top-k", type=int, metavar="K", help="keep the K best tokens")
-    add("--top-p", type=float, metavar="P", help="keep the best tokens that reach this probability")
-    add("--min-p", type=float, metavar="P", help="keep tokens of at least this share of the best one's probability")
-    add("--repetition-penalty", type=float, metavar="R", help="above 1: tokens seen before become less likely")
-    add("--seed", type=int, metavar="S", help="selects the random numbers (default 0); no effect on greedy choice")
-    add("--stop", action="append", default=[], metavar="TEXT", help="end before this text; may be repeated")
-    add("--target", choices=tuple(TARGETS), default="cpu", help="what runs it (default cpu)")
-    add("--threads", type=int, default=0, metavar="N", help=f"of the cpu target: {THREADS}")
-    cli_prefill.add_option(parser)
-    add("--speculate", action=argparse.BooleanOptionalAction, help="check guessed tokens beside the next one, which "
-        "changes no bit (default: on the cpu target, as far as it pays)")
-    add("--context", type=int, metavar="N", help="positions of KV cache (default: the model's own)")
-    cli_options.add_bits(parser)
-    add("--chat", action="store_true", help="the prompt is a user's message; use the model's chat template")
-    add("--dump", type=Path, metavar="DIR", help="write what each pass of the pipeline returned as text")
-    add("--json", action="store_true", help=JSON)

@@ -132,8 +132,9 @@ def summary(result: dict[str, Any]) -> Iterator[str]:
     """The program, its times, and the splits that were considered."""
     split, clock = result["split"], result["clock_hz"]
     most = max(result["sram_used"]) / result["sram_rows"]
-    yield (f"{result['model']} on {_count(result['chips'], 'chip')} of {result['system']} ({result['chip']}): "
-           f"{_count(split['stages'], 'stage')} of {_count(split['tensor'], 'chip')}; at most {most:.1%} of the SRAM")
+    yield (f"{result['model']} on {units.count(result['chips'], 'chip')} of {result['system']} ({result['chip']}): "
+           f"{units.count(split['stages'], 'stage')} of {units.count(split['tensor'], 'chip')}; at most {most:.1%} of "
+           "the SRAM")
     for s in result["segments"]:
         seconds, full = s["cycles"] / clock, s["chunk"] * clock / s["interval"]
         yield (f"context {s['context']:>6}  {units.cycles(s['cycles'])}, {units.duration(seconds)} "
@@ -147,10 +148,6 @@ def summary(result: dict[str, Any]) -> Iterator[str]:
         mark = "*" if c["chosen"] else " "
         cost = c["why"] or f"{c['cycles']:>10,} {c['interval']:>10,} {c['moved']:>11,}"
         yield f"{mark} {c['tensor']:>2} {c['stages']:>4}{' h'[c['halves']]} {c['exchange']:<7} {cost}"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 def details(result: dict[str, Any]) -> Iterator[str]:

@@ -53,7 +53,9 @@ def verify(args: argparse.Namespace, bars: Bars) -> int:
     elif verdict.difference:
         print(verdict.difference)
     else:
-        print(f"{verdict.tokens} tokens, {verdict.tensors} tensors: the reference's bits; every claim holds")
+        each = f" of each of {verdict.requests} requests" if verdict.requests > 1 else ""
+        print(f"{units.count(verdict.tokens, 'token')}{each}, {units.count(verdict.tensors, 'tensor')}: the "
+              "reference's bits; every claim holds")
     return 1 if verdict.difference else 0
 
 
@@ -105,6 +107,6 @@ def _line(c: Checked) -> str:
     links = f"{c.exchanged:,} vectors exchanged, {c.arriving:,} arriving, {c.handed:,} handed on; " if c.chips > 1 \
         or c.arriving or c.handed else ""
     together = f", {c.chunk} tokens" if c.chunk > 1 else ""
-    return (f"context {c.context:>6}{together}  {which}, {c.chips} chip{'s' * (c.chips > 1)}: "
+    return (f"context {c.context:>6}{together}  {which}, {units.count(c.chips, 'chip')}: "
             f"{c.instructions:,} instructions, {c.operands:,} operands as claimed; {links}"
             f"{units.cycles(c.cycles)}; {units.wall(c.wall_s)}")

@@ -278,17 +278,44 @@ def start(
         raise BadRequest(f"target '{target}' cannot run {slots} requests at once", where="slots", fix="use 1")
     if speculate and target == "chip":
         raise BadRequest("target 'chip' runs one token a step", where="speculate", fix="leave it out")
+    options: dict[str, Any] = {"cpu": {"threads": threads}, "chip": {"chunks": chunks}}.get(target, {})
+    executable = TARGETS.get(target)(compiled.graph, slots=slots, context=compiled.context, **options)
+    speculation = Adaptive() if speculate or (speculate is None and target == "cpu") else None
+    return _model(compiled, executable, max(chunks, default=1) if target == "chip" else PREFILL_CHUNK, speculation)
+
+
+def on_chips(folder: Path) -> tuple[Compiled, Model]:
+    """What ``openlpu compile MODEL -o DIR`` wrote, loaded on the chips that it is for: on the chip model.
+
+    Raises :class:`openlpu._base.errors.ProgramError` when the folder is damaged or has no weights.
+    """
+    from openlpu.schedule import bundle
+    from openlpu.target.chip.run import ChipExecutable
+    from openlpu.target.chip.system import SystemExecutable
+
+    made = bundle.load(folder)
+    graph = made.graph
+    for name in (name for name in made.manifest["sha256"] if "/" not in name):
+        made.file(name)  # compares its hash
+    compiled = Compiled(str(folder), read_texts(folder, graph.config), graph, Options(made.scheme))
+    if made.found:
+        return compiled, _model(compiled, SystemExecutable(made.found.program, graph.params, made.found.system))
+    chunk = max(segment.chunk for segment in made.program.segments)
+    return compiled, _model(compiled, ChipExecutable(made.program, graph.params), chunk)
+
+
+def _model(
+    compiled: Compiled, executable: Executable, chunk: int = 0, speculation: Adaptive | None = None
+) -> Model:
+    """Something loaded, with the model's texts; ``chunk`` as of an engine."""
     config, checkpoint = compiled.graph.config, compiled.checkpoint
     if isinstance(config, EncoderConfig):
         raise Unsupported(f"'{config.architecture}' is an encoder: it writes no text", where=compiled.name,
                           fix="`openlpu run MODEL TEXT --target ref` or chip gives its hidden states")
-    options: dict[str, Any] = {"cpu": {"threads": threads}, "chip": {"chunks": chunks}}.get(target, {})
-    executable = TARGETS.get(target)(compiled.graph, slots=slots, context=compiled.context, **options)
     return Model(
-        compiled.name, executable, checkpoint.tokenizer, vocab=config.vocab, eos=config.eos,
-        chat=checkpoint.chat, defaults=_defaults(checkpoint), fingerprint=_kept(compiled, executable).fingerprint,
-        chunk=max(chunks, default=1) if target == "chip" else PREFILL_CHUNK,
-        speculation=Adaptive() if speculate or (speculate is None and target == "cpu") else None,
+        compiled.name, executable, checkpoint.tokenizer, vocab=config.vocab, eos=config.eos, chat=checkpoint.chat,
+        defaults=_defaults(checkpoint), fingerprint=_kept(compiled, executable).fingerprint, chunk=chunk,
+        speculation=speculation,
     )
 
 

@@ -21,6 +21,11 @@ def cycles(count: int) -> str:
     return f"{count:,} cycles"
 
 
+def count(number: int, what: str) -> str:
+    """Things by their number: ``1 token``, ``1,024 tokens``."""
+    return f"{number:,} {what}{'s' * (number != 1)}"
+
+
 def duration(value: float) -> str:
     """A duration that was computed, not measured: ``11.8 µs``, ``1.18 ms``."""
     for unit, scale in (("s", 1.0), ("ms", 1e3)):

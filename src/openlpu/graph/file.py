@@ -30,8 +30,8 @@ def words(graph: Graph) -> dict[str, Any]:
 
 
 def shapes(graph: Graph) -> dict[str, list[Any]]:
-    """Type and shape of each parameter, by name: ``["|i8", [64, 172]]``."""
-    return {name: [array.dtype.str, list(array.shape)] for name, array in sorted(graph.params.items())}
+    """Type and shape of each parameter, by name in the graph's order: ``["|i8", [64, 172]]``."""
+    return {name: [array.dtype.str, list(array.shape)] for name, array in graph.params.items()}
 
 
 def hollow(packed: Mapping[str, Any]) -> dict[str, np.ndarray]:

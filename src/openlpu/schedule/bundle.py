@@ -73,7 +73,8 @@ class Bundle:
         if not self.weights:
             raise ProgramError("it was compiled from shapes: there are no weights", where=str(self.folder),
                                fix="openlpu load-weights DIR CHECKPOINT")
-        return graph_file.unpack(json.loads(self.file(GRAPH).read_bytes()), load_file(self.file(PARAMS)))
+        words, arrays = json.loads(self.file(GRAPH).read_bytes()), load_file(self.file(PARAMS))
+        return graph_file.unpack(words, {name: arrays[name] for name in words["params"]})
 
     @property
     def several(self) -> bool:
@@ -214,7 +215,7 @@ def _finish(
 ) -> dict[str, Any]:
     """Write everything but the program, which is there, and return the manifest."""
     words = graph_file.words(graph) | {"params": graph_file.shapes(graph)}
-    (new / GRAPH).write_text(json.dumps(words, sort_keys=True, indent=1) + "\n", "utf-8")
+    (new / GRAPH).write_text(json.dumps(words, indent=1) + "\n", "utf-8")
     if texts is not None:
         save_file(graph_file.pack(graph)[1], new / PARAMS)
     for name, content in (texts or {}).items():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,4 +48,20 @@ class Executable(Protocol):
 
     def close(self) -> None:
         """Release threads and memory; the executable cannot be used afterwards."""
+        ...
+
+
+@runtime_checkable
+class Pipelined(Executable, Protocol):
+    """An executable whose stages work on several requests at a time: nobody waits until all of a step are done."""
+
+    def enter(self, chunk: Chunk) -> object:
+        """A chunk joins those under way; its request must have no other there."""
+        ...
+
+    def leave(self) -> tuple[Chunk, F32]:
+        """Run until one of them is done: it, and its logits as of :meth:`Executable.run`.
+
+        Raises as that does; then nothing is under way any more.
+        """
         ...

@@ -78,6 +78,9 @@ class Case:
         return f"{self.target}{native}{split} batch={self.batch} chunk={self.chunk or 'whole'} {self.order}{guess}"
 
 
+FULL = Case("chip", batch=3, split=Split(2, 2))  # every stage works on another request at a time
+
+
 @dataclass(frozen=True)
 class Row:
     """A case, the hash of its logits and tokens, and the seconds it took on this machine's clock."""
@@ -134,6 +137,7 @@ def cases(paths: Sequence[str], chip: bool, layers: int = 0) -> list[Case]:
     if chip:
         listed += [Case("chip"), Case("chip", together=8)]
         listed += [Case("chip", split=split) for split in SPLITS if split.stages <= layers]
+        listed += [FULL] if layers >= 2 else []
         listed += [Case("chip", split=split, system=system) for system, split in WIRED if layers]
     return listed
 

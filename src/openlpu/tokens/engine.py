@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from openlpu._base.errors import NumericsError
-from openlpu.target.base import F32, Chunk, Executable
+from openlpu._base.errors import NumericsError, OpenLpuError
+from openlpu.target.base import F32, Chunk, Executable, Pipelined
 from openlpu.tokens.request import Request
 from openlpu.tokens.sample import choose
 from openlpu.tokens.slots import Slots
@@ -90,7 +90,8 @@ class Engine:
 
     ``eos`` are the model's end ids; ``vocab`` bounds a prompt's ids.  ``speculation`` guesses tokens to check
     beside the next one (None: a step is one token of each request).  Threads that read answers of one engine take
-    turns.
+    turns.  On a :class:`Pipelined` executable a step ends when one request's chunk is done; those of the others stay
+    under way.
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class Engine:
         self.slots = Slots(executable.slots, executable.context)
         self.waiting: deque[Running] = deque()
         self.running: list[Running] = []
+        self._under_way: dict[int, Running] = {}  # by slot
 
     def add(self, request: Request, watch: Callable[[int], bool] = lambda token: False) -> Running:
         """Queue a request; raises :class:`BadRequest` when the model cannot run its prompt."""
@@ -120,25 +122,44 @@ class Engine:
         return not (self.running or self.waiting)
 
     def step(self) -> list[Running]:
-        """Advance every running request by one chunk or by its next tokens; returns those that got a token."""
+        """Advance every running request by one chunk or by its next tokens, or the next of those in a pipeline;
+        returns those that got a token."""
         with self.turn:
             return self._advance()
 
     def _advance(self) -> list[Running]:
         chunks, decode = self._plan()
+        if isinstance(self.executable, Pipelined):
+            return self._pass_on(self.executable, chunks)
         if not chunks:
             return []
         if self.speculation is None or not decode:
-            return self._commit(chunks, self.executable.run(chunks))
+            return self._commit(self.running, chunks, self.executable.run(chunks))
         if self._rest:
             self._rest -= 1
-            return self._commit(chunks, self.executable.run(chunks))
+            return self._commit(self.running, chunks, self.executable.run(chunks))
         if guesses := self.speculation.propose(self.running):
             return self._check(self.speculation, chunks, guesses)
         start = perf_counter()
         logits = self.executable.run(chunks)
         self._rest = self.speculation.plain(len(chunks), perf_counter() - start)
-        return self._commit(chunks, logits)
+        return self._commit(self.running, chunks, logits)
+
+    def _pass_on(self, stages: Pipelined, chunks: Sequence[Chunk]) -> list[Running]:
+        """The chunks of requests that have none under way enter; the next one that is done makes its token."""
+        for running, chunk in zip(self.running, chunks, strict=True):
+            if running.slot not in self._under_way:  # else its own, or one of a request that was cancelled
+                stages.enter(chunk)
+                self._under_way[running.slot] = running
+        if not self._under_way:
+            return []
+        try:
+            chunk, logits = stages.leave()
+        except OpenLpuError:
+            self._under_way.clear()
+            raise
+        running = self._under_way.pop(chunk.slot)
+        return [] if running.finish else self._commit([running], [chunk], [logits])
 
     def end(self, running: Running, finish: str) -> None:
         """Take a request out and free its slot: a stop text was found, or somebody wants no more of it."""
@@ -190,7 +211,7 @@ class Engine:
                 raise
             chunks, logits = plain, self.executable.run(plain)  # a guess that is no token yet must not end a request
         seconds = perf_counter() - start
-        advanced = self._commit(chunks, logits)
+        advanced = self._commit(asked, chunks, logits)
         made = sum(len(running.ids) - 1 - chunk.start for running, chunk in zip(asked, plain, strict=True))
         speculation.checked(len(plain), rows, made, seconds)
         return advanced
@@ -205,10 +226,10 @@ class Engine:
         made = len(running.ids) - len(running.request.prompt)
         return max(0, min(running.request.max_tokens - made - 1, self.slots.context - len(running.ids)))
 
-    def _commit(self, chunks: Sequence[Chunk], logits: Sequence[F32]) -> list[Running]:
+    def _commit(self, asked: Sequence[Running], chunks: Sequence[Chunk], logits: Sequence[F32]) -> list[Running]:
         now, counted = perf_counter(), int(getattr(self.executable, "cycles", 0))
         advanced = []
-        for running, chunk, rows in zip(list(self.running), chunks, logits, strict=True):
+        for running, chunk, rows in zip(list(asked), chunks, logits, strict=True):
             guesses = chunk.tokens[1:] if chunk.every else ()
             running.ran += len(chunk.tokens) - len(guesses)
             if running.ran < len(running.ids):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Protocol
 
 import numpy as np
@@ -30,8 +31,10 @@ WHOLE = ".whole"  # of a value's name: gathered on every chip
 
 @dataclass(frozen=True)
 class Verdict:
-    """``tokens`` were run; ``difference`` is empty when every tensor of each had the reference's bits."""
+    """``tokens`` were run of each of ``requests``; ``difference`` is empty when every tensor of each had the
+    reference's bits."""
 
+    requests: int
     tokens: int
     tensors: int
     difference: str
@@ -90,34 +93,37 @@ class ManyChips:
 
 
 def verify(graph: Graph, program: Program | Found, tokens: int = 4, progress: Progress = silent) -> Verdict:
-    """Run the first tokens on the chip model, claims compared, and every fp32 tensor against the reference.
+    """Run the first tokens of every request on the chip model, other ones of each and by turns, claims compared, and
+    every fp32 tensor against the reference.
 
     Each segment takes part: the last token runs in every one that has room for it, in those of several tokens with the
     ones before it.  Raises
     :class:`~openlpu._base.errors.ProgramError` when the referee refuses the program.
     """
-    context = program.context if isinstance(program, Program) else program.program.stage(0).program.context
+    first = program if isinstance(program, Program) else program.program.stage(0).program
+    context, requests = first.context, first.requests
     if not 1 <= tokens <= context:
         raise BadRequest(f"{tokens} is out of range", where="tokens", fix=f"tokens is 1 to {context}")
     chips: Runner = OneChip(graph, program) if isinstance(program, Program) else ManyChips(graph, program)
-    reference = load_reference(graph, context=context)
+    reference = load_reference(graph, slots=requests, context=context)
     compared = 0
-    ids = [(7919 * i + 1) % graph.config.vocab for i in range(tokens)]
-    for position, token in enumerate(ids):
-        progress("verify", position, tokens)
+    for position, request in product(range(tokens), range(requests)):
+        progress("verify", position * requests + request, tokens * requests)
+        ids = tuple((7919 * (i + 31 * request) + 1) % graph.config.vocab for i in range(position + 1))
         want: dict[str, np.ndarray] = {}
-        reference.run([Chunk(0, position, (token,))], _collect(want))
+        reference.run([Chunk(request, position, ids[position:])], _collect(want))
         able = [i for i, s in enumerate(chips.segments) if position < s.context]
         for segment in able if position == tokens - 1 else able[:1]:
             chunk, name = chips.segments[segment].chunk, chips.segments[segment].name
             start = position - position % chunk
-            chips.step(Step(start, tuple(ids[start : position + 1]), chunk), segment)
+            chips.step(Step(start, ids[start:], chunk, request), segment)
             for tensor, value in chips.tensors(segment, want):
                 compared += 1
                 if not np.array_equal(value.view(np.int32), want[tensor].view(np.int32)):
                     where = f"position {position}, segment {name} ({position // BLOCK} blocks before it)"
-                    return Verdict(position + 1, compared, f"{tensor} differs from the reference at {where}")
-    return Verdict(tokens, compared, "")
+                    where += f", request {request} of {requests}" if requests > 1 else ""
+                    return Verdict(requests, position + 1, compared, f"{tensor} differs from the reference at {where}")
+    return Verdict(requests, tokens, compared, "")
 
 
 def _collect(into: dict[str, np.ndarray]) -> Callable[[Node, object], None]:

@@ -7,13 +7,11 @@ once more.  What a token leaves in SRAM is written again with it, so the bits ar
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise, starmap, zip_longest
+from itertools import zip_longest
 
 import numpy as np
-from numpy.typing import NDArray
 
-from openlpu._base.errors import LinkError, NumericsError, ProgramError
+from openlpu._base.errors import LinkError, NumericsError, OpenLpuError, ProgramError
 from openlpu.arch.system import System, load_system
 from openlpu.graph.ir import Graph
 from openlpu.partition.names import Local
@@ -25,31 +23,20 @@ from openlpu.schedule.search import lined_up
 from openlpu.schedule.system import cables, paced, schedule_system
 from openlpu.target.base import F32, Chunk
 from openlpu.target.chip import clocks, host, pipeline
+from openlpu.target.chip.flow import Fault, Flow, Order, Passage
 from openlpu.target.chip.links import Packet, Port
 from openlpu.target.chip.machine import Machine, Trace
 from openlpu.target.chip.packets import packets, stretches
 from openlpu.target.chip.values import Values
 
-Entry = tuple[Step, int]  # and the number of its segment
 REPLAYS = 3  # of one token; an error that is still there is no accident
 
 
-@dataclass(frozen=True)
-class Fault:
-    """An error in the ``packet``-th vector (from 0) that a chip receives from ``queue`` during the step of a position,
-    ``times`` runs of it in a row."""
-
-    position: int
-    stage: int
-    role: int
-    queue: str
-    packet: int = 0
-    times: int = 1
-
-
 class SystemExecutable:
-    """Chips with a sequence for each of the programs' requests.  ``cycles`` of what ran last, of several requests one
-    token of each, are the program's, replays included; ``replays`` counts those.
+    """Chips with a sequence for each of the programs' requests, of which every stage works on another at a time.
+
+    ``cycles``: of the step that was done last, from when it could enter to its logits, replays included; ``replays``
+    counts those.  ``flow`` knows the clock of all steps.
 
     With ``check`` every operand of every token is compared with the programs' claims.
     Raises :class:`ProgramError` when the system has other chips or wires than the program is for.
@@ -64,6 +51,7 @@ class SystemExecutable:
         self.context = min(stage.program.context for stage in self.stages)
         self.cycles, self.replays = program.cycles(0), 0
         self.faults: list[Fault] = []
+        self.flow = Flow(program)
         self._traces: dict[int, list[Trace]] = {}
         if (chip := program.programs[0].program.chip) != system.chip:
             what = f"the program is for chips {chip.name}, these are {system.chip.name}"
@@ -80,40 +68,75 @@ class SystemExecutable:
     def run(self, chunks: Sequence[Chunk]) -> list[F32]:
         """Logits per chunk, as :meth:`ChipExecutable.run <openlpu.target.chip.run.ChipExecutable.run>`; chunks of
         several requests are under way at once."""
-        todo: dict[int, list[tuple[int, Entry]]] = {}
+        own: dict[int, list[int]] = {}
         for k, chunk in enumerate(chunks):
-            assert chunk.slot < self.slots, "the programs have no cache for this request"
-            todo.setdefault(chunk.slot, []).extend((k, entry) for entry in host.steps(self.program, chunk))
-        rows: list[list[F32]] = [[] for _ in chunks]
-        for turn in zip_longest(*todo.values()):
-            entered = [own for own in turn if own]
-            for (k, _), logits in zip(entered, self.together([entry for _, entry in entered]), strict=True):
-                rows[k].append(logits)
-        return [np.stack(own if chunk.every else own[-1:]) for own, chunk in zip(rows, chunks, strict=True)]
+            own.setdefault(chunk.slot, []).append(k)
+        rows: dict[int, F32] = {}
+        for turn in zip_longest(*own.values()):  # a request has one chunk at a time
+            orders = {k: self.enter(chunks[k]) for k in turn if k is not None}
+            for _ in orders:
+                self._next()
+            rows |= {k: np.stack(order.rows) for k, order in orders.items()}
+        return [rows[k] for k in range(len(chunks))]
+
+    def enter(self, chunk: Chunk) -> Order:
+        """A chunk goes into the pipeline; its request must have no other there."""
+        assert chunk.slot < self.slots, "the programs have no cache for this request"
+        return self.flow.add(chunk, [*host.steps(self.program, chunk)])
+
+    def leave(self) -> tuple[Chunk, F32]:
+        """Run all stages, each on another step, until a chunk is out: it, and its logits as of :meth:`run`.
+
+        Raises :class:`LinkError` naming the chip and port of an error that stays.
+        """
+        order = self._next()
+        return order.chunk, np.stack(order.rows)
 
     def step(self, step: Step, segment: int) -> F32:
-        """The logits of one step in the segment of that number; see :meth:`together`."""
-        return self.together([(step, segment)])[0]
+        """The logits of one step in the segment of that number."""
+        order = self.flow.add(Chunk(step.request, step.start, step.tokens), [(step, segment)])
+        assert self._next() is order, "nothing else is under way"
+        return order.rows[0]
 
-    def together(self, entries: Sequence[Entry]) -> list[F32]:
-        """The logits of a step of each of some requests: they enter one behind the other, and those of which a link
-        flags an error once more.
+    def _next(self) -> Order:
+        """Turn by turn until a chunk has all its logits.  An error ends everything that is under way."""
+        out: Order | None = None
+        try:
+            while out is None:
+                for s, passage in self.flow.turn():
+                    self._run(s, passage)
+                    if s == len(self.stages) - 1 and self._out(passage):
+                        out = passage.order
+        except OpenLpuError:
+            self.flow.clear()
+            raise
+        return out
 
-        Raises :class:`LinkError` naming the chip and port when the error stays.
-        """
-        out: dict[Entry, F32] = {}
-        self.cycles = 0
-        for run in range(REPLAYS + 1):
-            left = [entry for entry in entries if entry not in out]
-            segments = [segment for _, segment in left]
-            self.cycles += sum(starmap(self.program.gap, pairwise(segments))) + self.program.cycles(segments[-1])
-            flagged = self._pass(left, run, out)
-            if not flagged:
-                break
-            if run == REPLAYS:
-                raise self._broken(flagged[0])
-            self.replays += len(flagged)
-        return [out[entry] for entry in entries]
+    def _run(self, s: int, passage: Passage) -> None:
+        """A stage does its part of a step.  A flag is seen at the end: whatever follows goes on with damaged values."""
+        machine, trace = self.machines[s], self.traces(passage.segment)[s]
+        host.write_rows(machine, self.stages[s].program, passage.step)
+        found = [f for f in self.faults
+                 if f.position in passage.step.positions and f.stage == s and passage.run < f.times]
+        if found and not passage.fault:
+            passage.fault = found[0]
+        damaged = [_packet(trace, f) for f in found] if self.flow.damaged(passage) else None
+        passage.handed = machine.execute(trace, passage.handed, damaged)
+
+    def _out(self, passage: Passage) -> bool:
+        """A step is done on the last stage; whether its chunk is."""
+        order, fault = passage.order, passage.fault
+        if fault and passage.run == REPLAYS:
+            raise self._broken(fault)
+        self.replays += self.flow.leave(passage)
+        if fault or passage.void:
+            return False
+        logits = self._logits(passage.step, passage.segment)
+        if order.chunk.every or order.left == 1:
+            order.rows.append(logits)
+        self.cycles = self.flow.now - passage.ready
+        order.left -= 1
+        return not order.left
 
     def _logits(self, step: Step, segment: int) -> F32:
         name = list(self.stages[-1].program.segments[segment].tensors)[-1]
@@ -152,29 +175,6 @@ class SystemExecutable:
         found = packets(self.system, traces, starts, links, tensor)
         spans = stretches(traces, starts, tensor, self.program.interval(segment))
         return clocks.simulate(self.system, found, spans, draws, seed)
-
-    def _pass(self, entries: Sequence[Entry], run: int, out: dict[Entry, F32]) -> list[Fault]:
-        """Steps through all stages, each a stage behind the one before, their logits into ``out``; of those without
-        the first error that a link flagged.
-
-        The flag is seen at the end: whatever follows goes on with damaged values.
-        """
-        handed: dict[Entry, NDArray[np.uint8]] = {}
-        flagged: dict[Entry, Fault] = {}
-        last = len(self.stages) - 1
-        for turn in range(len(entries) + last):
-            for s in range(max(0, turn - len(entries) + 1), min(turn, last) + 1):
-                step, segment = entry = entries[turn - s]
-                machine, trace = self.machines[s], self.traces(segment)[s]
-                host.write_rows(machine, self.stages[s].program, step)
-                found = [f for f in self.faults if f.position in step.positions and f.stage == s and run < f.times]
-                if found:
-                    flagged.setdefault(entry, found[0])
-                damaged = [_packet(trace, f) for f in found] if entry in flagged else None
-                handed[entry] = machine.execute(trace, handed.get(entry), damaged)
-                if s == last and entry not in flagged:
-                    out[entry] = self._logits(step, segment)
-        return list(flagged.values())
 
     def value(self, stage: int, segment: int, name: str) -> F32:
         """An fp32 value of the last token, by channel, from where a segment of a stage left it on its chips."""
