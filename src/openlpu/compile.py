@@ -17,6 +17,7 @@ from openlpu._base.errors import BadRequest, DoesNotFit, ProgramError, Unsupport
 from openlpu._base.manifest import MANIFEST, new_folder
 from openlpu._base.progress import Progress, silent
 from openlpu.arch import truepoint
+from openlpu.checkpoint.config import ModelConfig
 from openlpu.checkpoint.encoder import EncoderConfig
 from openlpu.checkpoint.folder import Checkpoint, read_texts
 from openlpu.checkpoint.folder import load as read_checkpoint
@@ -278,6 +279,7 @@ def start(
         raise BadRequest(f"target '{target}' cannot run {slots} requests at once", where="slots", fix="use 1")
     if speculate and target == "chip":
         raise BadRequest("target 'chip' runs one token a step", where="speculate", fix="leave it out")
+    _decoder(compiled)
     options: dict[str, Any] = {"cpu": {"threads": threads}, "chip": {"chunks": chunks}}.get(target, {})
     executable = TARGETS.get(target)(compiled.graph, slots=slots, context=compiled.context, **options)
     speculation = Adaptive() if speculate or (speculate is None and target == "cpu") else None
@@ -308,15 +310,20 @@ def _model(
     compiled: Compiled, executable: Executable, chunk: int = 0, speculation: Adaptive | None = None
 ) -> Model:
     """Something loaded, with the model's texts; ``chunk`` as of an engine."""
-    config, checkpoint = compiled.graph.config, compiled.checkpoint
-    if isinstance(config, EncoderConfig):
-        raise Unsupported(f"'{config.architecture}' is an encoder: it writes no text", where=compiled.name,
-                          fix="`openlpu run MODEL TEXT --target ref` or chip gives its hidden states")
+    config, checkpoint = _decoder(compiled), compiled.checkpoint
     return Model(
         compiled.name, executable, checkpoint.tokenizer, vocab=config.vocab, eos=config.eos, chat=checkpoint.chat,
         defaults=_defaults(checkpoint), fingerprint=_kept(compiled, executable).fingerprint, chunk=chunk,
         speculation=speculation,
     )
+
+
+def _decoder(compiled: Compiled) -> ModelConfig:
+    config = compiled.graph.config
+    if isinstance(config, EncoderConfig):
+        raise Unsupported(f"'{config.architecture}' is an encoder: it writes no text", where=compiled.name,
+                          fix="`openlpu run MODEL TEXT --target ref` or chip gives its hidden states")
+    return config
 
 
 def _kept(compiled: Compiled, executable: Executable) -> Compiled:
