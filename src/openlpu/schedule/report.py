@@ -12,6 +12,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
@@ -144,15 +145,15 @@ class _Dispatches(dict[int, Dispatch]):
     def __init__(self, chip: Chip, segment: Segment) -> None:
         self.chip, self.queues = chip, [(name, rows) for name, rows in segment.queues.items() if len(rows)]
         numbers = np.concatenate([rows["id"] for _, rows in self.queues])
-        self.order = np.argsort(numbers)
-        self.numbers = numbers[self.order]
-        self.begins = np.cumsum([0, *(len(rows) for _, rows in self.queues)])
+        self.at = np.zeros(int(numbers.max()) + 1, np.int64)  # by id: its place among all
+        self.at[numbers] = np.arange(len(numbers))
+        self.begins = list(accumulate((len(rows) for _, rows in self.queues), initial=0))
 
     def __missing__(self, number: int) -> Dispatch:
-        at = int(self.order[np.searchsorted(self.numbers, number)])
-        queue = int(np.searchsorted(self.begins, at, "right")) - 1
+        at = int(self.at[number])
+        queue = bisect_right(self.begins, at) - 1
         name, rows = self.queues[queue]
-        row = rows[at - int(self.begins[queue])]
+        row = rows[at - self.begins[queue]]
         assert row["id"] == number, f"instruction {number} is in a queue"
         made = TABLE[int(row["op"])]
         latency = self.chip.latency[made.latency] if made.latency else 0
@@ -165,12 +166,14 @@ class _Operands(dict[int, list[int]]):
     """Instruction id -> ids whose values it reads."""
 
     def __init__(self, segment: Segment) -> None:
+        instructions = max(int(rows["id"].max(initial=0)) for rows in segment.queues.values())
         reads = segment.claims.reads[segment.claims.reads["writer"] != RESIDENT]
-        order = np.argsort(reads["reader"], kind="stable")
-        self.reader, self.writer = reads["reader"][order], reads["writer"][order]
+        self.writer = reads["writer"][np.argsort(reads["reader"], kind="stable")]
+        counts = np.bincount(reads["reader"], minlength=instructions + 1)
+        self.begins = np.concatenate(([0], np.cumsum(counts)))  # by id: where its claims begin among all
 
     def __missing__(self, number: int) -> list[int]:
-        first, end = np.searchsorted(self.reader, (number, number + 1))
+        first, end = self.begins[number], self.begins[number + 1]
         self[number] = found = self.writer[first:end].tolist()
         return found
 

@@ -98,7 +98,8 @@ def of_system(system: SystemProgram, segment: int) -> Token:
         if which not in walked:
             walked[which] = critical_path(stage.program.chip, part, _first_send(stage, part))
         own = _from(walked[which], stage.taken(part) if s else 0)  # the first vector is under way until then
-        path += [replace(p, start=start + p.start, operator=shift(p.operator, system.first[s])) for p in own]
+        names = {name: shift(name, system.first[s]) for _, name in part.origin}
+        path += [Piece(start + p.start, p.cycles, p.kind, names[p.operator]) for p in own]
         if s < len(system.hops):
             sent = start + stage.handed_over(part)
             there = system.stage(s + 1)
@@ -145,7 +146,7 @@ def _from(pieces: Sequence[Piece], cycle: int) -> Iterator[Piece]:
     for p in pieces:
         cut = max(cycle - p.start, 0)
         if cut < p.cycles:
-            yield replace(p, start=p.start + cut, cycles=p.cycles - cut)
+            yield replace(p, start=p.start + cut, cycles=p.cycles - cut) if cut else p
 
 
 def _first_send(stage: StageProgram, segment: Segment) -> int | None:
