@@ -11,7 +11,7 @@ and how long setting the clock right takes; everything in whole cycles, because 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from openlpu.arch.topology import Wires
 
 PPM = 100  # millionths, a clock's largest deviation from nominal: what Ethernet-class serial links allow (IEEE 802.3)
 STEP = 1  # chosen: cycles by which an epoch's alignment changes a counter at most; the paper makes it configurable
-
+FAR = 2**31  # a path that decides nothing
 
 def drift(cycles: int) -> int:
     """Cycles by which two clocks part in so many, at most."""
@@ -45,8 +45,16 @@ class Pace:
         The program's clock and the counter it is set to run on one oscillator: they part by the steps that alignment
         took meanwhile, and by no more than the drift and what the counter may be off before and after.
         """
-        stepped = STEP * (cycles // self.epoch + 1) + drift(self.epoch)
-        return 1 + min(stepped, drift(cycles) + 2 * self.path)
+        return 1 + min(self._stepped(cycles), drift(cycles) + 2 * self.path)
+
+    def _stepped(self, cycles: int) -> int:
+        return STEP * (cycles // self.epoch + 1) + drift(self.epoch)
+
+    @property
+    def local(self) -> Pace:
+        """What a program needs of it: where the steps decide, chip 0 may be anywhere, and programs of systems of
+        different size are the same."""
+        return replace(self, path=FAR) if 2 * self.path >= self._stepped(self.stretch) else self
 
 
 @dataclass(frozen=True, eq=False)

@@ -102,7 +102,7 @@ def _cablings(local: Group | None, hops: Sequence[Hop], pace: Pace | None, head:
     slot = max((hop.link.cycles for hop in hops), default=0)
     out = [*(port_queue(hop.leaves) for hop in hops), ""]
     into = ["", *(port_queue(hop.arrives) for hop in hops)]
-    return [Cabling(local, slot, *queues, pace, head) for queues in zip(out, into, strict=True)]
+    return [Cabling(local, slot, *queues, pace.local if pace else None, head) for queues in zip(out, into, strict=True)]
 
 
 def _listed(
