@@ -40,10 +40,14 @@ SIZES = np.array([size(i) for i in TABLE])
 
 def repeated(columns: NDArray) -> Ints:
     """For each instruction of a queue, 0 if it is written out, k if it is the k-th repetition of one that is."""
-    out = np.zeros(len(columns), np.int64)
-    if len(columns) < 3:
+    return _again(*_pairs(columns))[: len(columns)]
+
+
+def _again(gap: Ints, step: Ints, alike: NDArray[np.bool_]) -> Ints:
+    """:func:`repeated`, from :func:`_pairs`."""
+    out = np.zeros(len(gap) + 1, np.int64)
+    if len(gap) < 2:
         return out
-    gap, step, alike = _pairs(columns)
     # A stretch is a run of pairs (i, i + 1) of equal gap and step.
     on = alike[1:] & alike[:-1] & (gap[1:] == gap[:-1]) & (step[1:] == step[:-1])
     first, last = np.flatnonzero(alike & ~np.append(False, on)), np.flatnonzero(alike & ~np.append(on, False))
@@ -59,22 +63,17 @@ def repeated(columns: NDArray) -> Ints:
 
 def _pairs(columns: NDArray) -> tuple[Ints, Ints, NDArray[np.bool_]]:
     """Of each instruction and the next: cycles between them, the step of what rises, whether a repeat can say it."""
-    gap, op = np.diff(columns["cycle"].astype(np.int64)), columns["op"]
+    cycle, op = columns["cycle"].astype(np.int64), columns["op"]
+    gap = cycle[1:] - cycle[:-1]
     step = np.zeros(len(gap), np.int64)
     alike = (op[1:] == op[:-1]) & REPEATABLE[op[1:]] & (gap > 0) & (gap <= EVERY_MAX)
     for name in (columns.dtype.names or ())[3:]:
-        change = np.diff(columns[name].astype(np.int64))
+        column = columns[name]
         if name in RISING:
-            step = change
+            step = column[1:].astype(np.int64) - column[:-1]
         else:
-            alike &= change == 0
+            alike &= column[1:] == column[:-1]
     return gap, step, alike & (step >= 0) & (step <= STEP_MAX) & ((step == 0) | RISES[op[1:]])
-
-
-def together(columns: NDArray) -> NDArray[np.bool_]:
-    """Of each instruction and the next whether one repeat may say both; where not, the queue's parts are encoded each
-    as if it stood alone."""
-    return _pairs(columns)[2]
 
 
 def extents(columns: NDArray) -> tuple[Ints, Ints]:
@@ -83,6 +82,13 @@ def extents(columns: NDArray) -> tuple[Ints, Ints]:
     A repetition has no bytes of its own: it starts and ends where the ``repeat`` that stands for it ends.
     """
     return _extents(columns, repeated(columns))
+
+
+def joints(columns: NDArray) -> tuple[Ints, Ints, NDArray[np.bool_]]:
+    """:func:`extents`, and of each instruction and the next whether one repeat may say both; where not, the queue's
+    parts are encoded each as if it stood alone."""
+    pairs = _pairs(columns)
+    return *_extents(columns, _again(*pairs)[: len(columns)]), pairs[2]
 
 
 def _extents(columns: NDArray, again: Ints) -> tuple[Ints, Ints]:

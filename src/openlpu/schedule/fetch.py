@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from openlpu._base.errors import DoesNotFit, ProgramError
 from openlpu.arch.chip import Chip
-from openlpu.arch.encoding import encode, extents, together
+from openlpu.arch.encoding import encode, joints
 from openlpu.arch.isa import BY_NAME
 from openlpu.place.emplace import Source
 from openlpu.place.layout import Homes
@@ -31,7 +31,7 @@ READ, IFETCH = BY_NAME["read"].opcode, BY_NAME["ifetch"].opcode
 
 @dataclass(frozen=True)
 class Queue:
-    """The instructions of one queue in order, cycles from the segment's first, with the byte offsets of ``extents`` and
+    """The instructions of one queue in order, cycles from the segment's first, with the byte offsets of ``joints`` and
     where repeats may join them; ``sent``: rows of its fetches."""
 
     chip: Chip
@@ -107,9 +107,9 @@ class Queue:
 
 def queue_of(chip: Chip, columns: NDArray) -> Queue:
     """A queue from its instructions."""
-    start, end = extents(columns)
+    start, end, joined = joints(columns)
     sent = np.flatnonzero(columns["op"] == IFETCH)
-    return Queue(chip, columns, columns["cycle"].astype(np.int64), start, end, together(columns), sent)
+    return Queue(chip, columns, columns["cycle"].astype(np.int64), start, end, joined, sent)
 
 
 def _around(whole: NDArray, part: NDArray, low: int, high: int, more: int = 0) -> NDArray:
@@ -133,12 +133,16 @@ class Fetcher:
     def __init__(self, asm: Assembler, homes: Homes) -> None:
         self.asm, self.homes = asm, homes
         self.pages: list[Page] = []
-        self.used = [0] * asm.chip.slices  # rows
+        slices = range(asm.chip.slices)
+        self.left = [homes.sram.room((s,)) for s in slices]  # rows for more pages
+        self.next = [homes.sram.bottom[s] for s in slices]  # the first of them
+        self.at = [asm.chip.slice_position(s) for s in slices]
         tables = {name: asm.queue(name) for name in asm.chip.queues}
         self.first = min(int(table["cycle"][0]) for table in tables.values() if len(table))
         for table in tables.values():
             table["cycle"] -= self.first
         self.queues = {name: queue_of(asm.chip, table) for name, table in tables.items()}
+        self.sizes = [self.queues[f"mem{s}"].size for s in slices]
 
     def all(self) -> None:
         """Fetch until every queue is complete, the one that runs empty first, first."""
@@ -147,6 +151,8 @@ class Fetcher:
         while True:
             for name in sorted(changed):
                 queue = self.queues[name]
+                if name.startswith("mem"):
+                    self.sizes[int(name[3:])] = queue.size
                 due.pop(name, None)
                 if not queue.complete:
                     due[name] = int(queue.deadline(len(queue.sent)))
@@ -167,7 +173,7 @@ class Fetcher:
                 return changed
             ahead, slices = self._senders(name, cycle + 1, min(REACH, max(due - wait - cycle, 1)), able)
             cycle += ahead + 1
-        if all(self._room(s) < 2 for s in range(self.asm.chip.slices)):
+        if all(left < 2 for left in self.left):
             raise DoesNotFit("no rows are left for instructions", where=f"chip {self.asm.chip.name}",
                              fix="use a larger chip, a shorter context (--context) or a smaller model")
         held = self.asm.chip.queue_bytes + count * self.asm.chip.ifetch_bytes
@@ -175,10 +181,6 @@ class Fetcher:
             f"its bytes from {held} on cannot be fetched before cycle {due}, in which they are dispatched", where=name,
             fix="use a chip whose queues hold more (queue_bytes)",
         )
-
-    def _room(self, slice_: int) -> int:
-        """Rows left in a slice."""
-        return self.homes.sram.room((slice_,)) - self.used[slice_]
 
     def _senders(self, name: str, cycle: int, count: int, able: list[int]) -> tuple[int, list[int]]:
         """The first of ``count`` cycles from ``cycle`` in which some of the slices ``able`` can send a page, counted
@@ -202,8 +204,8 @@ class Fetcher:
 
     def _able(self, name: str) -> list[int]:
         """Slices with room for a page of a queue, the one with the shortest queue first."""
-        slices = [s for s in range(self.asm.chip.slices) if self._room(s) >= 2 and f"mem{s}" != name]
-        return sorted(slices, key=lambda s: (self.queues[f"mem{s}"].size, s))
+        own = int(name[3:]) if name.startswith("mem") else -1
+        return sorted((s for s, left in enumerate(self.left) if left >= 2 and s != own), key=lambda s: self.sizes[s])
 
     def _at(self, name: str, cycle: int, slices: list[int]) -> set[str] | None:
         """Fetch a page by an ``ifetch`` in ``cycle`` from the first of some slices that can send it."""
@@ -226,9 +228,8 @@ class Fetcher:
         """Take a way for a page's two vectors from a slice to a queue that they reach in ``cycle`` and the next: the
         first read, the stream, and the slice's queue after that; or None."""
         chip, timeline = self.asm.chip, self.asm.timeline
-        here, there = chip.slice_position(slice_), chip.queue_position(name)
+        here, there, address = self.at[slice_], chip.queue_position(name), self.next[slice_]
         read = cycle - abs(there - here) - chip.latency["read"]
-        address = self._address(slice_)
         mark = timeline.mark()
         if read >= 0 and all(timeline.memory(slice_, read + self.first + i, address + i, False) for i in (0, 1)):
             stream = self._stream(here, read + chip.latency["read"] + self.first, there)
@@ -240,18 +241,16 @@ class Fetcher:
         timeline.undo(mark)
         return None
 
-    def _address(self, slice_: int) -> int:
-        return self.homes.sram.bottom[slice_] + self.used[slice_]
-
     def _send(self, slice_: int, read: int, name: str, cycle: int, stream: int) -> None:
         """Emit the two reads and the ``ifetch``."""
-        address = self._address(slice_)
+        address = self.next[slice_]
         reads = [self.asm.emit(f"mem{slice_}", read + self.first + i, "read", [(0, RESIDENT, False, address + i)],
                                address=address + i, stream=stream) for i in (0, 1)]
         claims = [(i, number, False, 0) for i, number in enumerate(reads)]
         self.asm.emit(name, cycle + self.first, "ifetch", claims, stream=stream)
         self.pages.append(Page(name, slice_, address))
-        self.used[slice_] += 2
+        self.next[slice_] += 2
+        self.left[slice_] -= 2
 
     def _stream(self, start: int, post: int, end: int) -> int | None:
         """A stream that is free for two vectors one after the other; the last ones first, as others take the first."""
