@@ -95,25 +95,36 @@ class Assembler:
         assert result is not None, f"no cycle from {start} on is free though all are: two operands want the same port"
         return result
 
-    def sought(self, start: int, attempt: Callable[[int], T | None]) -> T | None:
+    def sought(
+        self, start: int, attempt: Callable[[int], T | None], reads: Sequence[tuple[int, int, int]] = ()
+    ) -> T | None:
         """Like :meth:`search`, but None where two operands want the same port in every cycle; ``attempt`` changes
-        nothing but what can be undone."""
+        nothing but what can be undone.  ``reads``: what it cannot do without (:meth:`Timeline.readable`)."""
         start = max(start, self.floor)
         end = max(start, self.last) + BEYOND
-        found = self._tried(start, attempt, min(start + DOUBT, end))
+        found = self._tried(start, attempt, min(start + DOUBT, end), reads)
         if found is None and self.trial(end, attempt, final=False) is not None:
-            found = self._tried(start + DOUBT, attempt, end)
+            found = self._tried(start + DOUBT, attempt, end, reads)
         return found
 
-    def _tried(self, start: int, attempt: Callable[[int], T | None], end: int) -> T | None:
+    def _tried(
+        self, start: int, attempt: Callable[[int], T | None], end: int, reads: Sequence[tuple[int, int, int]] = ()
+    ) -> T | None:
         """Cycles are passed over in which something that it cannot do without is known to be taken."""
-        cycle = start
+        cycle = self.timeline.readable(reads, start)
         while cycle < end:
             result = self.trial(cycle, attempt)
             if result is not None:
                 return result
-            cycle += self.wait
+            cycle = self.timeline.readable(reads, cycle + self.wait)
         return None
+
+    def ports(self, vec: Vec, x: int, offset: int = 0) -> list[tuple[int, int, int]]:
+        """The reads by which a vector passes position ``x`` in ``offset`` cycles, as :meth:`Timeline.readable` takes
+        them."""
+        vec, wait = self.closest(vec, x), self.chip.latency["read"] - offset
+        bank = self.timeline.bank(vec.address)
+        return [(s, bank, abs(x - self.position[s]) + wait) for s in vec.slices]
 
     def hold(self, queue: str, wait: int) -> None:
         """Let the chip wait once all that was emitted is done; the rest of the program comes behind."""

@@ -215,6 +215,22 @@ class Timeline:
         self._take(row, cycle, bank)
         return True
 
+    def readable(self, reads: Sequence[tuple[int, int, int]], cycle: int) -> int:
+        """The first cycle from ``cycle`` on in which each of some reads can have its port: (slice, bank's code, cycles
+        from the read until then)."""
+        ports = [(self.reads[s], self.writes[s], bank, lead) for s, bank, lead in reads]
+        now = cycle
+        while True:
+            for mine, other, bank, lead in ports:
+                at = now - lead
+                if at < len(mine) and mine[at]:
+                    now = lead + free(mine, at)
+                elif at < len(other) and (other[at] == bank or other[at] == ANY_BANK):
+                    now += 1
+            if now == cycle:
+                return now
+            cycle = now
+
     def bank(self, address: int) -> int:
         """The code of the bank of an address."""
         return address // self.half % BANK_CODES + 1

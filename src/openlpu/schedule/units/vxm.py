@@ -79,7 +79,18 @@ class Vxm:
                     start = max(start, self.asm.earliest(leaf, x) - step.offset)
                 elif not isinstance(leaf, Op | float | int | None):
                     start = max(start, leaf.earliest() - step.offset)
-        return self.asm.sought(start, lambda cycle: self._dispatch(plan, wants, cycle))
+        return self.asm.sought(start, lambda cycle: self._dispatch(plan, wants, cycle), self._first_reads(plan, wants))
+
+    def _first_reads(self, plan: Sequence[Step], wants: Sequence[Want]) -> list[tuple[int, int, int]]:
+        """The reads that are tried before anything else has a place."""
+        x, out = self.asm.chip.vxm_position, []
+        for step in plan:
+            for leaf in (step.op.a, step.op.b):
+                if isinstance(leaf, Vec):
+                    out += self.asm.ports(leaf, x, step.offset)
+            if step.root is not None and wants[step.root].keep:
+                break
+        return list(dict.fromkeys(out))
 
     def _without_clashes(self, wants: Sequence[Want]) -> list[Step]:
         """A plan in which of two leaves that would need the same SRAM port in the same cycle one is a copy."""
