@@ -123,7 +123,7 @@ def test_full_slices_have_no_room_for_instructions(graph, monkeypatch: pytest.Mo
     run = fetch.Fetcher.all
 
     def full(self: fetch.Fetcher) -> None:
-        self.homes.sram.bottom = list(self.homes.sram.top)
+        self.left = [1] * len(self.left)
         run(self)
 
     monkeypatch.setattr(fetch.Fetcher, "all", full)

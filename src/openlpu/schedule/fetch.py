@@ -131,7 +131,7 @@ class Fetcher:
     """Inserts the fetches of one segment; ``pages`` are those placed so far."""
 
     def __init__(self, asm: Assembler, homes: Homes) -> None:
-        self.asm, self.homes = asm, homes
+        self.asm = asm
         self.pages: list[Page] = []
         slices = range(asm.chip.slices)
         self.left = [homes.sram.room((s,)) for s in slices]  # rows for more pages
