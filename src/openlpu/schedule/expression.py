@@ -7,8 +7,8 @@ with what is there already share its cycle too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol, Union
 
 import numpy as np
@@ -36,7 +36,7 @@ class Arrival(Protocol):
         ...
 
 
-Operand = Union["Op", Vec, Arrival, float, int]
+Operand = Union["Op", "Later", Vec, Arrival, float, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +49,32 @@ class Op:
     b: Operand | None = None
 
 
+@dataclass(eq=False)
+class Later:
+    """A result that is made when it is read first, in one chain with what reads it; or alone, by ``make``.
+
+    ``vec``: what was made; ``reader``: another that is made of it, the last one.
+    """
+
+    op: Op
+    make: Callable[[Later], object] = field(repr=False)
+    vec: Vec | None = None
+    reader: Later | None = None
+
+    def made(self) -> Vec:
+        """The vector, from now on in SRAM."""
+        if self.vec is None:
+            self.make(self)
+        assert self.vec, "what is made has a vector"
+        return self.vec
+
+    def finish(self) -> None:
+        """Make it now, with all that is made of it."""
+        if self.vec is None and self.reader:
+            self.reader.finish()
+        self.made()
+
+
 @dataclass(frozen=True)
 class Step:
     """An op at ``offset`` cycles from the first root's dispatch; ``children`` index earlier steps; ``root``: which
@@ -58,6 +84,25 @@ class Step:
     offset: int
     children: tuple[int | None, int | None]
     root: int | None = None
+
+
+def opened(x: Operand | None, fresh: dict[int, tuple[Later, Op]], done: dict[int, Op]) -> Operand | None:
+    """An operand without results that are made later: their vectors, or their trees, which are noted in ``fresh`` in
+    an order in which they can be made.  What was shared stays shared (``done``)."""
+    if isinstance(x, Later):
+        if x.vec:
+            return x.vec
+        tree = opened(x.op, fresh, done)
+        assert isinstance(tree, Op), "a tree stays one"
+        fresh[id(x)] = x, tree
+        return tree
+    if not isinstance(x, Op):
+        return x
+    if id(x) not in done:
+        a, b = opened(x.a, fresh, done), opened(x.b, fresh, done)
+        assert a is not None, "an op has a first operand"
+        done[id(x)] = x if a is x.a and b is x.b else Op(x.name, a, b)
+    return done[id(x)]
 
 
 def latency(op: Op, chip: Chip) -> int:
@@ -95,6 +140,15 @@ def steps(roots: Sequence[Op], chip: Chip) -> list[Step]:
         offset = anchor(root) or 0
         out.append(Step(root, offset, children(root, offset), number))
     return out
+
+
+def leaves(x: Operand | None) -> Iterator[Operand]:
+    """What a tree reads."""
+    if isinstance(x, Op):
+        yield from leaves(x.a)
+        yield from leaves(x.b)
+    elif x is not None:
+        yield x
 
 
 def immediate(x: float | int) -> int:

@@ -109,6 +109,8 @@ def build(
         filed = b.floats, b.coded, b.routes, b.sums
         made = [values.get((node.output, i)) for i in places[node.output] for values in filed]
         b.temporaries.leave(vectors(made))
+    for value in b.floats.values():
+        assert len(value.vecs) == value.lanes.vectors, "every vector is made in the end"
     layout.homes.sram.require_fit()
     return b, tuple(origin)
 

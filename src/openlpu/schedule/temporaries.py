@@ -13,6 +13,7 @@ from functools import wraps
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from openlpu.place.sram import Sram
+from openlpu.schedule.expression import Later
 from openlpu.schedule.values import Vec
 
 P = ParamSpec("P")
@@ -84,6 +85,12 @@ class Temporaries:
             else:
                 insort(self.free[row[0]], (self.after.pop(row), row[1]))
 
+    def stay(self, vec: Vec) -> None:
+        """What was made inside the present scope lives until the token ends."""
+        row = vec.slices[0] // self.per, vec.address
+        self.scopes[-1].remove(row)
+        self.scopes[0].append(row)
+
     def _slices(self, group: int) -> tuple[int, ...]:
         return tuple(range(group * self.per, (group + 1) * self.per))
 
@@ -115,8 +122,10 @@ def scoped(function: Callable[Concatenate[Has, P], R]) -> Callable[Concatenate[H
 
 
 def vectors(x: object) -> Iterator[Vec]:
-    """All vectors in a result: in its sequences, tables, dataclasses."""
-    if isinstance(x, Vec):
+    """All vectors in a result: in its sequences, tables, dataclasses; of what is made later those it is made of."""
+    if isinstance(x, Later):
+        yield from vectors(x.vec or x.op)
+    elif isinstance(x, Vec):
         yield x
         yield from vectors(x.twin)
     elif isinstance(x, tuple | list | dict):

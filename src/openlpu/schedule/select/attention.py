@@ -124,7 +124,7 @@ def _sinks(b: Build, node: Node, heads: list[Head]) -> list[list[Vec]]:
 @scoped
 def _query_codes(b: Build, q: Floats, softmax_scale: float, scale: Vec | None) -> tuple[list[Op], Vec]:
     """Two-plane codes of all query vectors under one scale, and that scale times the softmax's."""
-    factor = scale or scale_of(amax(b, q.vecs), INV_WIDE)
+    factor = scale or scale_of(amax(b, q.parts), INV_WIDE)
     inverse, out = b.vxm.results([Want(reciprocal(factor)), Want(Op("mul", factor, softmax_scale))])
     return [code_of(v, inverse, WIDE_MAX) for v in q.vecs], out
 

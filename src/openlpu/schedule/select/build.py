@@ -22,7 +22,7 @@ from openlpu.place.host import placed
 from openlpu.place.lanes import HeadLanes, Lanes
 from openlpu.place.layout import Layout
 from openlpu.schedule.assembler import Assembler
-from openlpu.schedule.expression import Op
+from openlpu.schedule.expression import Later, Op
 from openlpu.schedule.guide import Guide
 from openlpu.schedule.temporaries import Temporaries, scoped
 from openlpu.schedule.units.c2c import C2c, Cabling, group_ports
@@ -37,10 +37,15 @@ I32 = NDArray[np.int32]
 
 @dataclass(frozen=True)
 class Floats:
-    """An fp32 value: one 32-bit vector per row of its lane map."""
+    """An fp32 value: one 32-bit vector per row of its lane map, there or made when it is read."""
 
     lanes: Lanes
-    vecs: list[Vec]
+    parts: Sequence[Vec | Later]
+
+    @property
+    def vecs(self) -> list[Vec]:
+        """The vectors in SRAM."""
+        return [x.made() if isinstance(x, Later) else x for x in self.parts]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 
 from openlpu.arch.truepoint import codes as tp
 from openlpu.graph.ir import Node
-from openlpu.schedule.expression import Op, Operand
+from openlpu.schedule.expression import Later, Op, Operand
 from openlpu.schedule.select import lane_sum
 from openlpu.schedule.select.build import Build, Coded, Floats
 from openlpu.schedule.temporaries import scoped
@@ -32,7 +32,7 @@ def chain(op: str, parts: Sequence[Op | Vec]) -> Op | Vec:
     return tree
 
 
-def magnitudes(b: Build, vecs: Sequence[Vec]) -> Op:
+def magnitudes(b: Build, vecs: Sequence[Vec | Later]) -> Op:
     """The largest magnitude (as bits) of some vectors, lane by lane."""
     parts: list[Op | Vec] = [Op("mask", v, MAGNITUDE) for v in vecs]
     while len(parts) > 6:
@@ -46,7 +46,7 @@ def refused(magnitude: Op) -> Op:
     return Op("to_int", Op("mul", magnitude, TRAP))
 
 
-def amax(b: Build, vecs: Sequence[Vec], span: int = 0) -> Op:
+def amax(b: Build, vecs: Sequence[Vec | Later], span: int = 0) -> Op:
     """The largest magnitude over all lanes (``span``: over the lanes of each segment) of all vectors, in every lane."""
     top = magnitudes(b, vecs)
     return b.lane_max(top, "max", [refused(top)], span=span)
@@ -93,17 +93,17 @@ def above(code: Operand) -> Op:
 def scale(b: Build, x: Floats, size: int, wide: int) -> Op:
     """The scale of codes, in every lane; ``size`` and ``wide`` as in :func:`quantize`."""
     if wide in (0, size):
-        return scale_of(amax(b, x.vecs), tp.INV_NARROW if wide == 0 else tp.INV_WIDE)
+        return scale_of(amax(b, x.parts), tp.INV_NARROW if wide == 0 else tp.INV_WIDE)
     # A product with a positive number keeps the order, so a maximum of scales is the scale of the maxima.
     channel = x.lanes.channel
-    mixed = [bool((channel[:, v] < wide)[channel[:, v] >= 0].any()) for v in range(len(x.vecs))]
-    narrow = [vec for vec, some in zip(x.vecs, mixed, strict=True) if not some]
+    mixed = [bool((channel[:, v] < wide)[channel[:, v] >= 0].any()) for v in range(len(x.parts))]
+    narrow = [vec for vec, some in zip(x.parts, mixed, strict=True) if not some]
     tops = [magnitudes(b, narrow)] if narrow else []
     scales: list[Op | Vec] = [Op("mul", top, float_of(tp.INV_NARROW)) for top in tops]
     for v in np.flatnonzero(mixed).tolist():
         own = channel[:, v]
         inverse = np.where(own < 0, 0, np.where(own < wide, tp.INV_WIDE, tp.INV_NARROW)).astype(np.float32)
-        tops.append(Op("mask", x.vecs[v], MAGNITUDE))
+        tops.append(Op("mask", x.parts[v], MAGNITUDE))
         scales.append(Op("mul", tops[-1], b.constant(inverse.view(np.int32))))
     tree = chain("max", scales)
     assert isinstance(tree, Op), "a product is an op"
@@ -118,7 +118,7 @@ def quantize(b: Build, x: Floats, size: int, wide: int, known: Vec | None = None
     ``squared``: ``rms`` will want their squares."""
     factor = known or scale(b, x, size, wide)
     inverse: Op | Vec = reciprocal(factor)
-    if len(x.vecs) > FUSED:
+    if len(x.parts) > FUSED:
         made = b.vxm.results([Want(x) for x in (inverse, factor) if isinstance(x, Op)])
         inverse, factor = made[0], factor if isinstance(factor, Vec) else made[-1]
     trees: list[Op] = []

@@ -24,7 +24,7 @@ def embed(b: Build, node: Node, out: Lanes, place: int) -> Floats:
         x = Op("mul", Op("to_float", codes), scale)
         if "gain" in node.params:
             x = Op("mul", x, b.home(f"gain.{node.where}.{v}"))
-        vecs.append(b.vxm.evaluate(x))
+        vecs.append(b.vxm.later(x))
     return Floats(out, vecs)
 
 
@@ -60,17 +60,18 @@ def rope(b: Build, x: Floats, row: tuple[Vec, Vec]) -> Floats:
     swapped = lane - lane % dim + (lane % dim + dim // 2) % dim
     partner = b.lane_map(np.where(lane < heads.per_vector * dim, swapped, lane))
     vecs = [
-        b.vxm.evaluate(Op("add", Op("mul", v, row[0]), Op("mul", b.sxm.permute(v, partner), row[1]))) for v in x.vecs
+        b.vxm.later(Op("add", Op("mul", v, row[0]), Op("mul", b.sxm.permute(v, partner), row[1]))) for v in x.vecs
     ]
     return Floats(x.lanes, vecs)
 
 
 def silu_mul(b: Build, gate: Floats, up: Floats) -> Floats:
     """(gate * 1/(1 + exp(-gate))) * up."""
-    vecs = []
-    for g, u in zip(gate.vecs, up.vecs, strict=True):
+    vecs, alu, special = [], b.chip.latency["vxm"], b.chip.latency["vxm_special"]
+    for g, u in zip(gate.parts, up.parts, strict=True):
+        again = b.vxm.after(g, 3 * alu + 2 * special)
         root = Op("rsqrt", Op("add", Op("exp", Op("negate", g)), 1.0))
-        vecs.append(b.vxm.evaluate(Op("mul", Op("mul", g, Op("mul", root, root)), u)))
+        vecs.append(b.vxm.later(Op("mul", Op("mul", again, Op("mul", root, root)), u)))
     return Floats(gate.lanes, vecs)
 
 
@@ -88,7 +89,7 @@ def swiglu(b: Build, node: Node, gate: Floats, up: Floats) -> Floats:
 
 def add(b: Build, x: Floats, y: Floats) -> Floats:
     """x + y."""
-    return Floats(x.lanes, [b.vxm.evaluate(Op("add", p, q)) for p, q in zip(x.vecs, y.vecs, strict=True)])
+    return Floats(x.lanes, [b.vxm.later(Op("add", p, q)) for p, q in zip(x.parts, y.parts, strict=True)])
 
 
 def mul(b: Build, node: Node, x: Floats) -> Floats:

@@ -9,7 +9,7 @@ from openlpu.graph.ir import Node
 from openlpu.partition.experts import bank
 from openlpu.place.lanes import Lanes
 from openlpu.place.layout import steady
-from openlpu.schedule.expression import Arrival, Op, Operand
+from openlpu.schedule.expression import Arrival, Later, Op, Operand
 from openlpu.schedule.select import experts
 from openlpu.schedule.select.build import Build, Floats, Sums
 from openlpu.schedule.select.codes import chain, stored
@@ -23,20 +23,22 @@ def linear(b: Build, node: Node, places: Sequence[int], out: Lanes) -> list[Floa
     if bank(node) and len(places) > 1:  # each token has experts of its own
         return [one for place in places for one in linear(b, node, [place], out)]
     tokens = [b.coded[node.inputs[0], place] for place in places]
-    vecs: list[list[Vec]] = [[] for _ in tokens]
+    parts: list[list[Later]] = [[] for _ in tokens]
     for j in range(out.vectors):
         for i, (low, high) in enumerate(sums(b, node, places, j)):
-            vecs[i].append(_scaled(b, node, j, places[i], low, high, tokens[i].scale))
-    return [Floats(out, own) for own in vecs]
+            y = _scaled(b, node, j, places[i], low, high, tokens[i].scale)
+            plane = b.mxm.planes[b.layout.plane[f"{node.where}.{j}"]]
+            parts[i].append(b.mxm.awaited(plane, b.vxm.later(y)))
+    return [Floats(out, own) for own in parts]
 
 
-def _scaled(b: Build, node: Node, j: int, place: int, low: Operand, high: Operand | None, scale: Vec) -> Vec:
+def _scaled(b: Build, node: Node, j: int, place: int, low: Operand, high: Operand | None, scale: Vec) -> Op:
     """((Σhigh * 256 + Σlow) * scale) * row_scale (+ bias) of output vector j."""
     total = Op("to_float", low)
     if high is not None:
         total = Op("add", Op("mul", Op("to_float", high), 256.0), total)
     y = Op("mul", Op("mul", total, scale), experts.row(b, node, "scale", j, place))
-    return b.vxm.evaluate(Op("add", y, experts.row(b, node, "bias", j, place)) if "bias" in node.params else y)
+    return Op("add", y, experts.row(b, node, "bias", j, place)) if "bias" in node.params else y
 
 
 def partial(b: Build, node: Node, places: Sequence[int]) -> list[list[Sums]]:
@@ -56,20 +58,20 @@ def partial(b: Build, node: Node, places: Sequence[int]) -> list[list[Sums]]:
 
 def _kept(sum: Operand) -> Vec:
     """A sum in SRAM."""
-    assert isinstance(sum, Vec) or not isinstance(sum, Op | float | int), "sums come from the MXM"
+    assert isinstance(sum, Vec) or not isinstance(sum, Op | Later | float | int), "sums come from the MXM"
     return sum if isinstance(sum, Vec) else sum.kept()
 
 
 def total(b: Build, node: Node, place: int) -> Floats:
     """The sums of all chips, added up where they are wanted, and scaled."""
     out, scale, own = b.lanes(node.output), b.coded[node.inputs[-1], place].scale, b.sums[node.inputs[0], place]
-    vecs = []
+    parts = []
     for j in range(out.vectors):
         slots = own[j :: out.vectors]
         low, high = (_reduced(b, [getattr(sum, word) for sum in slots]) for word in ("low", "high"))
         assert low is not None, "every vector has a low plane"
-        vecs.append(_scaled(b, node, j, place, low, high, scale))
-    return Floats(out, vecs)
+        parts.append(b.vxm.later(_scaled(b, node, j, place, low, high, scale)))
+    return Floats(out, parts)
 
 
 def _reduced(b: Build, slots: Sequence[Vec | None]) -> Operand | None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from openlpu.schedule.assembler import Assembler
-from openlpu.schedule.expression import Taken
+from openlpu.schedule.expression import Later, Taken
 from openlpu.schedule.guide import Guide
 from openlpu.schedule.timeline import Ints
 from openlpu.schedule.values import Vec
@@ -102,6 +102,12 @@ class Mxm:
             for i in range(self.chip.mxm_planes_per_hemisphere)
             for h in (0, 1)
         ]
+        self.waiting: dict[str, list[Later]] = {}
+
+    def awaited(self, plane: Plane, later: Later) -> Later:
+        """A result that reads a plane's sums: it is made before the next install, with all that is made of it."""
+        self.waiting.setdefault(plane.name, []).append(later)
+        return later
 
     def pick(self, hemisphere: int | None = None) -> Plane:
         """For work that has no home in SRAM of its own: the plane with the fewest tiles so far."""
@@ -186,6 +192,8 @@ class Mxm:
 
         ``pause``: cycles without a load behind it.
         """
+        for later in self.waiting.pop(plane.name, ()):
+            later.finish()
         asm = self.asm
         settle = self.chip.latency["install"]
         reads = [(group, number, False, 0) for group, number in sorted(plane.loads.items())]

@@ -7,7 +7,19 @@ from dataclasses import dataclass, field, replace
 
 from openlpu.arch.isa import ALU, BYTE, IMM, NONE, QUAD
 from openlpu.schedule.assembler import Assembler, Claim
-from openlpu.schedule.expression import Arrival, Op, Operand, Step, Taken, immediate, latency, steps
+from openlpu.schedule.expression import (
+    Arrival,
+    Later,
+    Op,
+    Operand,
+    Step,
+    Taken,
+    immediate,
+    latency,
+    leaves,
+    opened,
+    steps,
+)
 from openlpu.schedule.temporaries import scoped
 from openlpu.schedule.values import Vec
 
@@ -49,12 +61,53 @@ class Vxm:
         count = 2 * len(spread)
         return [*(replace(made[i], twin=made[i + 1]) for i in range(0, count, 2)), *made[count:]]
 
-    @scoped
+    def later(self, root: Op) -> Later:
+        """The result of a tree, made when it is read first."""
+        made = Later(root, self._finish)
+        for leaf in leaves(root):
+            if isinstance(leaf, Later) and leaf.vec is None:
+                leaf.reader = made
+        return made
+
     def results(self, wants: Sequence[Want]) -> list[Vec]:
-        """Run some trees at once, each part that they share once; the results that are kept, as 32-bit vectors.
+        """Run some trees at once, each part that they share once; the results that are kept, as 32-bit vectors.  What
+        they read that is not made yet is made, too.
 
         Where two operands would want the same port in every cycle, those from other units come by way of SRAM, and
         where two results would, each is made by itself.  Raises :class:`~openlpu._base.errors.DoesNotFit`."""
+        return self._all(wants)
+
+    def after(self, x: Vec | Later, cycles: int) -> Operand:
+        """What is read a second time, so many cycles after the first: handed from ALU to ALU if it is made in the same
+        chain."""
+        step = self.asm.chip.latency["vxm"]
+        if isinstance(x, Vec) or x.vec or cycles % step:
+            return x.made() if isinstance(x, Later) else x
+        same: Operand = x
+        for _ in range(cycles // step):
+            same = Op("pass", same)
+        return same
+
+    def _finish(self, later: Later) -> None:
+        self._all([], later)
+
+    def _all(self, wants: Sequence[Want], own: Later | None = None) -> list[Vec]:
+        """:meth:`results`, and one that is made later."""
+        fresh: dict[int, tuple[Later, Op]] = {}
+        done: dict[int, Op] = {}
+        whole = [replace(want, op=opened(want.op, fresh, done)) for want in wants]
+        opened(own, fresh, done)
+        laters = [later for later, _ in fresh.values()]
+        made = self._made([*whole, *(Want(tree) for _, tree in fresh.values())])
+        count = len(made) - len(laters)
+        for later, vec in zip(laters, made[count:], strict=True):
+            later.vec = vec
+            self.temporaries.stay(vec)
+        return made[:count]
+
+    @scoped
+    def _made(self, wants: Sequence[Want]) -> list[Vec]:
+        """The results of trees of which nothing is made later."""
         found = self._sought(wants)
         if found is None:
             kept, done = {}, {}
@@ -62,9 +115,10 @@ class Vxm:
                 for leaf in (step.op.a, step.op.b):
                     if not isinstance(leaf, Op | Vec | float | int | None) and id(leaf) not in kept:
                         kept[id(leaf)] = leaf.kept()
-            found = self._sought([Want(_moved(w.op, kept, done), w.avoid, w.side, w.keep) for w in wants])
+            wants = [replace(want, op=_moved(want.op, kept, done)) for want in wants]
+            found = self._sought(wants)
         if found is None and len(wants) > 1:
-            return [vec for want in wants for vec in self.results([want])]
+            return [vec for want in wants for vec in self._made([want])]
         if found is None:
             raise self.asm.sram.does_not_fit("no row is left where a value inside the token could be written")
         return found
@@ -109,7 +163,7 @@ class Vxm:
         if not moved:
             return plan
         done: dict[int, Op] = {}
-        return self._without_clashes([Want(_moved(w.op, moved, done), w.avoid, w.side, w.keep) for w in wants])
+        return self._without_clashes([replace(want, op=_moved(want.op, moved, done)) for want in wants])
 
     def copy(self, vec: Vec, avoid: tuple[int, ...] = ()) -> Vec:
         """The same value in another group; of a byte plane the byte plane."""
