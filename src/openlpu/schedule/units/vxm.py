@@ -97,8 +97,8 @@ class Vxm:
         done: dict[int, Op] = {}
         whole = [replace(want, op=opened(want.op, fresh, done)) for want in wants]
         opened(own, fresh, done)
-        laters = [later for later, _ in fresh.values()]
-        made = self._made([*whole, *(Want(tree) for _, tree in fresh.values())])
+        laters, trees = zip(*reversed(fresh.values()), strict=True) if fresh else ((), ())  # the outermost first
+        made = self._made([*whole, *map(Want, trees)])
         count = len(made) - len(laters)
         for later, vec in zip(laters, made[count:], strict=True):
             later.vec = vec
@@ -113,7 +113,7 @@ class Vxm:
             kept, done = {}, {}
             for step in steps([want.op for want in wants], self.asm.chip):
                 for leaf in (step.op.a, step.op.b):
-                    if not isinstance(leaf, Op | Vec | float | int | None) and id(leaf) not in kept:
+                    if not isinstance(leaf, Op | Later | Vec | float | int | None) and id(leaf) not in kept:
                         kept[id(leaf)] = leaf.kept()
             wants = [replace(want, op=_moved(want.op, kept, done)) for want in wants]
             found = self._sought(wants)
@@ -126,12 +126,13 @@ class Vxm:
     def _sought(self, wants: Sequence[Want]) -> list[Vec] | None:
         plan = self._without_clashes(wants)
         x = self.asm.chip.vxm_position
-        start = -min(step.offset for step in plan)
+        start, came = -min(step.offset for step in plan), dict[int, int]()
         for step in plan:
             for leaf in (step.op.a, step.op.b):
                 if isinstance(leaf, Vec):
                     start = max(start, self.asm.earliest(leaf, x) - step.offset)
-                elif not isinstance(leaf, Op | float | int | None):
+                elif not isinstance(leaf, Op | Later | float | int | None):
+                    assert came.setdefault(id(leaf), step.offset) == step.offset, "what comes from a unit comes once"
                     start = max(start, leaf.earliest() - step.offset)
         return self.asm.sought(start, lambda cycle: self._dispatch(plan, wants, cycle), self._first_reads(plan, wants))
 
@@ -219,7 +220,7 @@ class Vxm:
         elif isinstance(operand, float | int):
             fields |= {f"{side}_kind": IMM, "imm": immediate(operand)}
         else:
-            assert not isinstance(operand, Op), "an op that is read was dispatched before"
+            assert not isinstance(operand, Op | Later), "an op that is read was dispatched before, what is later opened"
             key = ((operand.slices, operand.address) if isinstance(operand, Vec) else id(operand), at)
             taken = trial.taken.get(key) or self._arrival(operand, at)
             if taken is None:
