@@ -164,11 +164,12 @@ def test_a_pipeline_joins_counterparts_and_passes_over_a_dead_node(tmp_path: Pat
     system = _with_spares(tmp_path, "rack", 1, 128)
     assert system.physical[::8].tolist() == [8 * n for n in range(16)]
     chip = np.arange(120)
-    assert np.array_equal(system.wires.peer[:-8, 8], chip + 8) and (system.wires.arrival[:-8, 8] == 9).all()
+    port = 8 + 2 * (chip // 8 % 2)  # of both ends of a wire to the next node
+    assert np.array_equal(system.wires.peer[chip, port], chip + 8) and (system.wires.arrival[chip, port] == port).all()
     moved = system.without([5 * 8 + 3])
     assert moved.chips == 128 and 5 not in set(moved.physical // 8)
-    for node in range(15):  # past the dead node by the port of the same hemisphere
-        port = 10 if node == 4 else 8
+    for node in range(15):  # past the dead node, which was the sixth, by another port of the same hemisphere
+        port = 12 if node == 4 else 8 + 2 * ((node + (node > 4)) % 2)
         assert (moved.wires.peer[8 * node : 8 * node + 8, port] == chip[:8] + 8 * node + 8).all()
     with pytest.raises(DoesNotFit, match="no wire is left"):
         system.without([40, 48])

@@ -1,8 +1,9 @@
 """The chips of a stage and their wires in; by which ways each gets what every other has, all running one program, out.
 
 One program for all means that a way leads out of every chip alike: by way g role r takes what role ``r XOR g`` sent,
-as the ports of a node lead, or role ``r + g`` round a ring.  Where no wire leads between two roles, a chip in between
-sends on what it received; routes are minimal, and of equal ones the way with the least to carry is taken.
+as the ports of a node lead, or role ``r + g`` round a ring.  Cables of several classes may lead a way in different
+stages: all wait for the slowest.  Where no wire leads between two roles, a chip in between sends on what it received;
+routes are minimal, and of equal ones the way with the least to carry is taken.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from openlpu.arch.link import Link, port_queue
+from openlpu.arch.link import Link, port_queue, together
 from openlpu.arch.system import System
 
 Table = tuple[tuple[int, ...], ...]
@@ -98,15 +99,15 @@ def joined(system: System, stages: NDArray[np.int64]) -> Group | None:
 
 
 def _way(system: System, stages: NDArray[np.int64], number: int, source: tuple[int, ...]) -> Way | None:
-    """Wires of one class from role ``source[r]`` to role r, all leaving at one edge and arriving at one."""
+    """Wires from role ``source[r]`` to role r, all leaving at one edge and arriving at one."""
     wires, options = system.wires, []
     for role, sender in enumerate(source):
         here, there = stages[:, sender], stages[:, role]
-        own: dict[tuple[int, str, str], tuple[int, int]] = {}
+        own: dict[tuple[tuple[int, ...], str, str], tuple[int, int]] = {}
         for port in np.flatnonzero((wires.peer[here] == there[:, None]).all(axis=0)).tolist():
             level, arrival = wires.level[here, port], wires.arrival[here, port]
-            if (level == level[0]).all() and (arrival == arrival[0]).all():
-                edges = int(level[0]), port_queue(port)[3], port_queue(int(arrival[0]))[3]
+            if (arrival == arrival[0]).all():
+                edges = tuple(np.unique(level).tolist()), port_queue(port)[3], port_queue(int(arrival[0]))[3]
                 own.setdefault(edges, (port, int(arrival[0])))
         options.append(own)
     alike = next((edges for edges in options[0] if all(edges in own for own in options)), None)
@@ -115,7 +116,7 @@ def _way(system: System, stages: NDArray[np.int64], number: int, source: tuple[i
     leaves, arrives = [0] * len(source), [0] * len(source)
     for role, sender in enumerate(source):
         leaves[sender], arrives[role] = options[role][alike]
-    return Way(number, system.links[alike[0]], source, tuple(leaves), tuple(arrives))
+    return Way(number, together(system.links[level] for level in alike[0]), source, tuple(leaves), tuple(arrives))
 
 
 def _moves(ways: Sequence[Way], sources: Table) -> tuple[tuple[int, int], ...] | None:

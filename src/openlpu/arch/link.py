@@ -6,7 +6,8 @@ cycles of the chip.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,14 @@ class Link:
     def bytes_per_second(self, vector_bytes: int, clock_hz: int) -> float:
         """Payload in one direction."""
         return vector_bytes * clock_hz / self.cycles
+
+
+def together(links: Iterable[Link]) -> Link:
+    """Cables that one program counts on alike: as late as the slowest, as early as the fastest."""
+    every = tuple(links)
+    slowest = max(every, key=lambda link: link.latency)
+    return replace(slowest, cycles=max(link.cycles for link in every), minimum=min(link.minimum for link in every),
+                   maximum=max(link.maximum for link in every))
 
 
 def port_queue(port: int) -> str:

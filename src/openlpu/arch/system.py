@@ -116,11 +116,12 @@ class System:
         """The same chips numbered for stages of ``stage`` chips in a line, where a node holds several of them.
 
         Chip r of a stage is then wired to chip r of the next: each second node is passed backwards, so that a stage is
-        followed by one in the same node, or by its counterpart in the next node.
+        followed by one in the same node, or by its counterpart in the next node.  What is left over comes last.
         """
-        groups = self.physical.reshape(-1, max(1, self.spec.shape.chips // stage), stage).copy()
+        whole = self.chips // stage * stage
+        groups = self.physical[:whole].reshape(-1, max(1, self.spec.shape.chips // stage), stage).copy()
         groups[1::2] = groups[1::2, ::-1]
-        return replace(self, physical=groups.ravel())
+        return replace(self, physical=np.append(groups, self.physical[whole:]))
 
     def without(self, dead: Iterable[int]) -> System:
         """The same system on the healthy nodes of the machine, ``dead`` being physical chips.

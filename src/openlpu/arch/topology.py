@@ -4,7 +4,9 @@ Chips are numbered node by node, nodes rack by rack.  Inside a node, port p of c
 there at port p, so all chips of a node run one program.  Between groups (nodes, or racks) wiring is circulant: where a
 port leads depends on how far round the ring of groups it goes, never on the group it starts in.  So a system looks
 the same from each of its groups, and turning the ring puts the spare where the dead node is.  In a pipeline each chip
-is wired to its counterparts in the next two nodes, so that a dead one can be passed over.
+is wired to its counterparts in the next two nodes, so that a dead one can be passed over.  All these wires end at one
+edge of the chip, and those to the next and the previous node change places from node to node, so that both ends of one
+are the same port: two nodes can work as one of 16 chips, with the wires past a node to the next two.
 """
 
 from __future__ import annotations
@@ -171,7 +173,8 @@ class Wires:
 def wires(shape: Shape) -> Wires:
     """All wires of a topology, [built chips, ports]."""
     inner = {"single": 0, "line": 2, "ring": 2}.get(shape.kind, LOCAL_PORTS)
-    peer = np.full((shape.built, 1 + inner + shape.ports), -1, np.int32)
+    outer = shape.ports * (1 + any(join.straight for join in shape.joins))  # every second one
+    peer = np.full((shape.built, 1 + inner + outer), -1, np.int32)
     made = Wires(peer, np.full(peer.shape, -1, np.int8), np.full(peer.shape, -1, np.int8))
     chip = np.arange(shape.built)
     if shape.kind in ("line", "ring"):
@@ -211,18 +214,21 @@ def _wire_ring(made: Wires, shape: Shape, join: Join) -> None:
 
 
 def _wire_straight(made: Wires, shape: Shape, join: Join) -> None:
-    """Wire every chip to its counterparts along the line; forward and backward ports alternate."""
+    """Wire every chip to its counterparts along the line, by every second port: those of an edge.  Of the first two,
+    which lead to the next and the previous node, every second node exchanges the parts."""
     chip = np.arange(shape.built)
-    for t in range(join.ports // len(join.steps)):
+    odd = chip // join.size % 2
+    for first in range(join.first, join.first + join.ports // len(join.steps)):
+        leaves = first + 2 * odd, first + 2 - 2 * odd, np.full_like(chip, first + 4), np.full_like(chip, first + 6)
         for k, step in enumerate(join.steps):
             there = chip + step * join.size
             on = (there >= 0) & (there < shape.built)
-            port = join.first + t * len(join.steps)
-            _connect(made, shape, chip[on], port + k, there[on], port + join.opposite(k))
+            _connect(made, shape, chip[on], leaves[k][on], there[on], leaves[join.opposite(k)][there[on]])
 
 
 def _connect(
-    made: Wires, shape: Shape, here: NDArray[np.int64], port: int, there: NDArray[np.int64], arrival: int
+    made: Wires, shape: Shape, here: NDArray[np.int64], port: int | NDArray[np.int64], there: NDArray[np.int64],
+    arrival: int | NDArray[np.int64],
 ) -> None:
     """One end of a wire for each chip given; the other end is connected when its turn comes."""
     assert (made.peer[here, port] < 0).all(), "a port takes one wire"

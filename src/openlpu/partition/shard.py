@@ -36,13 +36,18 @@ def _check(graph: Graph, split: Split) -> None:
     if split.tensor not in TENSOR:
         raise Unsupported(f"{split.tensor} chips cannot share a layer", where="tensor",
                           fix=f"use one of {', '.join(map(str, TENSOR))}")
-    most = (1 + split.halves) * graph.config.layers
+    most = _units(graph, split)
     if not 1 <= split.stages <= most:
         raise Unsupported(f"{graph.config.layers} layers do not make {split.stages} stages", where="stages",
                           fix=f"use 1 to {most}")
     if split.exchange not in EXCHANGES:
         raise Unsupported(f"unknown exchange {split.exchange!r}", where="exchange",
                           fix=f"use one of {', '.join(EXCHANGES)}")
+
+
+def _units(graph: Graph, split: Split) -> int:
+    """What stages are made of: layers, of which the last has the head as well; or halves of layers, and the head."""
+    return 2 * graph.config.layers + 1 if split.halves else graph.config.layers
 
 
 def _even(layers: int, stages: int) -> list[tuple[int, int]]:
@@ -108,7 +113,8 @@ class _Walk:
 
     def __init__(self, graph: Graph, split: Split) -> None:
         self.graph, self.split, self.chips = graph, split, split.tensor
-        self.units = 2 if split.halves else 1  # of a layer: what a stage is made of
+        self.units = 2 if split.halves else 1  # of a layer
+        self.end = _units(graph, split) - 1  # the last one
         self.number = {node.output: self.unit(node) for node in graph.nodes}
         self.heads = _head_parts(graph, self.chips) if self.chips > 1 else {}
         self.routers, self.readers = {node.output for node in routers(graph)}, graph.consumers()
@@ -125,24 +131,24 @@ class _Walk:
             self.arrive(self.residual(first), inside[0].where)
         for node in inside:
             getattr(self, f"_{node.op}", self._local)(node)
-        layers = first // self.units, last // self.units
-        if last == self.units * self.graph.config.layers - 1:
+        layers = tuple(min(unit // self.units, self.graph.config.layers - 1) for unit in (first, last))
+        if last == self.end:
             return self._finish(self.graph.output, *layers)
         x = self.residual(last + 1)
         self.add(Node("pass", inside[-1].where, (x,), f"{x}.pass"), self.graph.values[x].size, self.parts.get(x))
         return self._finish(f"{x}.pass", *layers)
 
     def unit(self, node: Node) -> int:
-        """What a node belongs to; what lies before all layers counts with the first, the rest with the last."""
+        """What a node belongs to; what lies before all layers counts with the first unit, the head with the last."""
         layer = layer_of(node)
         if layer < 0:
-            return 0 if node.op == "embed" else self.units * self.graph.config.layers - 1
+            return 0 if node.op == "embed" else self.end
         return self.units * layer + (self.units > 1 and node.where.split(".")[2] == "mlp")
 
     def weights(self) -> list[int]:
         """Weights of each unit: what a stage takes most of its time, and its room, for.  Embedding counts thrice: a
         scale takes four planes of all lanes.  Of experts all count, once."""
-        out = [0] * (self.units * self.graph.config.layers)
+        out = [0] * (self.end + 1)
         for node in self.graph.nodes:
             if node.op in ("linear", "embed"):
                 size = self.graph.params[node.params["codes"]].size * (1 if node.op == "linear" else 3)

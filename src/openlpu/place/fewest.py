@@ -33,11 +33,12 @@ def fewest(graph: Graph, chip: Chip, context: int = 0, requests: int = 1) -> Spl
 
 
 def ascending(graph: Graph, chip: Chip) -> Iterator[Split]:
-    """Splits of whole layers over stages of up to a node, from the first whose SRAM could hold the weights on."""
-    widths = [tensor for tensor in TENSOR if tensor <= NODE]
-    every = [Split(tensor, stages) for tensor in widths for stages in range(1, graph.config.layers + 1)]
-    least = -(-codes(graph) // sram(chip))
-    yield from sorted((s for s in every if s.chips >= least), key=lambda s: (s.chips, s.tensor))
+    """Splits of whole layers over stages of up to a node, from the first whose SRAM could hold the weights on; then
+    those over stages of two nodes, of halves of layers where there are more stages than layers."""
+    layers, least = graph.config.layers, -(-codes(graph) // sram(chip))
+    every = [Split(tensor, stages) for tensor in TENSOR for stages in range(1, layers + 1)]
+    every += [Split(max(TENSOR), stages, halves=True) for stages in range(layers + 1, 2 * layers + 2)]
+    yield from sorted((s for s in every if s.chips >= least), key=lambda s: (s.tensor > NODE, s.chips, s.tensor))
 
 
 def codes(graph: Graph) -> int:
@@ -55,8 +56,9 @@ def reported(error: DoesNotFit, graph: Graph, chip: Chip, context: int = 0, requ
     """The report of what does not fit, with how many chips would do."""
     split = fewest(graph, chip, context, requests)
     if split is None:
-        lever = f"no number of chips {chip.name} would do: a layer is more than {NODE} of them hold"
+        lever = f"no number of chips {chip.name} would do: a layer is more than {max(TENSOR)} of them hold"
     else:
         how = f"--system NAME --tensor {split.tensor} --stages {split.stages}"
-        lever = f"{split.chips:,} chips, which have room for it ({how}, whole layers; found by placing)"
+        cut = "half" if split.halves else "whole"
+        lever = f"{split.chips:,} chips, which have room for it ({how}, {cut} layers; found by placing)"
     return DoesNotFit(error.what, where=error.where, fix=f"{lever}; or {error.fix}")

@@ -9,7 +9,7 @@ The chips of a stage have the same homes; what fills them differs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,122 +22,15 @@ from openlpu.graph.ir import Graph, Node
 from openlpu.partition.experts import bank, parameters
 from openlpu.partition.split import Stage, alone
 from openlpu.place.emplace import Source
+from openlpu.place.homes import Homes
 from openlpu.place.lanes import HeadLanes, Lanes
 from openlpu.place.maps import lane_maps, stage_heads
 from openlpu.place.packing import Packing
-from openlpu.place.sram import Sram
 from openlpu.place.tables import folds, large, stretches
 
 I32 = NDArray[np.int32]
 EAST = 1  # hemisphere of the tables; the address maps that reach them lie west
-RESERVE = 32  # that part of a set of slices is left to what is asked for without a number of rows
 STEADY = 8  # tiles per plane from which on the loads of a linear last longer than the way through the chip
-
-
-@dataclass(frozen=True)
-class Resident:
-    """Vectors in SRAM before the first token: plane p of vector i lies at (slices[i, p], addresses[i]).
-
-    ``source`` tells how :mod:`openlpu.place.emplace` fills them: from a parameter, a constant, or zeros.
-    """
-
-    name: str
-    slices: I32
-    addresses: I32
-    source: Source
-
-
-@dataclass(frozen=True)
-class Home:
-    """Where a name lives: the planes' slices (1, 2, 4, or 16 for weight rows), the first address, how many."""
-
-    slices: tuple[int, ...]
-    address: int
-    count: int
-
-
-class Homes:
-    """The growing table of homes of one chip; asked twice for a name, it gives the same home."""
-
-    def __init__(self, chip: Chip, levers: tuple[str, ...], edge: int = 0) -> None:
-        """``edge``: slices at each edge that hold no weights."""
-        self.chip, self.sram, self.edge = chip, Sram(chip, levers), edge
-        self.resident: dict[str, Resident] = {}
-        self.homes: dict[str, Home] = {}
-        self.banks: set[str] = set()  # homes of several experts
-        self.turn = 0
-
-    def keep(self, name: str, source: Source, slices: tuple[int, ...], count: int = 1) -> Home:
-        """``count`` vectors of ``len(slices)`` planes at consecutive addresses."""
-        if name not in self.homes:
-            address = self.sram.keep(slices, count, name.split(".")[0])
-            rows = np.arange(address, address + count, dtype=np.int32)
-            self.resident[name] = Resident(name, np.tile(np.array(slices, np.int32), (count, 1)), rows, source)
-            self.homes[name] = Home(slices, address, count)
-        return self.homes[name]
-
-    def keep_tile(self, name: str, source: Source, slices: tuple[int, ...], groups: int) -> Home:
-        """``groups`` addresses over 16 slices: row i of the source is plane i % 16 of group i // 16."""
-        if name not in self.homes:
-            address = self.sram.keep(slices, groups, name.split(".")[0])
-            grid = np.tile(np.array(slices, np.int32), groups)[:, None]
-            rows = np.repeat(np.arange(address, address + groups, dtype=np.int32), len(slices))
-            self.resident[name] = Resident(name, grid, rows, source)
-            self.homes[name] = Home(slices, address, groups)
-        return self.homes[name]
-
-    def keep_bank(self, name: str, sources: Sequence[Source], slices: tuple[int, ...], groups: int) -> Home:
-        """Of several experts ``groups`` addresses over the slices, side by side: group g of expert e lies at the home's
-        address + g * experts + e, so that e is all that a map of addresses says."""
-        if name not in self.homes:
-            each, width = len(sources), len(slices)
-            address = self.sram.keep(slices, groups * each, name.split(".")[0])
-            tile = width == self.chip.weight_streams
-            for e, source in enumerate(sources):
-                rows = np.arange(address + e, address + groups * each, each, dtype=np.int32)
-                grid = np.tile(np.array(slices, np.int32), (groups, 1))
-                place = (grid.reshape(-1, 1), np.repeat(rows, width)) if tile else (grid, rows)
-                self.resident[f"{name}.{e}"] = Resident(f"{name}.{e}", *place, source)
-            self.homes[name] = Home(slices, address, groups)
-            self.banks.add(name)
-        return self.homes[name]
-
-    def quad_slices(self, hemisphere: int | None = None) -> tuple[int, ...]:
-        """Slices for a 32-bit vector: groups in turn, innermost first, where there is most room."""
-        half, per = self.chip.groups, self.chip.slices_per_register
-        order = sorted(range(2 * half), key=lambda g: abs(2 * g + 1 - 2 * half) // 2)
-        order = [g for g in order if hemisphere is None or (g >= half) == bool(hemisphere)]
-        self.turn += 1
-        options = [order[(self.turn + k) % len(order)] for k in range(len(order))]
-        return max((tuple(range(g * per, (g + 1) * per)) for g in options), key=lambda s: self.sram.room(s) // 64)
-
-    def map_slices(self, hemisphere: int) -> tuple[int, ...]:
-        """Slices for the two planes of a lane map: in turn those between the middle, where values inside a token lie,
-        and the edge, so that a map and what it turns are not read from one slice."""
-        per, width, count = self.chip.slices_per_register, self.chip.weight_streams, self.chip.slices_per_hemisphere
-        side = range(count) if hemisphere == 0 else range(2 * count - 1, count - 1, -1)
-        span = range(width, 2 * width, 2) if count >= 2 * width else range(0, count // 2 - 1, 2)
-        pairs = [tuple(sorted(side[i : i + 2])) for i in span]
-        self.turn += 1
-        options = [pairs[(self.turn * (per // 2 + 1) + k) % len(pairs)] for k in range(len(pairs))]
-        return max(options, key=lambda s: self.sram.room(s) // 64)
-
-    def tile_slices(self, hemisphere: int, own: int = 0, rows: int = 0) -> tuple[int, ...]:
-        """``weight_streams`` slices of a hemisphere: set ``own``, counted from the edge inward, if it has so many
-        ``rows`` left (0: any will do); else the set with the most room, which may be the one across the middle that
-        both hemispheres share."""
-        width, count, edge = self.chip.weight_streams, self.chip.slices_per_hemisphere, self.edge
-        side = range(edge, count) if hemisphere == 0 else range(2 * count - 1 - edge, count - 1, -1)
-        sets = [tuple(sorted(side[i : i + width])) for i in range(0, len(side) - width + 1, width)]
-        mine = sets[own % len(sets)]
-        enough = rows + self.chip.words_per_slice // RESERVE
-        if rows and self.sram.room(mine) >= enough:
-            return mine
-        best, left = max(sets, key=self.sram.room), len(side) % width
-        if 2 * left >= width and self.sram.room(best) < enough:
-            middle = tuple(range(count - left, count - left + width))
-            best = max(best, middle, key=self.sram.room)
-        return best
 
 
 @dataclass(frozen=True)
@@ -179,22 +72,31 @@ def place_stage(
     context = context or c.context
     assert context <= c.context, "the rotary tables end at the model's context"
     heads = stage_heads(stage, chip)
-    edge = chip.slices_per_register if any(map(bank, graph.nodes)) or requests > 1 else 0  # of address maps
+    mixtures = any(map(bank, graph.nodes))
+    edge = chip.slices_per_register if mixtures or requests > 1 else 0  # of address maps
     maps, packings = lane_maps(stage, heads, chip, sources or relative(stage.tensor))
     layout = Layout(chip, context, heads, maps, packings, Homes(chip, _levers(graph, requests), edge), {}, requests)
     work = [0] * (2 * chip.mxm_planes_per_hemisphere)
+    caches: list[Node] = []  # where experts leave room
     later = []  # large tables go where weights have left room
     for node in graph.nodes:
         if node.op in ("embed", "rope"):
             is_large = large(c.vocab if node.op == "embed" else context, chip)
             later.append(node) if is_large else _tables(layout, node, c.vocab)
         elif node.op == "linear":
-            _linear(layout, node, work, partial=graph.values[node.output].kind == "sums")
+            if not bank(node):
+                for j in range(maps[node.output].vectors):
+                    _tiles(layout, node, j, work, range(len(work)))
         elif node.op == "attention":
-            _cache(layout, node)
-        _vectors(layout, node)
+            caches.append(node) if mixtures else _cache(layout, node, node.attrs["layer"] % 2)
+        if not bank(node):
+            _vectors(layout, node)
+    _experts(layout, [node for node in graph.nodes if bank(node)], work)
+    for node in caches:
+        _cache(layout, node, max((0, 1), key=layout.homes.roomy))
     for node in sorted(later, key=lambda n: n.op == "embed"):  # tables in stretches fit where whole ones do not
         _tables(layout, node, c.vocab)
+    layout.homes.finish()
     layout.homes.sram.require_fit()
     return layout
 
@@ -207,31 +109,44 @@ def _levers(graph: Graph, requests: int) -> tuple[str, ...]:
     return "a larger chip (--chip FILE.toml)", "a shorter context (--context)", *bits, *fewer, "a smaller model"
 
 
-def _linear(layout: Layout, node: Node, work: list[int], *, partial: bool) -> None:
-    """Tiles of every output vector, on the plane with the least work so far; none for an input vector not used.
+def _experts(layout: Layout, nodes: Sequence[Node], work: list[int]) -> None:
+    """Tiles of experts, the largest first, in the hemisphere that has more room; then what they are scaled by."""
+    sizes = [(int(layout.lanes[node.output].used(j).sum()), node, j) for node in nodes if node.op == "linear"
+             for j in range(layout.lanes[node.output].vectors)]
+    for _, node, j in sorted(sizes, key=lambda size: -size[0]):
+        side = max((0, 1), key=layout.homes.roomy)
+        _tiles(layout, node, j, work, range(side, len(work), 2))
+    for node in nodes:
+        _vectors(layout, node)
 
-    Where chips add up ``partial`` sums, each takes its columns, and of what several have the first one."""
+
+def _tiles(layout: Layout, node: Node, j: int, work: list[int], planes: Sequence[int]) -> None:
+    """Tiles of output vector j, on the one of some planes with the least work so far; none for an input vector not
+    used.
+
+    Where chips add up partial sums, and scale them later, each takes its columns, and of what several have the first
+    one."""
     chip, homes = layout.chip, layout.homes
     inside, out = layout.lanes[node.inputs[0]], layout.lanes[node.output]
-    inside = inside.once() if partial else inside
+    inside = inside if "scale" in node.params else inside.once()
     used = [i for i in range(inside.vectors) if inside.used(i).any()]
     even = steady(len(used) * out.vectors, chip)  # then each plane reads from slices of its own
     keys, where = parameters(node, "codes"), bank(node) or node.where
-    columns = {i: inside.row(i) for i in used}
-    for j in range(out.vectors):
-        known = layout.plane.get(f"{where}.{j}")  # of another chosen expert
-        plane = work.index(min(work)) if known is None else known
-        groups = -(-(int(np.flatnonzero(out.used(j))[-1]) + 1) // chip.weight_streams)
-        work[plane] += len(used) * (groups if even else chip.superlanes)
-        layout.plane[f"{node.where}.{j}"] = layout.plane[f"{where}.{j}"] = plane
-        rows = out.row(j)[..., : groups * chip.weight_streams]
-        for i in used:
-            name, sources = f"weights.{where}.{j}.{i}", [Source("codes", key, rows, columns[i]) for key in keys]
-            slices = homes.tile_slices(plane % 2, plane // 2, groups * len(keys) if even or bank(node) else 0)
-            if bank(node):
-                homes.keep_bank(name, sources, slices, groups)
-            else:
-                homes.keep_tile(name, sources[0], slices, groups)
+    known = layout.plane.get(f"{where}.{j}")  # of another chosen expert
+    plane = min(planes, key=work.__getitem__) if known is None else known
+    count = int(np.flatnonzero(out.used(j))[-1]) + 1
+    groups = -(-count // chip.weight_streams)
+    work[plane] += len(used) * (groups if even else chip.superlanes)
+    layout.plane[f"{node.where}.{j}"] = layout.plane[f"{where}.{j}"] = plane
+    rows = out.row(j)[..., : groups * chip.weight_streams]
+    for i in used:
+        columns = inside.row(i)
+        name, sources = f"weights.{where}.{j}.{i}", [Source("codes", key, rows, columns) for key in keys]
+        if bank(node):  # what an idle row gives is lost in a product with a scale of 0, and its sign in a bias of 0
+            homes.keep_experts(name, sources, count, (plane % 2, plane // 2), share="bias" in node.params)
+        else:
+            slices = homes.tile_slices(plane % 2, plane // 2, groups if even else 0)
+            homes.keep_tile(name, sources[0], slices, groups)
 
 
 def steady(tiles: int, chip: Chip) -> bool:
@@ -324,9 +239,9 @@ def _rope(layout: Layout, node: Node) -> None:
         _table(layout, f"rope.{word}", [source], 4, layout.context)
 
 
-def _cache(layout: Layout, node: Node) -> None:
-    """K and V of one layer: per kv vector and byte plane 16 slices, per KV head a table of scales."""
-    side, blocks, homes = node.attrs["layer"] % 2, layout.requests * -(-layout.context // BLOCK), layout.homes
+def _cache(layout: Layout, node: Node, side: int) -> None:
+    """K and V of one layer in a hemisphere: per kv vector and byte plane 16 slices, per KV head a table of scales."""
+    blocks, homes = layout.requests * -(-layout.context // BLOCK), layout.homes
     zeros = Source("zeros")
     for word, rows in (("k", BLOCK // layout.chip.weight_streams), ("v", layout.heads.channel_groups)):
         for c in range(layout.heads.kv.vectors):

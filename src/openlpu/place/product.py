@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from openlpu._base.errors import BadRequest, Unsupported
 from openlpu.arch.chip import Chip
-from openlpu.place.layout import Homes
+from openlpu.place.homes import Homes
 
 Ints = NDArray[np.int64]
 FORMS = ("int8", "fp16")

@@ -20,7 +20,7 @@ from openlpu.arch.chip import Chip
 from openlpu.arch.encoding import encode, joints
 from openlpu.arch.isa import BY_NAME
 from openlpu.place.emplace import Source
-from openlpu.place.layout import Homes
+from openlpu.place.homes import Homes
 from openlpu.schedule.assembler import Assembler
 from openlpu.schedule.program import RESIDENT
 

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from openlpu._base.errors import DoesNotFit
 from openlpu.arch.chip import Chip
-from openlpu.place.layout import Resident
+from openlpu.place.homes import Resident
 from openlpu.place.product import Engine, Homing, Ints, Product, Store, Tiling, place_product, tilings
 from openlpu.schedule.assembler import Assembler
 from openlpu.schedule.fetch import Fetcher, keep

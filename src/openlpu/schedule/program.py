@@ -19,7 +19,7 @@ from openlpu.arch.group import Group
 from openlpu.arch.isa import BY_NAME, TABLE, columns_of, unit_of_queue
 from openlpu.arch.link import Link, port_queue
 from openlpu.partition.split import Split
-from openlpu.place.layout import Resident
+from openlpu.place.homes import Resident
 
 HOLD = BY_NAME["runtime_deskew"].opcode
 RESIDENT = 0  # as a claim's writer: in SRAM before the token began (a parameter, the host's rows, older KV)

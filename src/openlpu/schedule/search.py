@@ -5,7 +5,7 @@ Every split is scheduled, none is guessed: the smallest context bucket of each d
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -87,6 +87,17 @@ def splits(layers: int, chips: int, wanted: Wanted) -> Iterator[Split]:
             yield from (Split(tensor, stages, *how) for how in product(exchanges, halves))
 
 
+def finer(layers: int, chips: int, wanted: Wanted) -> Iterator[Split]:
+    """Splits for what those of :func:`splits` do not hold: stages of up to two nodes, and more of them than layers, down
+    to halves of layers with the head alone."""
+    least = max(wanted.stages, 1)
+    for tensor in (t for t in TENSOR if wanted.tensor in (0, t) and t * least <= chips):
+        most = min(chips // tensor, 2 * layers + 1)
+        for stages in (wanted.stages,) if wanted.stages else sorted({min(most, layers), most} - {0}):
+            exchanges = (VALUES,) if tensor == 1 else (wanted.exchange,) if wanted.exchange else (VALUES, CODES)
+            yield from (Split(tensor, stages, exchange, stages > layers) for exchange in exchanges)
+
+
 def search(
     graph: Graph, system: System, wanted: Wanted, context: int = 0, chunks: Sequence[int] = (),
     progress: Progress = silent, requests: int = 1,
@@ -109,10 +120,11 @@ def search(
     errors: list[OpenLpuError] = []
     made: SystemProgram | None = None
     contexts, programs = buckets(context), Programs(system.chip, context, requests)
-    for done, split in enumerate(_and_sums(asked, choices, wanted)):
+    more = (s for s in finer(graph.config.layers, system.chips, wanted) if s not in asked)
+    for done, split in enumerate(_attempts(asked, more, choices, wanted)):
         if few and any(not c.why and c.split.chips < split.chips for c in choices):
             break
-        progress(f"split {split}", done, len(asked))
+        progress(f"split {split}", min(done, len(asked)), len(asked))
         try:
             first = (contexts[:1], ()) if len(asked) > 1 else (contexts, chunks)
             made = _schedule(graph, system, split, *first, programs)
@@ -127,15 +139,20 @@ def search(
         raise reported(last, graph, system.chip, context, requests) if isinstance(last, DoesNotFit) else last
     best = min(able, key=lambda c: c.rank(wanted.aim)).split
     progress(f"split {best}", len(asked), len(asked))
-    if len(asked) > 1:
+    if len(choices) > 1:
         made = _schedule(graph, system, best, contexts, chunks, programs)
     assert made, "a choice without a reason has a program"
     return Found(made, lined_up(system, best), tuple(choices))
 
 
-def _and_sums(asked: Sequence[Split], choices: Sequence[Choice], wanted: Wanted) -> Iterator[Split]:
-    """The splits asked for; then the best in ``choices`` by then with sums exchanged, if the exchange is open."""
+def _attempts(
+    asked: Iterable[Split], more: Iterable[Split], choices: Sequence[Choice], wanted: Wanted
+) -> Iterator[Split]:
+    """The splits asked for; more of them if none of those is in ``choices`` by then; then the best one with sums
+    exchanged, if the exchange is open."""
     yield from asked
+    if all(c.why for c in choices):
+        yield from more
     able = [c for c in choices if not c.why]
     if able and not wanted.exchange:
         best = min(able, key=lambda c: c.rank(wanted.aim)).split
@@ -147,7 +164,7 @@ def lined_up(system: System, split: Split) -> System:
     """The system with its chips in the order in which a split counts them; refuses stages that are no whole part of a
     node, nor whole nodes."""
     node = system.spec.shape.chips
-    if (node % split.tensor and split.tensor % node) or system.chips % split.tensor:
+    if node % split.tensor and split.tensor % node:
         raise Unsupported(f"{system.chips} chips in nodes of {node} do not make whole stages of {split.tensor}",
                           where=f"system {system.name}, tensor", fix=f"use a divisor of {node}")
     return system.lined_up(split.tensor)

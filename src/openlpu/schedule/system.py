@@ -16,7 +16,7 @@ from openlpu._base.errors import Unsupported
 from openlpu.arch.alignment import Pace
 from openlpu.arch.chip import Chip
 from openlpu.arch.group import Group, joined
-from openlpu.arch.link import port_queue
+from openlpu.arch.link import port_queue, together
 from openlpu.arch.system import System
 from openlpu.partition.split import Shards, Split
 from openlpu.schedule.kinds import Programs
@@ -57,7 +57,8 @@ def paced(system: System, split: Split) -> Pace | None:
     stages = np.arange(split.chips).reshape(split.stages, split.tensor)
     group, hops = cables(system, split)
     used = {hop.link for hop in hops} | {*(group.links if group else ())}
-    levels = {system.links.index(link) for link in used}
+    names = [link.name for link in system.links]
+    levels = {names.index(link.name) for link in used}
     return system.pace(stages.size, levels)
 
 
@@ -65,9 +66,9 @@ def _hop(system: System, here: NDArray[np.int64], there: NDArray[np.int64]) -> H
     """The first port by which each chip of a stage reaches its counterpart, all alike; None if there is none."""
     wires = system.wires
     for port in np.flatnonzero((wires.peer[here] == there[:, None]).all(axis=0)).tolist():
-        level, arrival = wires.level[here, port], wires.arrival[here, port]
-        if (level == level[0]).all() and (arrival == arrival[0]).all():
-            return Hop(system.links[int(level[0])], port, int(arrival[0]))
+        levels, arrival = np.unique(wires.level[here, port]).tolist(), wires.arrival[here, port]
+        if (arrival == arrival[0]).all():
+            return Hop(together(system.links[level] for level in levels), port, int(arrival[0]))
     return None
 
 

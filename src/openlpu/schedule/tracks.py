@@ -17,7 +17,7 @@ from openlpu.arch.chip import Chip
 from openlpu.arch.isa import BY_NAME, TABLE, unit_of_queue
 from openlpu.arch.link import port_queue
 from openlpu.partition.names import shift
-from openlpu.place.layout import Resident
+from openlpu.place.homes import Resident
 from openlpu.schedule.program import Program, Segment, StageProgram, SystemProgram
 from openlpu.schedule.report import LINKS, Piece, critical_path
 

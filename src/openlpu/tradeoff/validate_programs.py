@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from openlpu.arch.chip import Chip
 from openlpu.arch.isa import ALU, BY_NAME
 from openlpu.arch.system import load_system
-from openlpu.place.layout import Homes
+from openlpu.place.homes import Homes
 from openlpu.schedule.assembler import Assembler
 from openlpu.schedule.joules import energy
 from openlpu.schedule.program import queue_dtype

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from openlpu.arch.energy import FJ_PER_JOULE
 from openlpu.arch.isa import TABLE, unit_of_queue
-from openlpu.place.layout import Resident
+from openlpu.place.homes import Resident
 from openlpu.schedule.joules import energy
 from openlpu.schedule.tracks import WRITES, ChipRun, Token, interval, latencies, tracks
 

@@ -21,6 +21,7 @@ from openlpu.schedule.guide import Guide
 from openlpu.schedule.select.build import Build, Coded, Floats, Routes
 from openlpu.schedule.select.codes import MAGNITUDE, TRAP, chain, reciprocal
 from openlpu.schedule.select.spread import spread
+from openlpu.schedule.units.mxm import Plane
 from openlpu.schedule.values import Vec
 
 MOST = 128  # experts whose numbers are bytes that the MXM multiplies
@@ -153,6 +154,14 @@ def select(b: Build, node: Node, place: int) -> Coded:
 def guide(b: Build, node: Node, hemisphere: int, place: int) -> Guide:
     """The map of a linear's expert for a token, where it flows towards the middle of a hemisphere."""
     return b.routes[node.inputs[1], place].guides[node.attrs["chosen"]][hemisphere]
+
+
+def load(b: Build, node: Node, plane: Plane, tile: str, place: int, *, steady: bool) -> None:
+    """A tile of the weights of a linear's expert, in the runs in which it lies."""
+    by, each = guide(b, node, plane.hemisphere, place), node.attrs["experts"]
+    for group, run in b.layout.homes.runs[tile]:
+        rows = Vec(run.slices, run.address, 0, (0,) * len(run.slices))
+        b.mxm.load_bank(plane, rows, run.count, by, each, steady=steady, group=group)
 
 
 def row(b: Build, node: Node, word: str, j: int, place: int) -> Vec:

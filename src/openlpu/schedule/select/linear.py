@@ -122,12 +122,10 @@ def sums(b: Build, node: Node, places: Sequence[int], j: int) -> list[tuple[Oper
                 )
 
     for k, (i, home) in enumerate(tiles):
-        rows = Vec(home.slices, home.address, 0, (0,) * len(home.slices))
         if bank(node):
-            guide = experts.guide(b, node, plane.hemisphere, places[0])
-            m.load_bank(plane, rows, home.count, guide, node.attrs["experts"], steady=ahead)
+            experts.load(b, node, plane, f"weights.{where}.{j}.{i}", places[0], steady=ahead)
         else:
-            m.load(plane, 0, rows, home.count, steady=ahead)
+            m.load(plane, 0, Vec(home.slices, home.address, 0, (0,) * len(home.slices)), home.count, steady=ahead)
         if ahead and k:
             activate(tiles[k - 1][0])
         m.install(plane, FETCH if ahead and k % RUN == RUN - 1 else 0)

@@ -119,12 +119,14 @@ class Mxm:
         plane.slot = (plane.slot + 1) % self.chip.accumulators
         return plane.slot
 
-    def load_bank(self, plane: Plane, rows: Vec, count: int, guide: Guide, experts: int, *, steady: bool) -> None:
-        """As :meth:`load` from group 0, of rows of several experts side by side: those of the one that a map names."""
+    def load_bank(
+        self, plane: Plane, rows: Vec, count: int, guide: Guide, experts: int, *, steady: bool, group: int = 0
+    ) -> None:
+        """As :meth:`load`, of rows of several experts side by side: those of the one that a map names."""
         options = self._options(plane, len(rows.slices), steady)
         at = rows.address + experts * np.arange(count)
         found = guide.fetch(f"{plane.name}.weights", rows, at, plane.x, plane.buffer_from, options)
-        self._loaded(plane, np.arange(count), 1, *found)
+        self._loaded(plane, group + np.arange(count), 1, *found)
 
     def load(self, plane: Plane, group: int, rows: Vec, count: int = 1, *, steady: bool = False) -> None:
         """16 rows of the buffer from 16 streams, and those of the next groups from the addresses behind, ``count``

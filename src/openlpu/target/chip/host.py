@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from openlpu._base.errors import ProgramError
 from openlpu.place import emplace, host
-from openlpu.place.layout import Resident
+from openlpu.place.homes import Resident
 from openlpu.schedule.prefill import parts, prompt_parts
 from openlpu.schedule.program import Program, Rows, SystemProgram
 from openlpu.target.base import F32, Chunk

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from openlpu._base.errors import ProgramError
 from openlpu.arch.group import Group, Way
-from openlpu.arch.link import port_queue
+from openlpu.arch.link import port_queue, together
 from openlpu.arch.system import System
 from openlpu.schedule.program import SystemProgram
 from openlpu.target.chip.code import Code, Ints
@@ -160,13 +160,15 @@ def _joined(system: System, first: int, way: Way) -> Port:
     if len(found) > 1 or len(edges) > 1:
         what = f"the chips of a stage take what is sent by way {way.number} from cables or edges that differ"
         raise ProgramError(what, where=f"system {system.name}")
-    return replace(found.pop(), source=way.source, sender=way.out)
+    port = found.pop()
+    link = replace(port.link, latency=max(way.link.latency, port.link.latency))
+    return replace(port, link=link, source=way.source, sender=way.out)
 
 
 def wired(system: System, chips: Iterable[tuple[int, int]], leaves: int, arrives: int, peer: int = 0) -> Port:
     """Wires from port ``leaves`` of the first of two chips to port ``arrives`` of the other, for all of ``chips``.
 
-    They must be there and of one class; ``peer`` as in :class:`Port`.
+    They must be there; ``peer`` as in :class:`Port`.
     """
     wires, levels, where = system.wires, set[int](), f"system {system.name}"
     for here, there in chips:
@@ -175,7 +177,5 @@ def wired(system: System, chips: Iterable[tuple[int, int]], leaves: int, arrives
             raise ProgramError(f"port {leaves} of chip {here} does not lead to port {arrives} of chip {there}",
                                where=where)
         levels.add(int(wires.level[here, leaves]))
-    if len(levels) > 1:
-        raise ProgramError(f"port {leaves} of the chips of a stage leads over cables of different classes", where=where)
-    (level,) = levels
-    return Port(system.links[level], peer, system.misaligned[level])
+    apart = max(system.misaligned[level] for level in levels)
+    return Port(together(system.links[level] for level in sorted(levels)), peer, apart)
