@@ -181,7 +181,7 @@ class Homes:
         return sum(map(self.sram.room, self._sets(hemisphere)[0]))
 
     def _sets(self, hemisphere: int) -> tuple[list[tuple[int, ...]], int]:
-        """The sets of ``weight_streams`` slices of a hemisphere, counted from the edge inward, and how many are left."""
+        """The sets of ``weight_streams`` slices of a hemisphere, from the edge inward, and how many slices are left."""
         width, count, edge = self.chip.weight_streams, self.chip.slices_per_hemisphere, self.edge
         side = range(edge, count) if hemisphere == 0 else range(2 * count - 1 - edge, count - 1, -1)
         sets = [tuple(sorted(side[i : i + width])) for i in range(0, len(side) - width + 1, width)]

@@ -9,8 +9,8 @@ The chips of a stage have the same homes; what fills them differs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,8 +39,8 @@ class Layout:
 
     ``heads`` are those of one chip, ``lanes`` the lane map of every value, ``packings`` how each gathered one is
     put together; ``plane`` says which MXM plane (0, 1, … alternating west and east) makes each output vector of each
-    linear, keyed ``where.j``.  ``requests`` have a KV cache each: row r of request i lies at a home's address +
-    r * requests + i.
+    linear, keyed ``where.j``, and ``side`` in which hemisphere the cache of each attention lies.  ``requests`` have a
+    KV cache each: row r of request i lies at a home's address + r * requests + i.
     """
 
     chip: Chip
@@ -51,6 +51,7 @@ class Layout:
     homes: Homes
     plane: dict[str, int]
     requests: int = 1
+    side: dict[str, int] = field(default_factory=dict)
 
 
 def place(graph: Graph, chip: Chip, context: int = 0, requests: int = 1) -> Layout:
@@ -242,6 +243,7 @@ def _rope(layout: Layout, node: Node) -> None:
 def _cache(layout: Layout, node: Node, side: int) -> None:
     """K and V of one layer in a hemisphere: per kv vector and byte plane 16 slices, per KV head a table of scales."""
     blocks, homes = layout.requests * -(-layout.context // BLOCK), layout.homes
+    layout.side[node.where] = side
     zeros = Source("zeros")
     for word, rows in (("k", BLOCK // layout.chip.weight_streams), ("v", layout.heads.channel_groups)):
         for c in range(layout.heads.kv.vectors):

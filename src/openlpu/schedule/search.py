@@ -88,7 +88,7 @@ def splits(layers: int, chips: int, wanted: Wanted) -> Iterator[Split]:
 
 
 def finer(layers: int, chips: int, wanted: Wanted) -> Iterator[Split]:
-    """Splits for what those of :func:`splits` do not hold: stages of up to two nodes, and more of them than layers, down
+    """Splits for what those of :func:`splits` do not hold: stages of up to two nodes, and more stages than layers, down
     to halves of layers with the head alone."""
     least = max(wanted.stages, 1)
     for tensor in (t for t in TENSOR if wanted.tensor in (0, t) and t * least <= chips):

@@ -69,7 +69,7 @@ def attention(b: Build, node: Node, q: Mapping[int, Floats], k: Sequence[Floats]
               scale: Mapping[int, Vec]) -> dict[int, Floats]:
     """The output over the lanes of the query layout, for each place that ``q`` has; ``scale``: that of all chips' query
     codes, by place, where it is known."""
-    side, bits = node.attrs["layer"] % 2, node.attrs["kv_bits"]
+    side, bits = b.layout.side[node.where], node.attrs["kv_bits"]
     window = node.attrs.get("window", 0)
     window = window if window < b.layout.context else 0  # one that hides nothing is none
     vectors = range(k[0].lanes.vectors)
