@@ -104,6 +104,8 @@ def row(name: str, chip: Chip, step: Step, v_rows: int, requests: int = 1) -> U8
     lanes = np.arange(chip.lanes, dtype=np.int32)
     if kind == "v_turn":
         return byte_planes((lanes - 16 * (inside // 16))[None, :] % chip.lanes)[0, :2]
+    if kind.startswith("turn"):
+        return byte_planes((lanes - inside + int(kind.removeprefix("turn")))[None, :] % chip.lanes)[0, :2]
     if kind in ("onehot", "others"):
         mine = [p for p in step.positions if kind == "others" or p % step.chunk == place]
         here = np.isin(lanes + block * BLOCK, mine)

@@ -17,10 +17,12 @@ from openlpu.arch.truepoint import BLOCK
 from openlpu.arch.truepoint.codes import INV_NARROW, INV_NIBBLE, INV_WIDE, NARROW_MAX, NIBBLE_MAX, WIDE_MAX
 from openlpu.schedule.expression import Op
 from openlpu.schedule.select.build import Build
-from openlpu.schedule.select.codes import amax, at_least_floor, chain, code_of, float_of, reciprocal, scale_of
+from openlpu.schedule.select.codes import above, amax, at_least_floor, chain, code_of, float_of, reciprocal, scale_of
 from openlpu.schedule.temporaries import scoped
 from openlpu.schedule.units.vxm import Want
 from openlpu.schedule.values import Vec
+
+TOGETHER = 3  # maxima of a token that are found at about the same time: the queries', K's, V's
 
 
 @dataclass(frozen=True)
@@ -59,54 +61,61 @@ class Rows:
 
 
 @scoped
-def write(b: Build, where: str, tokens: Sequence[tuple[Op, Vec]], c: int, side: int, bits: int, *,
+def write(b: Build, where: str, tokens: Sequence[tuple[Sequence[Vec], Vec]], c: int, side: int, *,
           transposed: bool) -> Rows:
     """Scatter the codes of kv vector ``c`` of K or V of all tokens (see :func:`coded`), heads side by side, and their
     scales into the cache."""
-    codes, own = zip(*tokens, strict=True)
+    codes, scales = zip(*tokens, strict=True)
     groups = b.heads.channel_groups if transposed else BLOCK // b.chip.weight_streams
-    shifted = [(codes, 0), ([Op("add_mod", code, 128) for code in codes], 1)] if bits == 16 else [(codes, 0)]
     planes = tuple(
-        _write_plane(b, b.home(f"kv.{where}.{c}.{i}"), trees, byte, groups, side, transposed=transposed)
-        for i, (trees, byte) in enumerate(shifted)
+        _write_plane(b, b.home(f"kv.{where}.{c}.{i}"), [words[i].plane(i) for words in codes], groups, side,
+                     transposed=transposed)
+        for i in range(len(codes[0]))
     )
-    heads, scales = b.heads.heads_in(c), {}
-    for g, lane in heads:
-        mask, first = b.mask(b.heads.mask(lane)), b.heads.dim
-        trees = [b.lane_max(Op("mask", x, mask), "max", first=first, many=len(heads)) for x in own]
-        scales[g] = _write_scales(b, b.home(f"kv.{where}.scale{g}"), [b.vxm.evaluate(tree) for tree in trees], side)
-    return Rows(planes, groups, scales, b.layout.requests)
+    tables = {g: _write_scales(b, b.home(f"kv.{where}.scale{g}"), scales, lane, side)
+              for g, lane in b.heads.heads_in(c)}
+    return Rows(planes, groups, tables, b.layout.requests)
 
 
 @scoped
-def coded(b: Build, x: Vec, bits: int) -> tuple[Op, Vec]:
-    """(codes, scale) of one token, the scale of each head in its lanes.  Codes of 4 bits lie between the lower end of
-    the head's lanes and 0, and the upper one."""
+def coded(b: Build, x: Vec, bits: int, side: int, *, transposed: bool) -> tuple[list[Vec], Vec]:
+    """(codes, scale) of one token's K or V: words whose byte i is plane i, and the scale of each head in its lanes.
+    Codes of 4 bits lie between the lower end of the head's lanes and 0, and the upper one."""
+    away = () if transposed else _away(b, side, transposed=transposed)  # V is turned first
     if bits > 4:
-        factor = scale_of(amax(b, [x], span=b.heads.dim), INV_WIDE if bits == 16 else INV_NARROW)
-        inverse, scale = b.vxm.results([Want(reciprocal(factor)), Want(factor)])
-        return code_of(x, inverse, WIDE_MAX if bits == 16 else NARROW_MAX), scale
+        factor = scale_of(amax(b, [x], b.heads.dim, TOGETHER), INV_WIDE if bits == 16 else INV_NARROW)
+        code = code_of(x, reciprocal(factor), WIDE_MAX if bits == 16 else NARROW_MAX)
+        words = [code, above(code)] if bits == 16 else [code]
+        *made, scale = b.vxm.results([*(Want(word, away) for word in words), Want(factor)])
+        return made, scale
     trees = (b.lane_max(Op("pass", x), end, span=b.heads.dim) for end in ("min", "max"))
     low, high = (b.vxm.evaluate(Op(end, tree, 0.0)) for end, tree in zip(("min", "max"), trees, strict=True))
     factor = at_least_floor(Op("mul", Op("sub", high, low), float_of(INV_NIBBLE)))
     inverse, scale = b.vxm.results([Want(reciprocal(factor)), Want(factor)])
     zero = b.vxm.evaluate(Op("to_int", Op("mul", low, inverse)))
-    return code_of(x, inverse, (b.vxm.evaluate(Op("add_mod", zero, NIBBLE_MAX)), zero)), scale
+    return [b.vxm.evaluate(code_of(x, inverse, (b.vxm.evaluate(Op("add_mod", zero, NIBBLE_MAX)), zero)), away)], scale
 
 
-def _write_plane(b: Build, home: Vec, codes: Sequence[Op], byte: int, groups: int, side: int, *,
-                 transposed: bool) -> Plane:
-    """Scatter byte ``byte`` of the tokens' codes, each to the slices of its place; data comes from the other
-    hemisphere, beside the maps."""
+def _maps(b: Build, side: int, *, transposed: bool) -> Vec:
+    """Where a token's rows go."""
+    return b.host_row(f"{'v' if transposed else 'k'}_map.{1 - side}", 2, 1 - side)
+
+
+def _away(b: Build, side: int, *, transposed: bool) -> tuple[int, ...]:
+    """Slices in which what is scattered does not lie: it comes from the other hemisphere, beside the maps."""
+    return b.asm.side(side) + _maps(b, side, transposed=transposed).slices
+
+
+def _write_plane(b: Build, home: Vec, codes: Sequence[Vec], groups: int, side: int, *, transposed: bool) -> Plane:
+    """Scatter a byte plane of the tokens' codes, each to the slices of its place."""
     width, chunk = b.chip.weight_streams, b.chunk
-    maps = b.host_row(f"{'v' if transposed else 'k'}_map.{1 - side}", 2, 1 - side)
+    maps = _maps(b, side, transposed=transposed)
     entries = [(maps.plane(r // 8), r % 8) for r in range(width)]
-    far = b.asm.side(side) + maps.slices
     ready = 0
     writers = [[0] * width for _ in range(groups if transposed else 1)]
     for place, code in enumerate(codes):
         own = slice(place, width, chunk)
-        rows = _v_rows(b, code, byte, groups, far) if transposed else [b.vxm.evaluate(code, far).plane(byte)]
+        rows = _v_rows(b, code, groups, _away(b, side, transposed=True)) if transposed else [code]
         for group, data in enumerate(rows):
             address = home.address + group * b.layout.requests
             done, writers[group][own] = b.mem.scatter(data, entries[own], home.slices[own], address,
@@ -115,9 +124,9 @@ def _write_plane(b: Build, home: Vec, codes: Sequence[Op], byte: int, groups: in
     return Plane(home.slices, home.address, ready, tuple(map(tuple, writers)))
 
 
-def _v_rows(b: Build, code: Op, byte: int, groups: int, far: tuple[int, ...]) -> list[Vec]:
+def _v_rows(b: Build, code: Vec, groups: int, far: tuple[int, ...]) -> list[Vec]:
     """V's channel groups, each brought to the position's superlane: a turn by the host's map, then a fixed one."""
-    turned = b.sxm.permute(b.vxm.evaluate(code).plane(byte), [b.host_row("v_turn", 2)])
+    turned = b.sxm.permute(code, [b.host_row("v_turn", 2)])
     per = b.chip.lanes_per_superlane
     return [b.sxm.permute(turned, b.rotation(per * group), far) for group in range(groups)]
 
@@ -132,15 +141,18 @@ def joined(b: Build, parts: Sequence[Op | Vec]) -> Op:
     return tree if isinstance(tree, Op) else Op("pass", tree)
 
 
-def _write_scales(b: Build, table: Vec, scales: Sequence[Vec], side: int) -> Vec:
-    """Put the tokens' scales into their lanes of the current block's row; returns the table with its writers.
+def _write_scales(b: Build, table: Vec, scales: Sequence[Vec], lane: int, side: int) -> Vec:
+    """Put the tokens' scales of the head that begins in a lane into their lanes of the current block's row; returns the
+    table with its writers.
 
     Lanes are masked, not multiplied: a token that runs again must not find what an error left there, NaN say.
     """
     block = b.host_row(f"block.{1 - side}", 1, 1 - side)
     old = b.mem.gather(table, block)
     kept = Op("mask", old, b.host_row("others"))
-    own = [Op("mask", scale, b.host_row("onehot", place=i)) for i, scale in enumerate(scales)]
+    turned = [b.sxm.turned(scale, [b.host_row(f"turn{lane}.{h}", 2, h, place=i) for h in (0, 1)])
+              for i, scale in enumerate(scales)]
+    own = [Op("mask", scale, b.host_row("onehot", place=i)) for i, scale in enumerate(turned)]
     new = b.vxm.evaluate(joined(b, [*own, kept]), b.asm.side(side) + block.slices)
     ready, ids = b.mem.scatter(new, [(block, 0)] * 4, table.slices, table.address, range(4))
     return Vec(table.slices, table.address, ready, ids, True)

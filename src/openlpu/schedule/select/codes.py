@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from openlpu.arch.truepoint import codes as tp
 from openlpu.graph.ir import Node
+from openlpu.place.lanes import Lanes
 from openlpu.schedule.expression import Later, Op, Operand
 from openlpu.schedule.select import lane_sum
 from openlpu.schedule.select.build import Build, Coded, Floats
@@ -15,6 +17,7 @@ from openlpu.schedule.temporaries import scoped
 from openlpu.schedule.units.vxm import Want
 from openlpu.schedule.values import Vec
 
+X = TypeVar("X", bound=Operand)
 MAGNITUDE = 0x7FFFFFFF
 TRAP = 2.0**31 / float(tp.MAGNITUDE_LIMIT)
 
@@ -24,9 +27,9 @@ def float_of(x: np.float32) -> float:
     return float(x)
 
 
-def chain(op: str, parts: Sequence[Op | Vec]) -> Op | Vec:
+def chain(op: str, parts: Sequence[X]) -> Op | X:
     """parts[0] op parts[1] op …, as one chain of ALUs."""
-    tree = parts[0]
+    tree: Op | X = parts[0]
     for part in parts[1:]:
         tree = Op(op, part, tree)
     return tree
@@ -46,10 +49,23 @@ def refused(magnitude: Op) -> Op:
     return Op("to_int", Op("mul", magnitude, TRAP))
 
 
-def amax(b: Build, vecs: Sequence[Vec | Later], span: int = 0) -> Op:
-    """The largest magnitude over all lanes (``span``: over the lanes of each segment) of all vectors, in every lane."""
+def amax(b: Build, vecs: Sequence[Vec | Later], span: int = 0, many: int = 1) -> Op:
+    """The largest magnitude over all lanes (``span``: over the lanes of each segment) of all vectors, in every lane;
+    ``many``: how many such maxima of a token are found at about the same time."""
     top = magnitudes(b, vecs)
-    return b.lane_max(top, "max", [refused(top)], span=span)
+    return b.lane_max(top, "max", [refused(top)], span=span, many=many * b.chunk)
+
+
+def narrow_span(b: Build, lanes: Lanes) -> int:
+    """Of a value that leaves most lanes idle how many in front it uses, else 0: a maximum over them alone is found
+    sooner, and :func:`everywhere` brings it to the others while the codes are on their way."""
+    used = int(np.flatnonzero((lanes.channel >= 0).any(axis=(0, 1)))[-1]) + 1
+    return used if 1 < used <= b.chip.lanes // 4 else 0
+
+
+def everywhere(b: Build, x: Vec, span: int) -> Op:
+    """In every lane the maximum of all lanes, of numbers that are the same in the first ``span`` and nowhere larger."""
+    return b.lane_max(x, "max", first=span, many=b.chunk)
 
 
 def stored(b: Build, x: Op | Vec) -> Vec:
@@ -90,10 +106,11 @@ def above(code: Operand) -> Op:
 
 
 @scoped
-def scale(b: Build, x: Floats, size: int, wide: int) -> Op:
-    """The scale of codes, in every lane; ``size`` and ``wide`` as in :func:`quantize`."""
+def scale(b: Build, x: Floats, size: int, wide: int, span: int = 0) -> Op:
+    """The scale of codes, in every lane (``span``: of the first ones that the value uses); ``size`` and ``wide`` as in
+    :func:`quantize`."""
     if wide in (0, size):
-        return scale_of(amax(b, x.parts), tp.INV_NARROW if wide == 0 else tp.INV_WIDE)
+        return scale_of(amax(b, x.parts, span), tp.INV_NARROW if wide == 0 else tp.INV_WIDE)
     # A product with a positive number keeps the order, so a maximum of scales is the scale of the maxima.
     channel = x.lanes.channel
     mixed = [bool((channel[:, v] < wide)[channel[:, v] >= 0].any()) for v in range(len(x.parts))]
@@ -107,7 +124,7 @@ def scale(b: Build, x: Floats, size: int, wide: int) -> Op:
         scales.append(Op("mul", tops[-1], b.constant(inverse.view(np.int32))))
     tree = chain("max", scales)
     assert isinstance(tree, Op), "a product is an op"
-    return at_least_floor(b.lane_max(tree, "max", [refused(top) for top in tops]))
+    return at_least_floor(b.lane_max(tree, "max", [refused(top) for top in tops], span=span, many=b.chunk))
 
 
 FUSED = 3  # vectors of codes that are made in one go with their scale
@@ -116,7 +133,8 @@ FUSED = 3  # vectors of codes that are made in one go with their scale
 def quantize(b: Build, x: Floats, size: int, wide: int, known: Vec | None = None, *, squared: bool = False) -> Coded:
     """Codes of a value of ``size`` channels, of which the first ``wide`` take two planes; ``known``: their scale;
     ``squared``: ``rms`` will want their squares."""
-    factor = known or scale(b, x, size, wide)
+    span = 0 if known else narrow_span(b, x.lanes)
+    factor = known or scale(b, x, size, wide, span)
     inverse: Op | Vec = reciprocal(factor)
     if len(x.parts) > FUSED:
         made = b.vxm.results([Want(x) for x in (inverse, factor) if isinstance(x, Op)])
@@ -144,7 +162,9 @@ def quantize(b: Build, x: Floats, size: int, wide: int, known: Vec | None = None
         high = [next(rest).plane(1) if wides else None for wides in is_high]
         squares = [[(next(rest).plane(0), next(rest).plane(1)) for _ in own] for own in words]
         factor = factor if isinstance(factor, Vec) else next(rest)
-    return Coded(x.lanes, [code.plane(0) for code in low], high, stored(b, factor), squares)
+    factor = stored(b, factor)
+    factor = b.vxm.evaluate(everywhere(b, factor, span)) if span else factor
+    return Coded(x.lanes, [code.plane(0) for code in low], high, factor, squares)
 
 
 def _words(codes: Sequence[Op], is_high: Sequence[bool]) -> list[list[Op]]:

@@ -12,9 +12,9 @@ from openlpu.schedule.units.mxm import Plane
 from openlpu.schedule.values import Vec
 
 
-def ones(b: Build) -> Plane:
+def ones(b: Build, hemisphere: int | None = None) -> Plane:
     """A plane with ones in all its rows; nothing that a token computes is waited for."""
-    plane = b.mxm.pick()
+    plane = b.mxm.pick(hemisphere)
     row = b.constant(np.ones(b.chip.lanes, np.int32), planes=1, side=plane.hemisphere)
     b.mxm.load(plane, 0, row, b.chip.superlanes)
     b.mxm.install(plane)

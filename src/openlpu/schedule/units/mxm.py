@@ -114,6 +114,10 @@ class Mxm:
         options = [p for p in self.planes if hemisphere in (None, p.hemisphere)]
         return min(options, key=lambda p: p.tiles)
 
+    def pick_some(self, hemisphere: int, count: int) -> list[Plane]:
+        """Several planes of a hemisphere, at most those that it has, likewise."""
+        return sorted((p for p in self.planes if p.hemisphere == hemisphere), key=lambda p: p.tiles)[:count]
+
     def new_slot(self, plane: Plane) -> int:
         """An accumulator for one row of sums; they are used in turn."""
         plane.slot = (plane.slot + 1) % self.chip.accumulators
@@ -159,35 +163,39 @@ class Mxm:
         plane.loads |= zip(groups.tolist(), ids.tolist(), strict=True)
         plane.last_load = max(plane.last_load, int(cycles[-1]))
 
-    def load_transposed(self, plane: Plane, group: int, rows: Vec, guide: Guide | None = None) -> None:
-        """16 vectors through an SXM transposer into 16 rows of the buffer."""
+    def load_transposed(self, planes: Sequence[Plane], group: int, rows: Vec, guide: Guide | None = None) -> None:
+        """16 vectors through an SXM transposer into 16 rows of the buffers of some planes of a hemisphere."""
         asm, width = self.asm, self.chip.weight_streams
-        sxm = self.chip.sxm_position(plane.hemisphere)
-        delay = self.chip.latency["transpose"] + abs(plane.x - sxm)
-        side = f"sxm{'we'[plane.hemisphere]}"
+        hemisphere, x = planes[0].hemisphere, planes[0].x
+        sxm = self.chip.sxm_position(hemisphere)
+        delay = self.chip.latency["transpose"] + abs(x - sxm)
+        side = f"sxm{'we'[hemisphere]}"
         queues = f"{side}.transpose0", f"{side}.transpose1"
 
         def attempt(cycle: int) -> int | None:
-            if not asm.timeline.queue(f"{plane.name}.weights", cycle + delay):
+            if not all(asm.timeline.queue(f"{plane.name}.weights", cycle + delay) for plane in planes):
                 return None
             queue = asm.timeline.either(queues, cycle)
             got = (guide.one if guide else asm.fetch)(rows, sxm, cycle) if queue else None
             if got is None or queue is None:
                 return None
-            base = asm.timeline.stream_group(width, sxm, cycle + self.chip.latency["transpose"], plane.x)
+            base = asm.timeline.stream_group(width, sxm, cycle + self.chip.latency["transpose"], x)
             if base is None:
                 return None
             reads = [(i, source, False, 0) for i, source in enumerate(got[1])]
             number = asm.emit(queue, cycle, "transpose", reads, stream=got[0], dst=base)
             fields = {"stream": base, "group": group, "step": 1}
-            plane.loads[group] = asm.emit(
-                f"{plane.name}.weights", cycle + delay, "load_weights", [(i, number, False, i) for i in range(width)],
-                **fields,
-            )
+            for plane in planes:
+                plane.loads[group] = asm.emit(
+                    f"{plane.name}.weights", cycle + delay, "load_weights",
+                    [(i, number, False, i) for i in range(width)], **fields,
+                )
             return cycle + delay
 
-        start = max(plane.buffer_from - delay, asm.earliest(rows, sxm))
-        plane.last_load = max(plane.last_load, asm.search(start, attempt))
+        start = max(*(plane.buffer_from - delay for plane in planes), asm.earliest(rows, sxm))
+        last = asm.search(start, attempt)
+        for plane in planes:
+            plane.last_load = max(plane.last_load, last)
 
     def install(self, plane: Plane, pause: int = 0) -> None:
         """Make the loaded rows the array, as soon as the activations of the tile before are through.

@@ -103,10 +103,13 @@ class Sxm:
     def __init__(self, asm: Assembler, vxm: Vxm) -> None:
         self.asm, self.vxm, self.temporaries = asm, vxm, asm.temporaries
 
+    def turned(self, vec: Vec, lane_maps: Sequence[Vec]) -> Turned:
+        """out[lane] = in[map[lane]] on the nearer SXM, on its way to the VXM; of ``lane_maps`` one can be had."""
+        return Turned(self.asm, vec, lane_maps, 0 if self.asm.x(vec) < self.asm.chip.vxm_position else 1)
+
     @scoped
     def permute(self, vec: Vec, lane_maps: Sequence[Vec], avoid: tuple[int, ...] = ()) -> Vec:
         """out[lane] = in[map[lane]] on the nearer SXM."""
         if all(set(m.slices) & set(vec.slices) for m in lane_maps):
             vec = self.vxm.copy(vec, lane_maps[0].slices)
-        hemisphere = 0 if self.asm.x(vec) < self.asm.chip.vxm_position else 1
-        return Turned(self.asm, vec, lane_maps, hemisphere).kept(avoid)
+        return self.turned(vec, lane_maps).kept(avoid)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from openlpu.arch.isa import ALU, BYTE, IMM, NONE, QUAD
@@ -148,23 +148,28 @@ class Vxm:
         return list(dict.fromkeys(out))
 
     def _without_clashes(self, wants: Sequence[Want]) -> list[Step]:
-        """A plan in which of two leaves that would need the same SRAM port in the same cycle one is a copy."""
+        """A plan in which of two leaves that would need the same SRAM port in the same cycle one, that can be had
+        first, passes an ALU before, so that it is read two cycles earlier."""
         plan = steps([want.op for want in wants], self.asm.chip)
+        x = self.asm.chip.vxm_position
         seen: dict[tuple[int, int], Vec] = {}
-        moved: dict[int, Vec] = {}
+        early: dict[int, Op] = {}
         for step in plan:
             for operand in (step.op.a, step.op.b):
                 if not isinstance(operand, Vec):
                     continue
-                leaf = self.asm.closest(operand, self.asm.chip.vxm_position)
+                leaf = self.asm.closest(operand, x)
                 for s in leaf.slices:
-                    other = seen.setdefault((s, step.offset), leaf)
-                    if (other.slices, other.address) != (leaf.slices, leaf.address) and id(operand) not in moved:
-                        moved[id(operand)] = self.copy(leaf, avoid=tuple({*other.slices, *leaf.slices}))
-        if not moved:
+                    other = seen.setdefault((s, step.offset), operand)
+                    there = self.asm.closest(other, x)
+                    if (there.slices, there.address) != (leaf.slices, leaf.address):
+                        first = min(operand, other, key=lambda vec: self.asm.earliest(vec, x))
+                        if not {id(operand), id(other)} & early.keys():
+                            early[id(first)] = Op("pass", first)
+        if not early:
             return plan
         done: dict[int, Op] = {}
-        return self._without_clashes([replace(want, op=_moved(want.op, moved, done)) for want in wants])
+        return self._without_clashes([replace(want, op=_moved(want.op, early, done)) for want in wants])
 
     def copy(self, vec: Vec, avoid: tuple[int, ...] = ()) -> Vec:
         """The same value in another group; of a byte plane the byte plane."""
@@ -238,7 +243,7 @@ class Vxm:
         return got and (got[0], [(number, 0) for number in got[1]])
 
 
-def _moved(op: Op, moved: dict[int, Vec], done: dict[int, Op]) -> Op:
+def _moved(op: Op, moved: Mapping[int, Operand], done: dict[int, Op]) -> Op:
     """The same tree with some leaves exchanged; what was shared stays shared."""
     if id(op) not in done:
         swap = [_moved(x, moved, done) if isinstance(x, Op) else moved.get(id(x), x) for x in (op.a, op.b)]
