@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from openlpu import (
     __version__,
@@ -71,24 +71,28 @@ def _computes_in_numpy(args: argparse.Namespace) -> bool:
 
 
 def check(args: argparse.Namespace) -> int:
-    """One row per case and the count of distinct hashes, which must be one."""
+    """One row per case, as they come, and the count of distinct hashes, which must be one."""
     from openlpu import compile as pipeline
+    from openlpu._base.cores import usable_cores
     from openlpu.target.cpu.path import available
     from openlpu.tokens import check as checks
+
+    def say(case: checks.Case, row: checks.Row | str) -> None:
+        if isinstance(row, str):
+            print(f"{'skipped':16}  {'':>14}  {case}: {row}", flush=True)
+        else:
+            print(f"{row.digest[:16]}  {units.wall(row.wall_s):>14}  {case}", flush=True)
 
     with _bars() as progress:
         compiled = pipeline.compile(args.model, scheme=cli_options.scheme(args), progress=progress)
         loaders = {name: TARGETS.get(name) for name in TARGETS}
         cases = checks.cases(tuple(available()), True, compiled.graph.config.layers if args.splits else 0)
-        verdict = checks.check(compiled.graph, cases, loaders, progress)
+        quiet: dict[str, Any] = {} if args.json else {"told": say}
+        verdict = checks.check(compiled.graph, cases, loaders, progress, usable_cores(), **quiet)
     if args.json:
         print(json.dumps({"model": args.model} | verdict.to_json()))
     else:
-        for row in verdict.rows:
-            print(f"{row.digest[:16]}  {units.wall(row.wall_s):>14}  {row.case}")
-        for case, reason in verdict.skipped.items():
-            print(f"{'skipped':16}  {'':>14}  {case}: {reason}")
-        print(f"{len(verdict.rows)} cases, {verdict.distinct} distinct")
+        print(f"{units.count(len(verdict.rows), 'case')}, {verdict.distinct} distinct")
         if verdict.difference:
             print(verdict.difference)
     return 0 if verdict.distinct == 1 else 1

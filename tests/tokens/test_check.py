@@ -108,3 +108,11 @@ def test_a_case_without_room_is_skipped_with_its_reason(tiny):
     verdict = check(tiny, [Case("ref", 8), Case("chip")], {"ref": ref.load, "chip": full})
     assert verdict.distinct == 1 and len(verdict.rows) == 1
     assert verdict.to_json()["skipped"] == {str(Case("chip")): "chip: needs 3 GB, has 2"}
+
+
+def test_cases_share_processes(tiny):
+    """Rows are told when they are there, and listed as asked; a second process gives the same hash."""
+    told: list[Case] = []
+    some = [Case("ref"), Case("ref", chunk=7), Case("ref", batch=8, order=APART)]
+    verdict = check(tiny, some, {"ref": ref.load}, processes=2, told=lambda case, row: told.append(case))
+    assert verdict.distinct == 1 and [row.case for row in verdict.rows] == some == sorted(told, key=some.index)

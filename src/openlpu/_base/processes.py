@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from queue import SimpleQueue
 from traceback import format_exc
 from typing import Any, TypeVar
@@ -25,19 +25,26 @@ R = TypeVar("R")
 SERVE = "import sys; sys.path[:] = sys.argv[1:]; from openlpu._base.processes import serve; serve()"
 
 
-def in_order(function: Callable[[T], R], pieces: Sequence[T], processes: int) -> list[R]:
+def in_order(
+    function: Callable[[T], R], pieces: Sequence[T], processes: int, done: Callable[[int, R], None] | None = None
+) -> list[R]:
     """``function``, which a module has by its name, of each piece; pieces are begun in their order.
 
-    With one process it is this one.  The error of the first piece that has one is raised, and
+    ``done`` hears of each result, with the number of its piece, when it is there.  With one process it is this one.
+    The error of the first piece that has one is raised, and
     :class:`~openlpu._base.errors.OpenLpuError` where a process was ended from outside.
     """
-    count = min(processes, len(pieces))
+    count, done = min(processes, len(pieces)), done or _unheard
     if count < 2:
-        return [function(piece) for piece in pieces]
+        results = []
+        for number, piece in enumerate(pieces):
+            results.append(function(piece))
+            done(number, results[-1])
+        return results
     idle: SimpleQueue[subprocess.Popen[bytes]] = SimpleQueue()
     started: list[subprocess.Popen[bytes]] = []
 
-    def done(piece: T) -> R:
+    def ask(piece: T) -> R:
         process = idle.get()
         try:
             return _ask(process, function, piece)
@@ -50,13 +57,30 @@ def in_order(function: Callable[[T], R], pieces: Sequence[T], processes: int) ->
                 for _ in range(count):
                     started.append(_start())
                     idle.put(started[-1])
-                return list(pool.map(done, pieces))
+                return _results([pool.submit(ask, piece) for piece in pieces], done)
             finally:
                 for process in started:  # now: the pool waits for its threads, and they for answers
                     process.kill()
     finally:
         for process in started:
             process.communicate()
+
+
+def _results(futures: list[Future[R]], done: Callable[[int, R], None]) -> list[R]:
+    """All of them, or the error of the first that has one; nothing is begun after an error."""
+    try:
+        for future in as_completed(futures):
+            if future.exception():
+                break
+            done(futures.index(future), future.result())
+        return [future.result() for future in futures]
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+def _unheard(number: int, result: object) -> None:
+    """Nobody waits for single results."""
 
 
 def _start() -> subprocess.Popen[bytes]:

@@ -15,6 +15,7 @@ from time import perf_counter
 from typing import Any
 
 from openlpu._base.errors import DoesNotFit, Unsupported
+from openlpu._base.processes import in_order
 from openlpu._base.progress import Progress, silent
 from openlpu.graph.ir import Graph
 from openlpu.partition.split import CODES, SUMS, Split
@@ -40,9 +41,10 @@ SAMPLINGS = (
 )
 TOKENS = 5  # generated for each request
 SPLITS = (  # tensor parallel, pipeline parallel and both, on 2, 4 and 8 chips
-    Split(2), Split(4, exchange=CODES), Split(8), Split(1, 2), Split(1, 4), Split(2, 2), Split(2, 4, CODES),
-    Split(4, 2), *(Split(tensor, exchange=SUMS) for tensor in (2, 4, 8)),
+    Split(2), Split(4, exchange=CODES), Split(4, exchange=SUMS), Split(8, exchange=SUMS), Split(1, 2), Split(1, 4),
+    Split(2, 2), Split(2, 4, CODES), Split(4, 2),
 )
+TOGETHER = {Split(2, 2): 3}  # requests at once, so that every stage works on another
 WIRED = (("tiny-ring", Split(4)), ("dragonfly", Split(16)))  # where some vectors are sent on by chips in between
 MIXED, APART = "greedy+sampled", "greedy first"
 
@@ -76,9 +78,6 @@ class Case:
         split += f" of {self.system}" if self.system else ""
         split += f" together={self.together}" if self.together > 1 else ""
         return f"{self.target}{native}{split} batch={self.batch} chunk={self.chunk or 'whole'} {self.order}{guess}"
-
-
-FULL = Case("chip", batch=3, split=Split(2, 2))  # every stage works on another request at a time
 
 
 @dataclass(frozen=True)
@@ -136,8 +135,7 @@ def cases(paths: Sequence[str], chip: bool, layers: int = 0) -> list[Case]:
         listed += [Case("cpu", **row) for row in _cover_pairs(factors, rows)]
     if chip:
         listed += [Case("chip"), Case("chip", together=8)]
-        listed += [Case("chip", split=split) for split in SPLITS if split.stages <= layers]
-        listed += [FULL] if layers >= 2 else []
+        listed += [Case("chip", TOGETHER.get(s, 1), split=s) for s in SPLITS if s.stages <= layers]
         listed += [Case("chip", split=split, system=system) for system, split in WIRED if layers]
     return listed
 
@@ -212,25 +210,49 @@ def _answers(
     return [running[i] for i in range(len(asked))]
 
 
-def check(graph: Graph, cases: Sequence[Case], loaders: Mapping[str, Loader], progress: Progress = silent) -> Verdict:
-    """Run every case; when hashes differ, bisect the layers of the first case that disagrees with row one."""
-    rows: list[Row] = []
-    skipped: dict[str, str] = {}
-    for done, case in enumerate(cases):
-        progress(f"check: {case}", done, len(cases))
-        start = perf_counter()
-        try:
-            digest = run_case(case, graph, loaders[case.target])
-        except (DoesNotFit, Unsupported) as report:
-            skipped[str(case)] = str(report)
-            continue
-        rows.append(Row(case, digest, perf_counter() - start))
-    progress("check", len(cases), len(cases))
+def check(
+    graph: Graph, cases: Sequence[Case], loaders: Mapping[str, Loader], progress: Progress = silent,
+    processes: int = 1,
+    told: Callable[[Case, Row | str], object] = lambda case, row: None,
+) -> Verdict:
+    """Run every case; when hashes differ, bisect the layers of the first case that disagrees with row one.
+
+    ``processes`` share the cases, those of most chips first; ``told`` hears of each row, or of why there is none, when
+    it is there.
+    """
+    turns = sorted(cases, key=lambda case: -_chips(case)) if processes > 1 else cases
+    finished = 0
+
+    def done(number: int, row: Row | str) -> None:
+        nonlocal finished
+        finished += 1
+        progress(f"check: {turns[number]}", finished, len(cases))
+        told(turns[number], row)
+
+    progress("check", 0, len(cases))
+    found = in_order(_row, [(case, graph, loaders[case.target]) for case in turns], processes, done)
+    by_case = dict(zip(turns, found, strict=True))
+    rows = [row for case in cases if isinstance(row := by_case[case], Row)]
+    skipped = {str(case): row for case, row in by_case.items() if isinstance(row, str)}
     odd = next((row.case for row in rows if row.digest != rows[0].digest), None)
     if odd is None:
         return Verdict(tuple(rows), skipped)
     where = first_difference(graph, rows[0].case, odd, loaders, progress)
     return Verdict(tuple(rows), skipped, f"{odd} differs from {rows[0].case}: {where}")
+
+
+def _chips(case: Case) -> int:
+    return case.split.chips if case.split else int(case.target == "chip")
+
+
+def _row(work: tuple[Case, Graph, Loader]) -> Row | str:
+    """What a case gives, or why its target has no room or no schedule for it."""
+    case, graph, load = work
+    start = perf_counter()
+    try:
+        return Row(case, run_case(case, graph, load), perf_counter() - start)
+    except (DoesNotFit, Unsupported) as report:
+        return str(report)
 
 
 def first_difference(
