@@ -98,6 +98,17 @@ def joined(system: System, stages: NDArray[np.int64]) -> Group | None:
     return None
 
 
+def outlets(system: System) -> tuple[Way, ...]:
+    """Every port by which all chips of a system are wired alike, as a way; its number is the port's."""
+    wires, found = system.wires, []
+    for port in range(1, wires.peer.shape[1]):
+        peer, arrival, level = (column[:, port].tolist() for column in (wires.peer, wires.arrival, wires.level))
+        if min(peer) >= 0 and len({*arrival}) == len({*level}) == 1:
+            source = np.argsort(peer).tolist()
+            found.append(Way(port, system.links[level[0]], tuple(source), (port,) * len(peer), tuple(arrival)))
+    return tuple(found)
+
+
 def _way(system: System, stages: NDArray[np.int64], number: int, source: tuple[int, ...]) -> Way | None:
     """Wires from role ``source[r]`` to role r, all leaving at one edge and arriving at one."""
     wires, options = system.wires, []

@@ -6,8 +6,15 @@ that are all multiples of a vector in 27.
 
 from __future__ import annotations
 
+from functools import cache
+from itertools import count
+
 from openlpu.arch import published
+from openlpu.arch.group import Group
 from openlpu.arch.system import System, load_system
+from openlpu.schedule.collective import all_reduce, over_routes, swap
+from openlpu.target.chip import pipeline
+from openlpu.target.chip.machine import resolve
 from openlpu.tradeoff.validate import Kind, Row
 
 SLOW_HOP = 650  # cycles: 722 ns at 900 MHz
@@ -42,18 +49,36 @@ def _links() -> list[Row]:
 
 def _collectives() -> list[Row]:
     """All-reduce, and routes that are not minimal."""
-    node, wide = load_system("node"), load_system("dragonfly", 256)
+    node = load_system("node")
     return [
         Row("N3", "all-reduce of a vector", "256 chips, 3 hops", 2166, 2166, "ns", "S §5.6",
-            lambda: published.all_reduce_ns(wide), Kind.PREDICTED, missing=HOP),
+            all_reduce_ns, Kind.PREDICTED, missing=f"{HOP}; ours is the program of all 33 nodes"),
         Row("N3.2", "a hop of it", "256 chips", 722, 722, "ns", "S §5.6",
-            lambda: published.all_reduce_hop_ns(wide), Kind.PREDICTED, missing=HOP),
+            lambda: all_reduce_ns() / 3, Kind.PREDICTED, missing=HOP),
         Row("N6", "tensors gain from more routes above", "node, our own hop", 8000, 8192, "B", "S §4.3",
             lambda: published.crossover_bytes(node), Kind.PREDICTED,
             missing="not modelled: as N3"),
         Row("N6.2", "tensors gain from more routes above", "node, the published hop of 722 ns", 8000, 8192, "B",
             "S §4.3", lambda: published.crossover_bytes(node, SLOW_HOP), Kind.PREDICTED),
+        Row("N6.3", "tensors gain from more routes above", "node, measured in schedules", 8000, 8192, "B", "S §4.3",
+            crossover_bytes, Kind.PREDICTED, missing="not modelled: as N3"),
     ]
+
+
+@cache
+def all_reduce_ns() -> float:
+    """Of int32, over the 264 chips of a dragonfly; the referee accepts the program."""
+    made = all_reduce(load_system("dragonfly", 264), 1)
+    links = pipeline.inside(made.system, Group(made.ways, (), ()))
+    resolve(made.system.chip, made.queues, made.claims, links)
+    return made.system.seconds(made.cycles) * 1e9
+
+
+@cache
+def crossover_bytes() -> int:
+    """The least number of bytes that chips of a node, two and two, swap faster over several routes than over one."""
+    node = load_system("node")
+    return next(over_routes(node, n, 0).size for n in count(1) if swap(node, n).cycles < over_routes(node, n, 0).cycles)
 
 
 def _bandwidths() -> list[Row]:

@@ -68,15 +68,15 @@ def with_claims(trace: Trace, claims: Claims) -> Trace:
 
 
 class Machine:
-    """``roles`` chips (1, 2, 4, 8) that run one program: SRAM stays from run to run, all else starts empty in each."""
+    """``roles`` chips that run one program: SRAM stays from run to run, all else starts empty in each."""
 
     def __init__(
         self, chip: Chip, roles: int = 1, links: Ports | None = None, values: Values | None = None
     ) -> None:
         """``values``: tables shared with machines that never run at the same time."""
         self.chip, self.roles, self.links = chip, roles, links or {}
-        away = [name for name, port in self.links.items() if not 0 <= port.peer < roles]
-        assert not away and roles & (roles - 1) == 0, f"links {away} lead out of a group of {roles}"
+        away = [name for name, port in self.links.items() if not {*port.sources(roles)} <= {*range(roles)}]
+        assert not away, f"links {away} lead out of a group of {roles}"
         self.state = State(chip, roles)
         self._values = values or Values()
 
