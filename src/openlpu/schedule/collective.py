@@ -17,7 +17,7 @@ from openlpu._base.errors import Unsupported
 from openlpu.arch.group import Group, Way, outlets
 from openlpu.arch.system import System
 from openlpu.place.emplace import Source
-from openlpu.place.layout import Home, Homes, Resident
+from openlpu.place.homes import Home, Homes, Resident
 from openlpu.schedule.assembler import Assembler
 from openlpu.schedule.expression import Op
 from openlpu.schedule.fetch import Fetcher, keep
@@ -35,8 +35,8 @@ SOME = 64  # vectors up to which the plan with fewest hops may be the faster one
 @dataclass(frozen=True)
 class Collective:
     """``given[i]``: where vector i of every chip lies before; ``made[i]``: where result i lies in the end, the slices
-    of its planes and the address.  ``sources[i]``: of what is gathered, whose it is by role.  ``cycles``: from the first
-    dispatch to the last result written."""
+    of its planes and the address.  ``sources[i]``: of what is gathered, whose it is by role.  ``cycles``: from the
+    first dispatch to the last result written."""
 
     system: System
     ways: tuple[Way, ...]
