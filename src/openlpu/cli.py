@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from openlpu import (
     __version__,
     cli_bench,
+    cli_encoder,
     cli_options,
     cli_program,
     cli_promise,
@@ -29,7 +30,7 @@ from openlpu import (
     cli_weights,
 )
 from openlpu._base import units
-from openlpu._base.errors import BadRequest, OpenLpuError
+from openlpu._base.errors import BadRequest, OpenLpuError, Unsupported
 from openlpu._base.progress import Progress
 from openlpu.target import TARGETS
 
@@ -85,6 +86,8 @@ def check(args: argparse.Namespace) -> int:
 
     with _bars() as progress:
         compiled = pipeline.compile(args.model, scheme=cli_options.scheme(args), progress=progress)
+        if pipeline.is_encoder(compiled.graph):
+            return cli_encoder.check(args, compiled, progress)
         loaders = {name: TARGETS.get(name) for name in TARGETS}
         cases = checks.cases(tuple(available()), True, compiled.graph.config.layers if args.splits else 0)
         quiet: dict[str, Any] = {} if args.json else {"told": say}
@@ -100,6 +103,7 @@ def check(args: argparse.Namespace) -> int:
 
 def accuracy(args: argparse.Namespace) -> int:
     """Perplexity of fp32 and of each number format on a text, and the error of each layer."""
+    from openlpu.checkpoint.encoder import EncoderConfig
     from openlpu.checkpoint.folder import load
     from openlpu.compile import runners
     from openlpu.graph import build
@@ -118,6 +122,8 @@ def accuracy(args: argparse.Namespace) -> int:
         raise BadRequest(f"not UTF-8: {error.reason} at byte {error.start}", where=str(args.text)) from error
     with _bars() as progress:
         checkpoint = load(args.model, progress=progress)
+        if isinstance(checkpoint.config, EncoderConfig):
+            raise Unsupported("an encoder has no perplexity", where=args.model, fix="name a model that writes text")
         ids = [checkpoint.tokenizer.encode(document, special=False) for document in documents if document]
         size = min(WINDOW, checkpoint.config.context)
         windows = report.windows(ids, checkpoint.config.bos, size)[: args.windows]

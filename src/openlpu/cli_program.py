@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from openlpu import cli_options, cli_prefill, cli_split, cli_tables, cli_workload
+from openlpu import cli_encoder, cli_options, cli_prefill, cli_split, cli_tables, cli_workload
 from openlpu._base import units
 from openlpu._base.errors import BadRequest
 from openlpu._base.manifest import require_new
@@ -105,6 +105,8 @@ def _compile_chip(
     """The program of one chip or several, and what there is to say about it."""
     from openlpu import compile as pipeline
 
+    if pipeline.is_encoder(graph):
+        return cli_encoder.compile_chip(args, graph, progress)
     if args.system is not None:
         wanted = cli_split.wanted(args)
         made = pipeline.programs(graph, cli_split.system(args), wanted, args.chunk, dump=args.dump,
@@ -117,6 +119,10 @@ def _compile_chip(
 
 def report(graph: Graph, program: Program) -> dict[str, Any]:
     """Plain data for ``--json``."""
+    from openlpu.schedule.sweeps import is_encoder
+
+    if is_encoder(program):
+        return cli_encoder.report(graph, program)
     chip = program.chip
     total = chip.slices * chip.words_per_slice
     return {
@@ -152,6 +158,10 @@ def summary(result: dict[str, Any]) -> Iterator[str]:
         return
     if result.get("system"):
         yield from cli_split.summary(result)
+        yield from _files(result)
+        return
+    if "sequences" in result:
+        yield from cli_encoder.summary(result)
         yield from _files(result)
         return
     used = sum(result["sram"].values())

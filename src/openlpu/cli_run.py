@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from openlpu import cli_options, cli_prefill, cli_promise, cli_together
+from openlpu import cli_encoder, cli_options, cli_prefill, cli_promise, cli_together
 from openlpu._base import units
 from openlpu._base.errors import BadRequest
 from openlpu._base.manifest import MANIFEST
@@ -69,12 +69,19 @@ def _for_chips(name: str) -> bool:
 
 def run(args: argparse.Namespace, bars: Bars) -> int:
     """Answer; without a model, replay the answer's start on the chip model and compare."""
+    from openlpu import compile as pipeline
+
     args.prompts = args.prompts or [PROMPT]
     prompts: list[Prompt] = [[{"role": "user", "content": text}] if args.chat else text for text in args.prompts]
     if args.model is not None and _for_chips(args.model):
         return _run_program(args, prompts, bars)
     args.target = args.target or "cpu"
-    compiled, model = _load(args, len(prompts), bars)
+    compiled = _compiled(args, bars)
+    if pipeline.is_encoder(compiled.graph):
+        return cli_encoder.run(args, compiled)
+    with bars():
+        model = pipeline.start(compiled, args.target, slots=len(prompts), threads=args.threads,
+                               speculate=args.speculate, chunks=args.chunk)
     replayed = compiled if args.model is None else None
     del compiled  # the model keeps what it needs
     with model:
@@ -89,20 +96,19 @@ def run(args: argparse.Namespace, bars: Bars) -> int:
     return 0 if result.get("same", True) else 1
 
 
-def _load(args: argparse.Namespace, slots: int, bars: Bars) -> tuple[Compiled, Model]:
+def _compiled(args: argparse.Namespace, bars: Bars) -> Compiled:
     from openlpu import compile as pipeline
 
     with bars() as progress:
         name = "demo" if args.model is None else args.model
         scheme = cli_options.scheme(args)
-        compiled = pipeline.compile(name, scheme=scheme, context=args.context, dump=args.dump, progress=progress)
-        return compiled, pipeline.start(compiled, args.target, slots=slots, threads=args.threads,
-                                        speculate=args.speculate, chunks=args.chunk)
+        return pipeline.compile(name, scheme=scheme, context=args.context, dump=args.dump, progress=progress)
 
 
 def _run_program(args: argparse.Namespace, prompts: Sequence[Prompt], bars: Bars) -> int:
     """On the chips that a program is for, all prompts at once, then each alone on the reference."""
     from openlpu import compile as pipeline
+    from openlpu.schedule import bundle
 
     if args.target not in (None, "chip"):
         raise BadRequest("this program is for chips", where="target", fix="leave it out, or name the model")
@@ -110,6 +116,8 @@ def _run_program(args: argparse.Namespace, prompts: Sequence[Prompt], bars: Bars
         if getattr(args, name) is False or getattr(args, name):
             raise BadRequest("this was decided when the program was compiled", where=name, fix="leave it out")
     args.target = "chip"
+    if bundle.load(Path(args.model)).encoder:
+        return cli_encoder.run(args, *pipeline.encoder_on_chip(Path(args.model)))
     with bars() as progress:
         progress("load", 0, 1)
         compiled, model = pipeline.on_chips(Path(args.model))

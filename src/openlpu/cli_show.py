@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from openlpu import cli_listing, cli_prefill, cli_program, cli_split, cli_tables
-from openlpu._base.errors import BadRequest
+from openlpu import cli_encoder, cli_listing, cli_prefill, cli_program, cli_split, cli_tables
+from openlpu._base.errors import BadRequest, Unsupported
 from openlpu._base.manifest import new_file, require_file
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ def show(args: argparse.Namespace) -> int:
 
     made = bundle.load(args.folder)
     _check(args)
+    if made.encoder:
+        return _encoder(args, made)
     if args.chip is not None:
         return cli_listing.show(args, made)
     pictures = _pictures(args, made)
@@ -43,6 +45,16 @@ def show(args: argparse.Namespace) -> int:
     result = {"model": made.manifest["model"], "weights": made.weights} | about | pictures
     details = cli_split.details(result) if made.found else _details(result)
     print(json.dumps(result) if args.json else "\n".join([*cli_program.summary(result), *details]))
+    return 0
+
+
+def _encoder(args: argparse.Namespace, made: Bundle) -> int:
+    """The report of an encoder's program."""
+    if args.chip is not None or args.perfetto or args.html:
+        raise Unsupported("schedules and pictures of an encoder", where=str(args.folder), fix="leave the options out")
+    result = {"model": made.manifest["model"], "weights": made.weights}
+    result |= cli_encoder.report(made.outline, made.program)
+    print(json.dumps(result) if args.json else "\n".join([*cli_program.summary(result), *cli_encoder.details(result)]))
     return 0
 
 
@@ -103,9 +115,7 @@ def _draw(args: argparse.Namespace, token: Token, about: dict[str, Any],
 
 def _details(result: dict[str, Any]) -> Iterator[str]:
     yield ""
-    yield "SRAM, rows of one vector:"
-    for kind, rows in result["sram"].items():
-        yield f"  {kind:<14} {rows:>9,}  {rows / result['sram_rows']:7.2%}"
+    yield from cli_tables.sram(result)
     for s in result["segments"]:
         bound = s["bound"]
         yield ""

@@ -21,6 +21,13 @@ def rooms(program: Program) -> dict[str, int]:
     return dict(sorted(room.items(), key=lambda item: -item[1]))
 
 
+def sram(result: Mapping[str, Any]) -> Iterator[str]:
+    """The lines of :func:`rooms`."""
+    yield "SRAM, rows of one vector:"
+    for kind, rows in result["sram"].items():
+        yield f"  {kind:<14} {rows:>9,}  {rows / result['sram_rows']:7.2%}"
+
+
 def joules(chips: Sequence[ChipRun]) -> dict[str, Any]:
     """The energy of a token in femtojoules, and the mean power of a chip; one request alone, and the pipeline full."""
     from openlpu.schedule.joules import energy

@@ -33,6 +33,7 @@ from openlpu.tokens.speculate import Adaptive
 if TYPE_CHECKING:
     from openlpu.arch.system import System
     from openlpu.numerics.integer import Runners
+    from openlpu.schedule.bundle import Bundle
     from openlpu.schedule.program import Program
     from openlpu.schedule.search import Found, Wanted
 
@@ -201,13 +202,15 @@ def program(
     progress: Progress = silent, requests: int = 1,
 ) -> Program:
     """Place and schedule an integer graph on a chip (a name or a .toml file), a segment per context bucket: of one
-    token, and of each of ``chunks`` tokens of a prompt; ``requests`` have a KV cache each.
+    token, and of each of ``chunks`` tokens of a prompt; ``requests`` have a KV cache each.  Of an encoder, a segment
+    per sweep and bucket, in chunks of one size.
 
     Raises :class:`openlpu._base.errors.DoesNotFit` with what takes the room.
     """
     from openlpu.arch.chip import load_chip
     from openlpu.place.fewest import reported
     from openlpu.place.layout import place
+    from openlpu.schedule import sweeps
     from openlpu.schedule.step import buckets, schedule
 
     progress("place", 0, 2)
@@ -217,7 +220,10 @@ def program(
     except DoesNotFit as error:
         raise reported(error, graph, kind, requests=requests) from error
     progress("schedule", 1, 2)
-    made = schedule(graph, layout, buckets(layout.context), chunks)
+    if is_encoder(graph):
+        made = sweeps.schedule(graph, layout, max(chunks, default=0))
+    else:
+        made = schedule(graph, layout, buckets(layout.context), chunks)
     if dump:
         dump.mkdir(parents=True, exist_ok=True)
         first = len(PIPELINE) + 1
@@ -262,6 +268,11 @@ def programs(
     return found
 
 
+def is_encoder(graph: Graph) -> bool:
+    """Whether a model reads sequences and writes none."""
+    return isinstance(graph.config, EncoderConfig)
+
+
 def start(
     compiled: Compiled, target: str, *, slots: int = 1, threads: int = 0, speculate: bool | None = None,
     chunks: Sequence[int] = (),
@@ -291,19 +302,34 @@ def on_chips(folder: Path) -> tuple[Compiled, Model]:
 
     Raises :class:`openlpu._base.errors.ProgramError` when the folder is damaged or has no weights.
     """
-    from openlpu.schedule import bundle
     from openlpu.target.chip.run import ChipExecutable
     from openlpu.target.chip.system import SystemExecutable
+
+    made, compiled = _written(folder)
+    graph = compiled.graph
+    if made.found:
+        return compiled, _model(compiled, SystemExecutable(made.found.program, graph.params, made.found.system))
+    chunk = max(segment.chunk for segment in made.program.segments)
+    return compiled, _model(compiled, ChipExecutable(made.program, graph.params), chunk)
+
+
+def encoder_on_chip(folder: Path) -> tuple[Compiled, Executable]:
+    """As :func:`on_chips`, of an encoder."""
+    from openlpu.target.chip.run import EncoderExecutable
+
+    made, compiled = _written(folder)
+    return compiled, EncoderExecutable(made.program, compiled.graph.params)
+
+
+def _written(folder: Path) -> tuple[Bundle, Compiled]:
+    """A folder with a program for chips, whose hashes are compared."""
+    from openlpu.schedule import bundle
 
     made = bundle.load(folder)
     graph = made.graph
     for name in (name for name in made.manifest["sha256"] if "/" not in name):
         made.file(name)  # compares its hash
-    compiled = Compiled(str(folder), read_texts(folder, graph.config), graph, Options(made.scheme))
-    if made.found:
-        return compiled, _model(compiled, SystemExecutable(made.found.program, graph.params, made.found.system))
-    chunk = max(segment.chunk for segment in made.program.segments)
-    return compiled, _model(compiled, ChipExecutable(made.program, graph.params), chunk)
+    return made, Compiled(str(folder), read_texts(folder, graph.config), graph, Options(made.scheme))
 
 
 def _model(
@@ -320,7 +346,7 @@ def _model(
 
 def _decoder(compiled: Compiled) -> ModelConfig:
     config = compiled.graph.config
-    if isinstance(config, EncoderConfig):
+    if is_encoder(compiled.graph):
         raise Unsupported(f"'{config.architecture}' is an encoder: it writes no text", where=compiled.name,
                           fix="`openlpu run MODEL TEXT --target ref` or chip gives its hidden states")
     return config

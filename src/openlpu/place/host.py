@@ -30,13 +30,16 @@ class Step:
     """Consecutive ``tokens`` from position ``start`` on, which a segment of ``chunk`` places runs together.
 
     Idle places, before the first token and behind the last, repeat the nearest: what they make goes nowhere, and the
-    last place always has the last token.  ``request``: whose KV cache it is.
+    last place always has the last token.  ``request``: whose KV cache it is.  Of an encoder ``length`` is that of the
+    whole sequence, of which all positions are seen, and the tokens have ``types`` (none given: 0).
     """
 
     start: int
     tokens: tuple[int, ...]
     chunk: int = 1
     request: int = 0
+    length: int = 0
+    types: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         first, last = self.start // self.chunk, (self.end - 1) // self.chunk
@@ -85,8 +88,11 @@ def row(name: str, chip: Chip, step: Step, v_rows: int, requests: int = 1) -> U8
     kind, place = name.partition(".")[0].partition("@")[0], place_of(name)
     position = step.at(place)
     token, block, inside = step.tokens[position - step.start], position // BLOCK, position % BLOCK
-    if kind in ("token", "tokenfold", "position", "block", "request"):
+    if kind in ("token", "tokenfold", "position", "type", "keep", "block", "request"):
+        own = position % step.chunk == place % step.chunk
         offsets = {"token": token, "tokenfold": token // chip.lanes, "position": position,
+                   "type": step.types[position - step.start] if step.types else 0,
+                   "keep": position if own else NO_ADDRESS,
                    "block": block * requests + step.request, "request": step.request}
         return everywhere(chip, offsets[kind])
     if kind == "tokenlane":
@@ -110,7 +116,7 @@ def row(name: str, chip: Chip, step: Step, v_rows: int, requests: int = 1) -> U8
         mine = [p for p in step.positions if kind == "others" or p % step.chunk == place]
         here = np.isin(lanes + block * BLOCK, mine)
         return byte_planes(-(here == (kind == "onehot")).astype(np.int32)[None, :])[0]
-    return _flags(kind, lanes, position)
+    return _flags(kind, lanes, step.length - 1 if step.length else position)
 
 
 def seen_row(word: str, block: int, window: int) -> str:
@@ -118,10 +124,10 @@ def seen_row(word: str, block: int, window: int) -> str:
     return f"{word}{block}w{window}" if window else f"{word}{block}"
 
 
-def _flags(kind: str, lanes: I32, position: int) -> U8:
-    """Of a block an fp32 row of which lanes the query of a position sees."""
+def _flags(kind: str, lanes: I32, last: int) -> U8:
+    """Of a block an fp32 row of which lanes a query sees, up to position ``last``."""
     number, _, window = kind.lstrip("abilsvd").partition("w")
     at = int(number) * BLOCK + lanes
-    valid = (lanes < BLOCK) & (at <= position) & (at > position - int(window or position + 1))
+    valid = (lanes < BLOCK) & (at <= last) & (at > last - int(window or last + 1))
     value = valid.astype(np.float32) if kind.startswith("valid") else np.where(valid, 0, MASKED)
     return byte_planes(value.astype(np.float32).view(np.int32)[None, :])[0]

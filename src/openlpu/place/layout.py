@@ -15,9 +15,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from openlpu._base.errors import Unsupported
 from openlpu.arch.chip import Chip
 from openlpu.arch.group import Table, relative
 from openlpu.arch.truepoint import BLOCK
+from openlpu.checkpoint.config import ModelConfig
+from openlpu.checkpoint.encoder import EncoderConfig
 from openlpu.graph.ir import Graph, Node
 from openlpu.partition.experts import bank, parameters
 from openlpu.partition.split import Stage, alone
@@ -79,11 +82,11 @@ def place_stage(
     layout = Layout(chip, context, heads, maps, packings, Homes(chip, _levers(graph, requests), edge), {}, requests)
     work = [0] * (2 * chip.mxm_planes_per_hemisphere)
     caches: list[Node] = []  # where experts leave room
-    later = []  # large tables go where weights have left room
+    later: list[tuple[Node, int]] = []  # large tables go where weights have left room
     for node in graph.nodes:
         if node.op in ("embed", "rope"):
-            is_large = large(c.vocab if node.op == "embed" else context, chip)
-            later.append(node) if is_large else _tables(layout, node, c.vocab)
+            rows = table_rows(node, c, context)
+            later.append((node, rows)) if large(rows, chip) else _tables(layout, node, rows)
         elif node.op == "linear":
             if not bank(node):
                 for j in range(maps[node.output].vectors):
@@ -95,8 +98,9 @@ def place_stage(
     _experts(layout, [node for node in graph.nodes if bank(node)], work)
     for node in caches:
         _cache(layout, node, max((0, 1), key=layout.homes.roomy))
-    for node in sorted(later, key=lambda n: n.op == "embed"):  # tables in stretches fit where whole ones do not
-        _tables(layout, node, c.vocab)
+    for node, rows in sorted(later, key=lambda item: item[0].op == "embed"):  # stretches fit where whole ones do not
+        _tables(layout, node, rows)
+    _states(layout, isinstance(c, EncoderConfig))
     layout.homes.finish()
     layout.homes.sram.require_fit()
     return layout
@@ -210,21 +214,31 @@ def _table(layout: Layout, name: str, sources: list[Source], planes: int, rows: 
             layout.homes.keep(stretch.home(table), part, own, stretch.count)
 
 
+def table_rows(node: Node, config: ModelConfig, context: int) -> int:
+    """Rows of what an ``embed`` or a ``rope`` looks up."""
+    return {"token": config.vocab, "type": getattr(config, "types", 0)}.get(node.inputs[0], context)
+
+
+def embedding(node: Node) -> str:
+    """Name of the table of an ``embed``."""
+    return "embedding" if node.inputs == ("token",) else f"embedding.{node.inputs[0]}"
+
+
 def _tables(layout: Layout, node: Node, vocab: int) -> None:
     """What an ``embed`` or a ``rope`` looks up: codes and scales by token, cosines and sines by position."""
     if node.op == "rope":
         _rope(layout, node)
         return
-    out = layout.lanes[node.output]
+    out, name = layout.lanes[node.output], embedding(node)
     rows, everywhere = np.arange(vocab, dtype=np.int32), np.zeros(layout.chip.lanes, np.int32)
     if folds(vocab, layout.chip):
         count = -(-vocab // layout.chip.lanes)
         lane = np.arange(layout.chip.lanes, dtype=np.int32)
-        _table(layout, "embedding.scale", [Source("folded", node.params["scale"], rows[:count], lane)], 4, count)
+        _table(layout, f"{name}.scale", [Source("folded", node.params["scale"], rows[:count], lane)], 4, count)
     else:
-        _table(layout, "embedding.scale", [Source("float", node.params["scale"], rows, everywhere)], 4, vocab)
+        _table(layout, f"{name}.scale", [Source("float", node.params["scale"], rows, everywhere)], 4, vocab)
     codes = [Source("codes", node.params["codes"], rows, out.row(v)) for v in range(out.vectors)]
-    _table(layout, "embedding.codes", codes, 1, vocab)
+    _table(layout, f"{name}.codes", codes, 1, vocab)
 
 
 def _rope(layout: Layout, node: Node) -> None:
@@ -238,6 +252,28 @@ def _rope(layout: Layout, node: Node) -> None:
     for word, negate in (("cos", None), ("sin", used & (lane % dim < dim // 2))):
         source = Source("float", node.params[word], rows, pair, negate=negate)
         _table(layout, f"rope.{word}", [source], 4, layout.context)
+
+
+def _states(layout: Layout, encodes: bool) -> None:
+    """Where an encoder's residuals wait from one sweep to the next: two states, a row for each position.
+
+    Raises :class:`~openlpu._base.errors.Unsupported` for more positions than one slice has rows.
+    """
+    if not encodes:
+        return
+    rows = stretches(layout.context, layout.chip)
+    if not rows[0].whole:
+        raise Unsupported(f"a sequence of {layout.context} positions on {layout.chip.name}", where="context",
+                          fix="use a shorter one")
+    for number in range(2):
+        for v in range(layout.lanes["embed.out"].vectors):
+            name, slices = state(number, v), layout.homes.quad_slices(EAST)
+            layout.homes.keep(name, Source("zeros"), slices, layout.context)
+
+
+def state(number: int, v: int) -> str:
+    """Name of where vector v of a state lies."""
+    return f"state.{number}.{v}"
 
 
 def _cache(layout: Layout, node: Node, side: int) -> None:

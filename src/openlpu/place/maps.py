@@ -13,7 +13,8 @@ from openlpu.partition.split import Stage
 from openlpu.place.lanes import HeadLanes, Lanes, head_lanes, packed
 from openlpu.place.packing import Packing, dense, gathered, loose, meeting, pieces
 
-FOLLOWERS = ("quantize", "rms", "add", "mul", "select", "silu_mul", "swiglu", "pass")  # lie as their first input lies
+FOLLOWERS = ("quantize", "rms", "add", "mul", "select", "silu_mul", "swiglu", "layernorm", "gelu",
+             "pass")  # lie as their first input lies
 
 
 def stage_heads(stage: Stage, chip: Chip) -> HeadLanes:

@@ -28,6 +28,7 @@ from openlpu.arch.link import Link
 from openlpu.arch.system import of_spec
 from openlpu.arch.system_file import Spec
 from openlpu.arch.topology import Shape
+from openlpu.checkpoint.config import ENCODERS
 from openlpu.graph import file as graph_file
 from openlpu.graph.ir import Graph
 from openlpu.numerics.scheme import Scheme
@@ -81,6 +82,11 @@ class Bundle:
         """Whether it is a program of several chips."""
         return "system" in self.manifest
 
+    @property
+    def encoder(self) -> bool:
+        """Whether it is an encoder's program."""
+        return self.manifest["architecture"] in ENCODERS
+
     @cached_property
     def program(self) -> Program:
         """The program of one chip."""
@@ -102,7 +108,8 @@ class Bundle:
     @property
     def contexts(self) -> list[int]:
         """The contexts of the segments, ascending."""
-        return sorted(int(context) for context in self.manifest["cycles_per_token"])
+        names = [name for word in ("cycles_per_token", "cycles_per_chunk") for name in self.manifest.get(word, ())]
+        return sorted({int(name.partition("x")[0]) for name in names})
 
     def serving(self, positions: int) -> int:
         """The context of the smallest segment for so many positions; refuses more than there are, or none."""

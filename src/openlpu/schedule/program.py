@@ -119,6 +119,19 @@ class Segment:
 
 
 @dataclass(frozen=True)
+class Sweep(Segment):
+    """The instructions of a chunk in sweep ``number`` of an encoder (:mod:`openlpu.partition.sweeps`); ``cycles`` end
+    with the last write of what the next sweep reads."""
+
+    number: int = 0
+
+    @property
+    def name(self) -> str:
+        """Its context, chunk and number."""
+        return f"{self.context}x{self.chunk}.{self.number}"
+
+
+@dataclass(frozen=True)
 class Program:
     """Segments that share one SRAM image, the smallest chunk first, of each the smallest context; the host picks one
     before each step.

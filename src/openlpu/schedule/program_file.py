@@ -40,6 +40,7 @@ from openlpu.schedule.program import (
     Rows,
     Segment,
     StageProgram,
+    Sweep,
     SystemProgram,
     queue_dtype,
 )
@@ -70,6 +71,7 @@ def save(program: Program, folder: Path) -> str:
         "segments": [
             {"name": s.name, "context": s.context, "chunk": s.chunk, "cycles": s.cycles,
              "origin": [list(o) for o in s.origin], "queues": list(s.queues), "tensors": list(s.tensors)}
+            | ({"sweep": s.number} if isinstance(s, Sweep) else {})
             for s in program.segments
         ],
         "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
@@ -198,7 +200,8 @@ def _segment(folder: Path, manifest: Json, entry: Json) -> Segment:
     claims = Claims(*(_table(f"claims/{name}", dtype, arrays) for name, dtype in CLAIMS.items()))
     tensors = {name: Rows(*(arrays[f"tensor/{name}/{part}"] for part in ROWS)) for name in entry["tensors"]}
     origin = tuple((int(first), str(output)) for first, output in entry["origin"])
-    return Segment(entry["context"], queues, tensors, entry["cycles"], claims, origin, entry["chunk"])
+    words = entry["context"], queues, tensors, entry["cycles"], claims, origin, entry["chunk"]
+    return Sweep(*words, entry["sweep"]) if "sweep" in entry else Segment(*words)
 
 
 def _arrays(folder: Path, name: str, manifest: Json) -> Arrays:

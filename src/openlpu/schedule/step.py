@@ -6,7 +6,9 @@ Nodes are scheduled in the graph's order, which is the priority of the greedy sc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 
@@ -17,14 +19,15 @@ from openlpu.graph.ir import Graph, Node
 from openlpu.partition.split import Stage, alone
 from openlpu.place.layout import Layout
 from openlpu.schedule.fetch import Fetcher, keep
-from openlpu.schedule.program import Program, Rows, Segment, StageProgram
-from openlpu.schedule.select import attention, codes, elementwise, exchange, experts, headnorm, linear
+from openlpu.schedule.program import Program, Rows, Segment, StageProgram, Sweep
+from openlpu.schedule.select import attention, codes, elementwise, exchange, experts, headnorm, layernorm, linear, state
 from openlpu.schedule.select.build import Build, Floats
 from openlpu.schedule.temporaries import vectors
 from openlpu.schedule.units.c2c import Cabling, group_ports
 from openlpu.schedule.values import Vec
 
 RopeRow = tuple[Vec, Vec]  # cosines and signed sines
+S = TypeVar("S", bound=Segment)
 FETCH = "instructions"  # in a segment's origin: what is fetched, no operator's
 
 
@@ -115,12 +118,21 @@ def build(
     return b, tuple(origin)
 
 
+def sweep(graph: Graph, number: int, layout: Layout, context: int, chunk: int) -> Sweep:
+    """A sweep of an encoder (:mod:`openlpu.partition.sweeps`) over the chunks of a sequence."""
+    b, origin = build(Stage(graph, {}, 1, 0, graph.config.layers - 1), layout, context, Cabling(), chunk)
+    return _finish(b, origin, partial(Sweep, number=number))
+
+
+ENDS = ("pass", "keep", "remember")  # what a step leaves for others
+
+
 def _places(graph: Graph, chunk: int) -> dict[str, range]:
     """For which places of a chunk each value is wanted: K and V of all tokens, and the logits of the last."""
     every, last = range(chunk), range(chunk - 1, chunk)
     wanted: dict[str, range] = {}
     for node in reversed(graph.nodes):
-        own = wanted.setdefault(node.output, every if node.op == "pass" else last)
+        own = wanted.setdefault(node.output, every if node.op in ENDS else last)
         for i, name in enumerate(node.inputs):
             all_of_it = node.op == "attention" and i in (1, 2)
             wanted[name] = max(wanted.get(name, last), every if all_of_it else own, key=len)
@@ -141,6 +153,12 @@ def _node(b: Build, node: Node, places: range, rope_rows: Sequence[RopeRow]) -> 
         scales = {i: scale for i in places if (scale := _known(b, node.inputs[3:], i))}
         out = attention.attention(b, node, q, k, v, scales)
         b.floats |= {(node.output, i): value for i, value in out.items()}
+    elif node.op == "attend":
+        out = attention.attend(b, node, {i: b.floats[node.inputs[0], i] for i in places})
+        b.floats |= {(node.output, i): value for i, value in out.items()}
+    elif node.op == "remember":
+        k, v = ([b.floats[name, i] for i in range(b.chunk)] for name in node.inputs)
+        attention.remember(b, node, k, v)
     elif node.op == "pass":
         b.last_send = exchange.hand_over(b, node)
     elif node.op == "arrive":
@@ -167,6 +185,8 @@ def _token_node(b: Build, node: Node, place: int, rope_rows: Sequence[RopeRow]) 
         exchange.gather(b, node, place)
     elif node.op == "sum":
         b.floats[out] = linear.total(b, node, place)
+    elif node.op == "keep":
+        state.keep(b, node, b.floats[inputs[0], place], place)
     elif node.op in EXCHANGES:
         b.floats[out] = EXCHANGES[node.op](b, node, place)
     else:
@@ -183,8 +203,10 @@ def _known(b: Build, inputs: tuple[str, ...], place: int) -> Vec | None:
 
 def _float_node(b: Build, node: Node, place: int, rope_rows: Sequence[RopeRow]) -> Floats:
     f = [b.floats.get((name, place)) for name in node.inputs]
-    if node.op == "embed":
-        return elementwise.embed(b, node, b.lanes(node.output), place)
+    if node.op in ("embed", "recall"):
+        return (elementwise.embed if node.op == "embed" else state.recall)(b, node, b.lanes(node.output), place)
+    if node.op in ("layernorm", "gelu") and f[0]:
+        return (elementwise.gelu if node.op == "gelu" else layernorm.layernorm)(b, node, f[0])
     if node.op == "headnorm" and f[0]:
         return headnorm.headnorm(b, node, f[0])
     if node.op == "rope" and f[0]:
@@ -201,7 +223,7 @@ def _float_node(b: Build, node: Node, place: int, rope_rows: Sequence[RopeRow]) 
                       fix="run this model with --target cpu")
 
 
-def _finish(b: Build, origin: tuple[tuple[int, str], ...]) -> Segment:
+def _finish(b: Build, origin: tuple[tuple[int, str], ...], kind: Callable[..., S] = Segment) -> S:
     """The segment: fetches inserted, cycles counted from its first instruction."""
     last = {name: value for (name, place), value in b.floats.items() if place == b.chunk - 1}
     logits = last.get(b.graph.output)
@@ -213,11 +235,12 @@ def _finish(b: Build, origin: tuple[tuple[int, str], ...]) -> Segment:
     queues, claims = b.asm.finish()
     for q in queues.values():
         q["cycle"] -= fetcher.first
-    segment = Segment(
+    end = max(vec.ready for vec in logits.vecs) if logits else b.last_send + 1
+    segment = kind(
         context=b.context,
         queues=queues,
         tensors={name: _rows(value) for name, value in last.items()},
-        cycles=(max(vec.ready for vec in logits.vecs) if logits else b.last_send + 1) - fetcher.first,
+        cycles=max(end, b.last_write) - fetcher.first,
         claims=claims,
         origin=origin,
         chunk=b.chunk,

@@ -21,8 +21,9 @@ from openlpu.partition.names import shift
 from openlpu.place.host import Step
 from openlpu.schedule.program import Program, Segment
 from openlpu.schedule.search import Found
+from openlpu.schedule.sweeps import is_encoder
 from openlpu.target.base import F32, Chunk
-from openlpu.target.chip.run import ChipExecutable
+from openlpu.target.chip.run import ChipExecutable, EncoderExecutable
 from openlpu.target.chip.system import SystemExecutable
 from openlpu.target.ref.run import load as load_reference
 
@@ -104,6 +105,8 @@ def verify(graph: Graph, program: Program | Found, tokens: int = 4, progress: Pr
     context, requests = first.context, first.requests
     if not 1 <= tokens <= context:
         raise BadRequest(f"{tokens} is out of range", where="tokens", fix=f"tokens is 1 to {context}")
+    if isinstance(program, Program) and is_encoder(program):
+        return _sequence(graph, program, [(7919 * i + 1) % graph.config.vocab for i in range(tokens)], progress)
     chips: Runner = OneChip(graph, program) if isinstance(program, Program) else ManyChips(graph, program)
     reference = load_reference(graph, slots=requests, context=context)
     compared = 0
@@ -124,6 +127,19 @@ def verify(graph: Graph, program: Program | Found, tokens: int = 4, progress: Pr
                     where += f", request {request} of {requests}" if requests > 1 else ""
                     return Verdict(requests, position + 1, compared, f"{tensor} differs from the reference at {where}")
     return Verdict(requests, tokens, compared, "")
+
+
+def _sequence(graph: Graph, program: Program, ids: list[int], progress: Progress) -> Verdict:
+    """An encoder's hidden states: of the whole sequence, and of its first token alone."""
+    chip, reference = EncoderExecutable(program, graph.params), load_reference(graph, context=program.context)
+    for done, length in enumerate(lengths := sorted({1, len(ids)})):
+        progress("verify", done, len(lengths))
+        chunk = [Chunk(0, 0, tuple(ids[:length]), every=True)]
+        (got,), (want,) = chip.run(chunk), reference.run(chunk)
+        wrong = np.flatnonzero((got.view(np.int32) != want.view(np.int32)).any(axis=1))
+        if len(wrong):
+            return Verdict(1, len(ids), done + 1, f"the hidden state of position {wrong[0]} of {length} differs")
+    return Verdict(1, len(ids), len(lengths), "")
 
 
 def _collect(into: dict[str, np.ndarray]) -> Callable[[Node, object], None]:

@@ -20,12 +20,11 @@ import numpy as np
 from openlpu.arch.truepoint import attention as tp
 from openlpu.arch.truepoint.codes import INV_WIDE, WIDE_MAX
 from openlpu.graph.ir import Node
-from openlpu.place.host import seen_row
 from openlpu.schedule.expression import Op, Operand
 from openlpu.schedule.select import cache
 from openlpu.schedule.select.build import Build, Floats
 from openlpu.schedule.select.codes import above, amax, code_of, everywhere, narrow_span, reciprocal, scale_of
-from openlpu.schedule.select.weighted import Head, Scored, request, weighted
+from openlpu.schedule.select.weighted import Flags, Head, Scored, request, weighted
 from openlpu.schedule.temporaries import scoped
 from openlpu.schedule.units.mxm import Plane
 from openlpu.schedule.units.vxm import Want
@@ -48,29 +47,60 @@ def attention(b: Build, node: Node, q: Mapping[int, Floats], k: Sequence[Floats]
     """The output over the lanes of the query layout, for each place that ``q`` has; ``scale``: that of all chips' query
     codes, by place, where it is known."""
     side, bits = b.layout.side[node.where], node.attrs["kv_bits"]
-    window = node.attrs.get("window", 0)
-    window = window if window < b.layout.context else 0  # one that hides nothing is none
     vectors = range(k[0].lanes.vectors)
     if "centre" in node.params:
         k = [_centred(b, node, x) for x in k]
-    softmax_scale = float(np.float32(node.attrs["softmax_scale"]))
     # What scores wait for comes first: K's codes, which become weights, then the queries'.
     keys = [[cache.coded(b, x.vecs[c], bits, side, transposed=False) for x in k] for c in vectors]
-    heads = [[Head(place, g, c, lane, j) for place in q for j in range(b.heads.group)
-              for g, lane in b.heads.heads_in(c)] for c in vectors]
-    queries = {place: _query_codes(b, x, softmax_scale, scale.get(place),
-                                   [head for own in heads for head in own if head.place == place], side)
-               for place, x in q.items()}
+    heads, queries = _queries(b, node, q, scale)
     k_rows = [cache.write(b, f"{node.where}.k", keys[c], c, side, transposed=False) for c in vectors]
     out: dict[int, list[Vec]] = {place: [] for place in q}
     for c in vectors:
         codes = [cache.coded(b, x.vecs[c], bits, side, transposed=True) for x in v]
         v_rows = cache.write(b, f"{node.where}.v", codes, c, side, transposed=True)
-        scored = _scores(b, heads[c], queries, k_rows[c], side, window)
-        results = weighted(b, heads[c], scored, v_rows, side, window, _sinks(b, node, heads[c]))
-        for (place, _), vec in results.items():
-            out[place].append(vec)
+        _outputs(b, node, heads[c], queries, k_rows[c], v_rows, out)
     return {place: Floats(q[place].lanes, vecs) for place, vecs in out.items()}
+
+
+def remember(b: Build, node: Node, k: Sequence[Floats], v: Sequence[Floats]) -> None:
+    """Write keys and values of a chunk's tokens for a later sweep."""
+    side, bits = b.layout.side[node.where], node.attrs["kv_bits"]
+    for word, tokens in (("k", k), ("v", v)):
+        for c in range(tokens[0].lanes.vectors):
+            codes = [cache.coded(b, x.vecs[c], bits, side, transposed=word == "v") for x in tokens]
+            rows = cache.write(b, f"{node.where}.{word}", codes, c, side, transposed=word == "v")
+            b.last_write = max(b.last_write, *(x.ready for x in (*rows.planes, *rows.scales.values())))
+
+
+def attend(b: Build, node: Node, q: Mapping[int, Floats]) -> dict[int, Floats]:
+    """The output for each place, of keys and values that the sweep before wrote."""
+    bits, (heads, queries) = node.attrs["kv_bits"], _queries(b, node, q, {})
+    out: dict[int, list[Vec]] = {place: [] for place in q}
+    for c, own in enumerate(heads):
+        k_rows, v_rows = (cache.stored(b, f"{node.where}.{word}", c, bits, transposed=word == "v") for word in "kv")
+        _outputs(b, node, own, queries, k_rows, v_rows, out)
+    return {place: Floats(q[place].lanes, vecs) for place, vecs in out.items()}
+
+
+def _queries(b: Build, node: Node, q: Mapping[int, Floats], scale: Mapping[int, Vec]
+             ) -> tuple[list[list[Head]], dict[int, Queries]]:
+    """The heads of each kv vector, and the codes of all by place."""
+    heads = [[Head(place, g, c, lane, j) for place in q for j in range(b.heads.group)
+              for g, lane in b.heads.heads_in(c)] for c in range(b.heads.kv.vectors)]
+    softmax_scale, side = float(np.float32(node.attrs["softmax_scale"])), b.layout.side[node.where]
+    return heads, {place: _query_codes(b, x, softmax_scale, scale.get(place),
+                                       [head for own in heads for head in own if head.place == place], side)
+                   for place, x in q.items()}
+
+
+def _outputs(b: Build, node: Node, heads: list[Head], queries: Mapping[int, Queries], k_rows: cache.Rows,
+             v_rows: cache.Rows, out: dict[int, list[Vec]]) -> None:
+    """The output of a kv vector's heads, put behind those of the vectors before it."""
+    side, window = b.layout.side[node.where], node.attrs.get("window", 0)
+    flags = Flags(window if window < b.layout.context else 0, node.attrs.get("causal", True))
+    scored = _scores(b, heads, queries, k_rows, side, flags)
+    for (place, _), vec in weighted(b, heads, scored, v_rows, side, flags, _sinks(b, node, heads)).items():
+        out[place].append(vec)
 
 
 def _centred(b: Build, node: Node, k: Floats) -> Floats:
@@ -116,24 +146,24 @@ def _code_planes(x: Vec, inverse: Op | Vec, side: int) -> list[Want]:
 
 @scoped
 def _scores(b: Build, heads: list[Head], queries: Mapping[int, Queries], rows: cache.Rows, side: int,
-            window: int) -> list[list[Scored]]:
+            flags: Flags) -> list[list[Scored]]:
     """[head][block]: exact q·k on the MXM, then scales, the mask of positions the query does not see, the maximum."""
     out: list[list[Scored]] = [[] for _ in heads]
     for block in range(b.blocks):
-        for i, score in enumerate(_block_scores(b, heads, queries, rows, block, side, window)):
+        for i, score in enumerate(_block_scores(b, heads, queries, rows, block, side, flags)):
             out[i].append(Scored(score, b.lane_max(score, "max", many=len(heads) * b.blocks)))
     return out
 
 
 @scoped
 def _block_scores(b: Build, heads: list[Head], queries: Mapping[int, Queries], rows: cache.Rows, block: int,
-                  side: int, window: int) -> list[Vec]:
+                  side: int, flags: Flags) -> list[Vec]:
     """[head]: scores of one block."""
     out = []
     planes = [queries[head.place].planes[head] for head in heads]
     for head, dot in zip(heads, _dots(b, planes, rows, block, side), strict=True):
         scaled = Op("mul", Op("mul", dot, queries[head.place].scale), rows.scale(b, head.kv_head, block))
-        bias = b.host_row(seen_row("bias", block, window), place=head.place)
+        bias = flags.row(b, "bias", block, head)
         out.extend(b.vxm.sides([Op("add", scaled, bias)]))
     return out
 

@@ -104,6 +104,7 @@ class Build:
     sums: dict[tuple[str, int], list[Sums]] = field(default_factory=dict)
     requests: dict[int, Guide] = field(default_factory=dict)  # by hemisphere: the map of the token's request
     last_send: int = 0  # to the next stage
+    last_write: int = 0  # for the next sweep: cycles until it is there
 
     def __post_init__(self) -> None:
         self.asm = Assembler(self.layout.chip, self.layout.homes.sram)

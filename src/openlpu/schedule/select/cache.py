@@ -77,6 +77,15 @@ def write(b: Build, where: str, tokens: Sequence[tuple[Sequence[Vec], Vec]], c: 
     return Rows(planes, groups, tables, b.layout.requests)
 
 
+def stored(b: Build, where: str, c: int, bits: int, *, transposed: bool) -> Rows:
+    """What :func:`write` gave in an earlier step."""
+    groups = b.heads.channel_groups if transposed else BLOCK // b.chip.weight_streams
+    homes = [b.home(f"kv.{where}.{c}.{i}") for i in range(2 if bits == 16 else 1)]
+    planes = tuple(Plane(home.slices, home.address, 0, (home.writers,)) for home in homes)
+    scales = {g: b.home(f"kv.{where}.scale{g}") for g, _ in b.heads.heads_in(c)}
+    return Rows(planes, groups, scales, b.layout.requests)
+
+
 @scoped
 def coded(b: Build, x: Vec, bits: int, side: int, *, transposed: bool) -> tuple[list[Vec], Vec]:
     """(codes, scale) of one token's K or V: words whose byte i is plane i, and the scale of each head in its lanes.

@@ -179,13 +179,18 @@ def rms(b: Build, node: Node, q: Coded, reference: Coded) -> Coded:
     """Codes whose scale is times 1/rms of the reference; squares of its codes are words that a tile of ones sums."""
     size = b.graph.values[node.output].size
     plane = lane_sum.ones(b)
-    found = reference.squares or [_stored_words(b, own) for own in products(reference.low, reference.high)]
+    found = reference.squares or stored_products(b, reference)
     parts = (Op("to_float", lane_sum.total(b, plane, words)) for words in found)
     enough = 2 * len(found) <= b.chip.accumulators  # each total is read before the next takes its accumulators
     ll, *wide = [part if enough else b.vxm.evaluate(part) for part in parts]
     total = squares(wide[0], wide[1], ll) if wide else ll
     factor = rms_factor(total, reference.scale, size, node.attrs["eps"])
     return Coded(q.lanes, q.low, q.high, b.vxm.evaluate(Op("mul", q.scale, factor)))
+
+
+def stored_products(b: Build, q: Coded) -> list[list[tuple[Vec, Vec]]]:
+    """Byte planes of :func:`products` of codes that are in SRAM."""
+    return [_stored_words(b, own) for own in products(q.low, q.high)]
 
 
 def _stored_words(b: Build, words: Sequence[Op]) -> list[tuple[Vec, Vec]]:

@@ -1,26 +1,34 @@
-"""fp32 operators on vectors: embed, rope, silu_mul, add, mul."""
+"""fp32 operators on vectors: embed, rope, silu_mul, swiglu, gelu, add, mul."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from openlpu.arch.truepoint import elementwise as tp
 from openlpu.graph.ir import Node
 from openlpu.place.lanes import Lanes
+from openlpu.place.layout import embedding, table_rows
 from openlpu.place.tables import folds, stretches
 from openlpu.schedule.expression import Op
 from openlpu.schedule.select.build import Build, Floats
 from openlpu.schedule.select.cache import joined
 from openlpu.schedule.select.spread import spread
+from openlpu.schedule.temporaries import scoped
+from openlpu.schedule.units.vxm import Want
 from openlpu.schedule.values import Vec
 
 MAP_SIDE = 0  # small tables lie east, the address maps that reach them lie west; of large ones also the other way
 
 
 def embed(b: Build, node: Node, out: Lanes, place: int) -> Floats:
-    """Codes of the token's row times the row's scale (times a gain per channel where there is one)."""
-    scale, vecs = _row_scale(b, b.graph.config.vocab, place), []
+    """Codes of the row of the token, or of its position or type, times the row's scale (times a gain per channel where
+    there is one)."""
+    table, kind, rows = embedding(node), node.inputs[0], table_rows(node, b.graph.config, b.layout.context)
+    scale, vecs = _row_scale(b, table, kind, rows, place), []
     for v in range(out.vectors):
-        codes = lookup(b, f"embedding.codes.{v}", "token", b.graph.config.vocab, place)
+        codes = lookup(b, f"{table}.codes.{v}", kind, rows, place)
         x = Op("mul", Op("to_float", codes), scale)
         if "gain" in node.params:
             x = Op("mul", x, b.home(f"gain.{node.where}.{v}"))
@@ -28,11 +36,11 @@ def embed(b: Build, node: Node, out: Lanes, place: int) -> Floats:
     return Floats(out, vecs)
 
 
-def _row_scale(b: Build, vocab: int, place: int) -> Vec:
-    """The scale of the token's row, in every lane."""
-    if not folds(vocab, b.chip):
-        return lookup(b, "embedding.scale", "token", vocab, place)
-    several = lookup(b, "embedding.scale", "tokenfold", -(-vocab // b.chip.lanes), place)
+def _row_scale(b: Build, table: str, kind: str, rows: int, place: int) -> Vec:
+    """The scale of a row, in every lane."""
+    if not folds(rows, b.chip):
+        return lookup(b, f"{table}.scale", kind, rows, place)
+    several = lookup(b, f"{table}.scale", f"{kind}fold", -(-rows // b.chip.lanes), place)
     return spread(b, b.host_row("tokenlane", 1, place=place), [], several)[1]
 
 
@@ -85,6 +93,28 @@ def swiglu(b: Build, node: Node, gate: Floats, up: Floats) -> Floats:
         root = Op("rsqrt", Op("add", Op("exp", Op("negate", Op("mul", g, alpha))), 1.0))
         vecs.append(b.vxm.evaluate(Op("mul", Op("mul", g, Op("mul", root, root)), u)))
     return Floats(gate.lanes, vecs)
+
+
+def gelu(b: Build, node: Node, x: Floats) -> Floats:
+    """x * 1/(1 + exp(-c * P(c * c))), where c is x within limits."""
+    limit, (highest, *rest) = float(tp.GELU_LIMIT), map(float, tp.GELU[node.attrs["form"]])
+    return Floats(x.lanes, [_gelu(b, vec, limit, highest, rest) for vec in x.vecs])
+
+
+@scoped
+def _gelu(b: Build, x: Vec, limit: float, highest: float, rest: Sequence[float]) -> Vec:
+    c, t = b.vxm.results([Want(op) for op in _clamped_square(x, limit)])
+    p: Op = Op("add", Op("mul", t, highest), rest[0])
+    for coefficient in rest[1:]:
+        p = Op("add", Op("mul", p, t), coefficient)
+    root = Op("rsqrt", Op("add", Op("exp", Op("negate", Op("mul", c, p))), 1.0))
+    return b.vxm.evaluate(Op("mul", x, Op("mul", root, root)))
+
+
+def _clamped_square(x: Vec, limit: float) -> tuple[Op, Op]:
+    """x within a limit, and its square."""
+    c = Op("min", Op("max", x, -limit), limit)
+    return c, Op("mul", c, c)
 
 
 def add(b: Build, x: Floats, y: Floats) -> Floats:

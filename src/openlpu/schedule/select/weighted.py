@@ -47,6 +47,23 @@ class Head:
 
 
 @dataclass(frozen=True)
+class Flags:
+    """Which positions queries see: those of a ``window`` (0, also for one that hides nothing: all); if not ``causal``,
+    all queries of a step see the same."""
+
+    window: int
+    causal: bool
+
+    def place(self, place: int) -> int:
+        """The place of the chunk whose flags are those of a place."""
+        return place if self.causal else 0
+
+    def row(self, b: Build, word: str, block: int, head: Head) -> Vec:
+        """A block's row of flags for a head."""
+        return b.host_row(seen_row(word, block, self.window), place=self.place(head.place))
+
+
+@dataclass(frozen=True)
 class Scored:
     """One head's scores of one block, and their maximum in every lane: a tree on what comes from the SXMs."""
 
@@ -66,16 +83,16 @@ def request(b: Build, side: int) -> Guide | None:
 
 @scoped
 def weighted(b: Build, heads: Sequence[Head], scored: Sequence[Sequence[Scored]], rows: cache.Rows, side: int,
-             window: int, sinks: Sequence[Sequence[Vec]]) -> dict[Row, Vec]:
+             flags: Flags, sinks: Sequence[Sequence[Vec]]) -> dict[Row, Vec]:
     """By place and member: the weighted sums of V of the heads of one kv vector, each in its own lanes."""
     own: dict[Row, list[int]] = {}
     for i, head in enumerate(heads):
         own.setdefault((head.place, head.member), []).append(i)
     lanes = [heads[i].lane for i in next(iter(own.values()))]
     first = b.blocks == 1 and not any(sinks)  # then a block's maximum is that of all, and the query sees some of it
-    shares, v_tops = _shares(b, heads, rows, window, lanes)
-    found = [[_probabilities(b, s, shares[head.place, head.kv_head, block], side, None if first else
-                             b.host_row(seen_row("valid", block, window), place=head.place))
+    shares, v_tops = _shares(b, heads, rows, flags, lanes)
+    found = [[_probabilities(b, s, shares[flags.place(head.place), head.kv_head, block], side, None if first else
+                             flags.row(b, "valid", block, head))
               for block, s in enumerate(blocks)] for head, blocks in zip(heads, scored, strict=True)]
     ones = [lane_sum.ones(b, 1 - side) for _ in range(min(len(lanes), 2))]
     alphas, dens = {}, dict[Row, Vec | float]()
@@ -90,7 +107,7 @@ def weighted(b: Build, heads: Sequence[Head], scored: Sequence[Sequence[Scored]]
         weights = {row: [found[i][block].weights for i in members] for row, members in own.items()}
         for row, product in _products(b, weights, rows, block, side, lanes):
             whole = [found[i][block].whole for i in own[row]]
-            total, v_top = Op("to_float", _sum(b, ones, whole, _around(b, lanes))), v_tops[row[0], block]
+            total, v_top = Op("to_float", _sum(b, ones, whole, _around(b, lanes))), v_tops[flags.place(row[0]), block]
             if first:
                 num, den = Op("mul", product, v_top), total
             else:
@@ -128,7 +145,7 @@ def _probabilities(b: Build, s: Scored, share: Vec, side: int, valid: Vec | None
 
 
 @scoped
-def _shares(b: Build, heads: Sequence[Head], rows: cache.Rows, window: int, lanes: Sequence[int]
+def _shares(b: Build, heads: Sequence[Head], rows: cache.Rows, flags: Flags, lanes: Sequence[int]
             ) -> tuple[dict[tuple[int, int, int], Vec], dict[tuple[int, int], Vec]]:
     """By place, KV head and block: V's scales over the largest of the block; by place and block: those largest ones,
     each in the lanes of its head."""
@@ -136,12 +153,12 @@ def _shares(b: Build, heads: Sequence[Head], rows: cache.Rows, window: int, lane
     tops: dict[tuple[int, int], list[Vec]] = {}
     for head in heads:
         for block in range(b.blocks):
-            if (head.place, head.kv_head, block) not in shares:
-                valid = b.host_row(seen_row("valid", block, window), place=head.place)
+            place = flags.place(head.place)
+            if (place, head.kv_head, block) not in shares:
                 scale = rows.scale(b, head.kv_head, block)
-                top = _v_top(b, scale, valid)
-                shares[head.place, head.kv_head, block] = b.vxm.evaluate(Op("mul", scale, reciprocal(top)))
-                tops.setdefault((head.place, block), []).append(top)
+                top = _v_top(b, scale, flags.row(b, "valid", block, head))
+                shares[place, head.kv_head, block] = b.vxm.evaluate(Op("mul", scale, reciprocal(top)))
+                tops.setdefault((place, block), []).append(top)
     return shares, {key: _joined(b, own, lanes) for key, own in tops.items()}
 
 

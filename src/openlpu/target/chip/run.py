@@ -9,13 +9,15 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from openlpu._base.errors import NumericsError
+from openlpu._base.errors import NumericsError, Unsupported
 from openlpu.arch.chip import Chip, load_chip
 from openlpu.arch.system import load_system
+from openlpu.checkpoint.encoder import EncoderConfig
 from openlpu.graph.ir import Graph
 from openlpu.partition.split import Split
 from openlpu.place.host import Step
-from openlpu.place.layout import place
+from openlpu.place.layout import place, state
+from openlpu.schedule import sweeps
 from openlpu.schedule.program import Program, Rows, Segment
 from openlpu.schedule.step import buckets, schedule
 from openlpu.target.base import F32, Chunk
@@ -82,6 +84,34 @@ class ChipExecutable:
         """Nothing to release."""
 
 
+class EncoderExecutable(ChipExecutable):
+    """One chip that runs an encoder; ``cycles`` of a sequence are known before it runs."""
+
+    def run(self, chunks: Sequence[Chunk]) -> list[F32]:
+        """Hidden states [n, hidden] of each sequence, all of them or the last; ``cycles`` is then of the last one."""
+        out = []
+        for chunk in chunks:
+            assert not chunk.start and not chunk.slot, "an encoder takes a sequence whole, one at a time"
+            for step, part in sweeps.steps(self.program, chunk.tokens, chunk.types):
+                self.step(step, part)
+            self.cycles = sweeps.cycles(self.program, len(chunk.tokens))
+            out.append(self._hidden(len(chunk.tokens))[0 if chunk.every else -1 :])
+        return out
+
+    def _hidden(self, length: int) -> F32:
+        """From the state that the last sweep wrote."""
+        last = sweeps.bucket(self.program, length)[-1]
+        homes = {item.name: item for item in self.program.resident}
+        channel = last.logits.channel
+        states = [homes[state(last.number % 2, v)] for v in range(len(channel))]
+        slices, addresses = (np.stack([getattr(s, word) for s in states], 1) for word in ("slices", "addresses"))
+        rows = (Rows(slices[p], addresses[p], channel) for p in range(length))
+        hidden = np.stack([self.value(row) for row in rows])
+        if not np.isfinite(hidden).all():
+            raise NumericsError("a hidden state is not finite", where=last.name)
+        return hidden
+
+
 def load(
     graph: Graph, *, slots: int = 1, context: int = 0, chip: Chip | str = "lpu-v1", split: Split | None = None,
     system: str = "", chunks: Sequence[int] = (),
@@ -89,10 +119,14 @@ def load(
     """Compile for a chip, or with a ``split`` for chips of a node, or of a ``system`` built with as many, and load.
 
     ``slots`` requests have a KV cache each; ``context`` 0 means the model's own; ``chunks`` are how many tokens of a
-    prompt a step may take, beside one.
+    prompt a step may take, beside one.  An encoder has one request and one size of chunk, the largest of them.
     """
+    if split and isinstance(graph.config, EncoderConfig):
+        raise Unsupported("an encoder on several chips", where="split", fix="use one chip")
     if split:
         chips = load_system(system, split.chips) if system else "node"
         return several.load(graph, slots=slots, context=context, split=split, system=chips, chunks=chunks)
     layout = place(graph, load_chip(chip) if isinstance(chip, str) else chip, context, slots)
+    if isinstance(graph.config, EncoderConfig):
+        return EncoderExecutable(sweeps.schedule(graph, layout, max(chunks, default=0)), graph.params)
     return ChipExecutable(schedule(graph, layout, buckets(layout.context), chunks), graph.params)

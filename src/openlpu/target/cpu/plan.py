@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from openlpu._base.errors import Unsupported
 from openlpu.arch.truepoint import sparse as tp
 from openlpu.arch.truepoint.codes import MAX_K
+from openlpu.checkpoint.encoder import EncoderConfig
 from openlpu.graph.ir import Graph, Node, twins
 from openlpu.target.cpu.attention_block import AttentionStage
 from openlpu.target.cpu.cache import CacheLayout
@@ -113,6 +114,8 @@ class Planner:
     """Reads a graph once, in order."""
 
     def __init__(self, graph: Graph, context: int) -> None:
+        if isinstance(graph.config, EncoderConfig):
+            raise Unsupported("an encoder on the cpu", where=graph.config.architecture, fix="use --target ref or chip")
         self.graph = graph
         config = graph.config
         kv_bits = {n.attrs["kv_bits"] for n in graph.nodes if n.op == "attention"} or {8}

@@ -16,8 +16,7 @@ from typing import NoReturn
 import numpy as np
 
 from openlpu._base.cores import usable_cores
-from openlpu._base.errors import BadRequest, NumericsError, Unsupported
-from openlpu.checkpoint.encoder import EncoderConfig
+from openlpu._base.errors import BadRequest, NumericsError
 from openlpu.graph.ir import Graph
 from openlpu.target.base import F32, Chunk
 from openlpu.target.cpu import kernels
@@ -203,8 +202,6 @@ def load(
     does not have or an encoder, and :class:`~openlpu._base.errors.BadRequest` for a number of threads out of range.
     """
     assert graph.level == "int", "the CPU target runs integer graphs"
-    if isinstance(graph.config, EncoderConfig):
-        raise Unsupported("an encoder on the cpu", where=graph.config.architecture, fix="use --target ref or chip")
     context = context or graph.config.context
     assert context <= graph.config.context, "the rotary tables end at the model's context"
     if not 0 <= threads <= MOST_THREADS:

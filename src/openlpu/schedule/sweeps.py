@@ -1,0 +1,70 @@
+"""An encoder's integer graph and its layout in; the program of a chip, a segment per context bucket and sweep, out.
+
+A sequence runs sweep by sweep, in each of them chunk by chunk, in the smallest bucket that holds it.  So instructions
+do not grow with the sequence, and a short one takes the cycles of its own chunks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from openlpu._base.errors import BadRequest
+from openlpu.graph.ir import Graph
+from openlpu.partition.sweeps import sweeps
+from openlpu.place.host import Step
+from openlpu.place.layout import Layout
+from openlpu.schedule.program import Program, Sweep
+from openlpu.schedule.step import buckets, sweep
+
+
+def schedule(graph: Graph, layout: Layout, chunk: int = 0) -> Program:
+    """The program of an encoder on one chip, ``chunk`` positions a step (0: as many as one load of the MXM takes).
+
+    Raises :class:`BadRequest` for a chunk that the chip cannot have, :class:`~openlpu._base.errors.DoesNotFit` when
+    what the scheduler adds finds no room.
+    """
+    width, graphs = layout.chip.weight_streams, sweeps(graph)
+    able = [n for n in range(1, width + 1) if width % n == 0]
+    if chunk and chunk not in able:
+        raise BadRequest(f"a chunk of {chunk} positions", where="chunk", fix=f"use {', '.join(map(str, able))}")
+    segments = tuple(sweep(part, number, layout, context, chunk or width)
+                     for context in buckets(layout.context) for number, part in enumerate(graphs))
+    homes = layout.homes
+    host = tuple(name.removeprefix("host.") for name in homes.resident if name.startswith("host."))
+    return Program(layout.chip, tuple(homes.resident.values()), host, layout.heads.channel_groups,
+                   graph.config.vocab, segments)
+
+
+def is_encoder(program: Program) -> bool:
+    """Whether a program's segments are sweeps."""
+    return isinstance(program.segments[0], Sweep)
+
+
+def bucket(program: Program, length: int) -> list[Sweep]:
+    """The sweeps of a sequence's bucket, in order."""
+    assert 0 < length <= program.context, "the sequence is longer than the program's context"
+    context = next(s.context for s in program.segments if length <= s.context)
+    return [s for s in program.segments if isinstance(s, Sweep) and s.context == context]
+
+
+def steps(program: Program, tokens: Sequence[int], types: Sequence[int] = ()) -> Iterator[tuple[Step, Sweep]]:
+    """All steps of a sequence."""
+    length = len(tokens)
+    for part in bucket(program, length):
+        for start in range(0, length, part.chunk):
+            own = slice(start, start + part.chunk)
+            yield Step(start, tuple(tokens[own]), part.chunk, 0, length, tuple(types[own])), part
+
+
+def cycles(program: Program, length: int) -> int:
+    """Cycles from the first dispatch of a sequence to its last hidden state."""
+    return sum(-(-length // part.chunk) * part.cycles for part in bucket(program, length))
+
+
+def utilisation(graph: Graph, program: Program, length: int) -> float:
+    """The share of the MXM's int8 peak that a sequence's multiplications are, those of its own positions alone."""
+    size = {name: value.size for name, value in graph.values.items()}
+    linear = sum(size[node.inputs[0]] * size[node.output] for node in graph.nodes if node.op == "linear")
+    attended = sum(2 * length * size[node.output] for node in graph.nodes if node.op == "attention")
+    planes = 2 * program.chip.mxm_planes_per_hemisphere
+    return length * (linear + attended) / (cycles(program, length) * planes * program.chip.lanes**2)

@@ -1,0 +1,94 @@
+"""The command line with an encoder: what it prints, one hash on both targets, clear errors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from encoders import COMMON, write
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+
+import openlpu
+from openlpu import cli, cli_encoder
+from openlpu._base.errors import Unsupported
+from openlpu.checkpoint.folder import read_shape
+from openlpu.graph import models
+
+CONFIG = {"model_type": "bert", **COMMON, "num_hidden_layers": 1, "max_position_embeddings": 12}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("encoder") / "bert"
+    write(made, CONFIG, {})
+    write(made, CONFIG, dict(models.shapes(read_shape(made))), "bert.")
+    words = {word: i for i, word in enumerate(["[UNK]", "the", "cat", "sat", "on", "a", "mat", "and", "ran"])}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.save(str(made / "tokenizer.json"))
+    return made
+
+
+def ask(capsys: pytest.CaptureFixture[str], *argv: object) -> dict:
+    assert cli.main([*map(str, argv), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_run_gives_one_hash_on_both_targets(folder, capsys):
+    texts = "the cat sat", "a mat"
+    ref, chip = (ask(capsys, "run", folder, *texts, "--target", *target)["sequences"]
+                 for target in (("ref",), ("chip", "--chunk", "2", "--context", "8")))
+    assert [one["hidden"] for one in ref] == [[3, 32], [2, 32]] and ref[0]["token_ids"] == [1, 2, 3]
+    assert [one["hidden_sha256"] for one in ref] == [one["hidden_sha256"] for one in chip]
+    assert ref[0]["cycles"] is None and chip[0]["cycles"]["sequence"] == 2 * chip[1]["cycles"]["sequence"] > 0
+    assert cli.main(["run", str(folder), "a mat", "--target", "ref"]) == 0
+    assert "hidden states 2 x 32, sha256" in capsys.readouterr().out
+
+
+def test_check_is_one_hash(folder, capsys, monkeypatch):
+    monkeypatch.setattr(cli_encoder, "CHUNKS", (2,))
+    found = ask(capsys, "check", folder)
+    assert found["distinct"] == 1 and len(found["cases"]) == 2
+
+
+def test_compile_show_and_verify(folder, capsys, tmp_path):
+    out = tmp_path / "out"
+    made = ask(capsys, "compile", folder, "--chunk", "2", "-o", out)
+    assert [s["length"] for s in made["sequences"]] == [12] and len(made["sweeps"]) == 2
+    shapes = ask(capsys, "compile", folder / "config.json", "--shapes-only", "--chunk", "2")
+    assert shapes["sequences"] == made["sequences"]
+    assert ask(capsys, "show", out)["sequences"] == made["sequences"]
+    assert cli.main(["show", str(out)]) == 0
+    assert "sweeps, in the order" in capsys.readouterr().out
+    assert ask(capsys, "verify", out)["same"] is True
+    ref, chip = (ask(capsys, "run", *how) for how in ((folder, "a mat", "--target=ref"), (out, "a mat")))
+    assert chip["sequences"][0]["hidden_sha256"] == ref["sequences"][0]["hidden_sha256"]
+    assert ask(capsys, "load-weights", out, folder, "-o", tmp_path / "new")
+
+
+@pytest.mark.parametrize(("argv", "words"), [
+    (["run", "the cat"], "an encoder on the cpu"),
+    (["run", "the cat", "--target", "ref", "--temperature", "1"], "an encoder writes no text"),
+    (["run", "the cat", "--target", "ref", "--chunk", "2"], "takes a sequence whole"),
+    (["run", " ".join(["cat"] * 13), "--target", "ref"], "the text has 13 tokens"),
+    (["compile", "--system", "node"], "an encoder on several chips"),
+    (["compile", "--requests", "2"], "one sequence at a time"),
+    (["compile", "--chunk", "2,4"], "chunks of one size"),
+    (["compile", "--bits", "5"], "an encoder of fewer weights or bits"),
+    (["check", "--splits"], "an encoder on several chips"),
+    (["accuracy", "TEXT"], "an encoder has no perplexity"),
+    (["compile", "--target", "cpu", "-o", "NEW"], "an encoder on the cpu"),
+])
+def test_errors(folder, capsys, tmp_path, argv, words):
+    (tmp_path / "text").write_text("the cat")
+    command, *rest = [str(tmp_path / word.lower()) if word in ("TEXT", "NEW") else word for word in argv]
+    assert cli.main([command, str(folder), *rest]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_there_is_nothing_to_generate_with(folder):
+    with pytest.raises(Unsupported, match="it writes no text"):
+        openlpu.load(folder, target="ref")
