@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ from random_models import BASE, LLAMA, random_graph
 
 from openlpu._base import text
 from openlpu._base.errors import DoesNotFit, OpenLpuError
-from openlpu._base.processes import in_order
+from openlpu._base.processes import Workers
 from openlpu.arch.system import load_system
 from openlpu.numerics.scheme import Scheme
 from openlpu.partition.shard import shard
@@ -31,6 +32,11 @@ def made(programs: Programs, contexts: tuple[int, ...]) -> str:
     return text.dump(program)
 
 
+def in_order(function: Callable, pieces: list) -> list:
+    with Workers(2) as workers:
+        return list(workers.in_order(function, pieces))
+
+
 def refuse(what: str) -> None:
     """Raise an error of the kind that place and schedule raise."""
     print(what)
@@ -38,28 +44,29 @@ def refuse(what: str) -> None:
 
 
 def test_processes_and_steps_change_no_program() -> None:
-    want = made(Programs(SYSTEM.chip, processes=1), (32, 64))
-    assert made(Programs(SYSTEM.chip, processes=2), (32, 64)) == want
-    steps = Programs(SYSTEM.chip, processes=2)
-    first = made(steps, (32,))
-    assert first != want and made(steps, (32, 64)) == want and made(steps, (32, 64)) == want
-    assert made(steps, (32,)) == first, "who asks for fewer has no more"
+    want = made(Programs(SYSTEM.chip), (32, 64))
+    with Workers(2) as workers:
+        assert made(Programs(SYSTEM.chip, workers=workers), (32, 64)) == want
+        steps = Programs(SYSTEM.chip, workers=workers)
+        first = made(steps, (32,))
+        assert first != want and made(steps, (32, 64)) == want and made(steps, (32, 64)) == want
+        assert made(steps, (32,)) == first, "who asks for fewer has no more"
 
 
 def test_an_error_comes_back_from_a_process() -> None:
     with pytest.raises(DoesNotFit, match="here: one\n  fix: there") as error:
-        in_order(refuse, ["one", "two"], 2)
+        in_order(refuse, ["one", "two"])
     assert (error.value.what, error.value.where, error.value.fix) == ("one", "here", "there")
 
 
 def test_a_process_that_ends_is_named() -> None:
     with pytest.raises(OpenLpuError, match="ended with status 3\n  fix: "):
-        in_order(os._exit, [3, 3], 2)
+        in_order(os._exit, [3, 3])
 
 
 def test_a_bug_in_a_process_shows_its_lines() -> None:
     with pytest.raises(ZeroDivisionError) as error:
-        in_order(eval, ["1 / 0", "1"], 2)
+        in_order(eval, ["1 / 0", "1"])
     assert "in <module>" in error.value.__notes__[0]
 
 
@@ -69,7 +76,7 @@ def test_who_is_interrupted_waits_for_no_process() -> None:
     signal.setitimer(signal.ITIMER_REAL, 0.5)
     try:
         with pytest.raises(KeyboardInterrupt):
-            in_order(time.sleep, [20, 20, 20], 2)
+            in_order(time.sleep, [20, 20, 20])
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

@@ -40,7 +40,6 @@ class Bound:
 def bound(graph: Graph, chip: Chip, context: int) -> Bound:
     """The bounds of one decode step with a context bucket of ``context`` positions; of experts, those chosen count."""
     graph = routed(graph)
-    rate = 2 * chip.lanes * min(chip.streams_per_direction, chip.mxm_planes_per_hemisphere * chip.weight_streams)
     weights = sum(_weight_bytes(graph, node, context) for node in graph.nodes)
     work = [_dispatches(graph, node, chip, context) for node in graph.nodes]
     rows = {
@@ -48,7 +47,12 @@ def bound(graph: Graph, chip: Chip, context: int) -> Bound:
         "VXM": sum(vxm for _, vxm in work) / chip.vxm_alus,
     }
     unit = max(rows, key=lambda name: rows[name])
-    return Bound(-(-weights // rate), -int(-rows[unit] // 1), unit, _longest(graph, chip, context))
+    return Bound(-(-weights // weight_rate(chip)), -int(-rows[unit] // 1), unit, _longest(graph, chip, context))
+
+
+def weight_rate(chip: Chip) -> int:
+    """Bytes that can pass from SRAM into the MXM in a cycle."""
+    return 2 * chip.lanes * min(chip.streams_per_direction, chip.mxm_planes_per_hemisphere * chip.weight_streams)
 
 
 def _weight_bytes(graph: Graph, node: Node, context: int) -> int:

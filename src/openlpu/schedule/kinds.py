@@ -6,20 +6,22 @@ Kinds know nothing of each other, so processes can share them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from openlpu._base.cores import usable_cores
-from openlpu._base.processes import in_order
+from openlpu._base.processes import Workers
 from openlpu.arch.chip import Chip
 from openlpu.partition.split import Stage
 from openlpu.place.layout import Layout, place_stage
-from openlpu.schedule.program import Segment, StageProgram
+from openlpu.schedule.program import StageProgram
 from openlpu.schedule.step import buckets, follows, schedule_stage, steps
 from openlpu.schedule.units.c2c import Cabling
 
-LARGE = 1 << 26  # weights of a chip, of all kinds: from there on another process saves more than it takes to start
+LARGE = 1 << 26  # weights from which on another process saves more than it takes to start
 
 
 class Kind(NamedTuple):
@@ -40,12 +42,12 @@ class Work:
     contexts: tuple[int, ...]
     cabling: Cabling
     chunks: tuple[int, ...] = ()
-    begun: tuple[Segment, ...] = ()
+    begun: int = 0
 
     @property
     def left(self) -> int:
         """Segments still to be made."""
-        return len(steps(self.contexts, self.chunks)) - len(self.begun)
+        return len(steps(self.contexts, self.chunks)) - self.begun
 
     @property
     def weights(self) -> int:
@@ -55,10 +57,19 @@ class Work:
         return sum(sizes) // self.stage.tensor
 
 
+Parts = list[StageProgram | Work]  # of each stage its program, or what is to be done for it
+Watch = Callable[[Parts], None]
+
+
 def made(work: Work) -> tuple[Layout, StageProgram]:
     """The layout, with what the scheduler adds, and the program.  Raises what the scheduler raises."""
     program = schedule_stage(work.stage, work.layout, work.contexts, work.cabling, work.chunks, work.begun)
     return work.layout, program
+
+
+def workers_for(weights: int) -> Workers:
+    """Who schedules a model of so many weights: processes on all cores if it is large."""
+    return Workers(usable_cores() if weights >= LARGE else 1)
 
 
 @dataclass
@@ -67,33 +78,44 @@ class Programs:
     ``requests``.
 
     It remembers what was scheduled last; who asks again for more segments behind these gets the others added.
-    ``processes`` share the work (0: as many as there are cores, if the model is large); the programs are the same.
+    ``workers`` share the work; the programs are the same.
     """
 
     chip: Chip
     context: int = 0
     requests: int = 1
-    processes: int = 0
+    workers: Workers = field(default_factory=lambda: Workers(1))
     known: dict[Kind, tuple[Layout, StageProgram]] = field(default_factory=dict)
 
     def of(
         self, stages: Sequence[Stage], cablings: Sequence[Cabling], contexts: tuple[int, ...],
-        chunks: tuple[int, ...] = (),
+        chunks: tuple[int, ...] = (), watch: Watch | None = None,
     ) -> list[StageProgram]:
         """The program of each stage, equal ones the same, for some context buckets (none given: the usual ones).
 
+        ``watch`` is told what there is whenever a program is added, the weightiest first, and may raise to end it.
         Raises what place and schedule raise.
         """
         kinds = [self._kind(*each) for each in zip(stages, cablings, strict=True)]
-        todo: dict[Kind, Work] = {}
-        for kind, stage, cabling in zip(kinds, stages, cablings, strict=True):
-            if kind not in todo:
-                todo[kind] = self._work(kind, stage, cabling, contexts, chunks)
-        new = {kind: work for kind, work in todo.items() if work.left}
-        for kind in new:
-            self.known.pop(kind, None)  # its layout grows: an error leaves it half made
-        self.known |= self._share(new)
+        count, todo = Counter(kinds), dict[Kind, Work]()
+        for kind, (stage, cabling) in dict(zip(kinds, zip(stages, cablings, strict=True), strict=True)).items():
+            work = self._work(kind, stage, cabling, contexts, chunks)
+            if work.left:
+                todo[kind] = work
+        if watch:
+            watch(self._parts(kinds, todo))
+        order = sorted(todo, key=lambda kind: -count[kind] * todo[kind].weights)
+        before = {kind: self.known.pop(kind) for kind in order if kind in self.known}  # layouts grow, errors or not
+        with closing(self.workers.in_order(made, [_bare(todo[kind]) for kind in order])) as results:
+            for kind, (layout, program) in zip(order, results, strict=True):
+                self.known[kind] = layout, _behind(before[kind][1], program) if todo[kind].begun else program
+                del todo[kind]
+                if watch:
+                    watch(self._parts(kinds, todo))
         return [self.known[kind][1] for kind in kinds]
+
+    def _parts(self, kinds: Sequence[Kind], todo: Mapping[Kind, Work]) -> Parts:
+        return [todo[kind] if kind in todo else self.known[kind][1] for kind in kinds]
 
     def _work(
         self, kind: Kind, stage: Stage, cabling: Cabling, contexts: tuple[int, ...], chunks: tuple[int, ...]
@@ -103,7 +125,7 @@ class Programs:
             layout, program = self.known[kind]
             begun, contexts = program.program.segments, contexts or tuple(buckets(layout.context))
             if follows(begun, steps(contexts, chunks)):
-                return Work(stage, layout, contexts, cabling, chunks, begun)
+                return Work(stage, layout, contexts, cabling, chunks, len(begun))
         sources = cabling.local.sources if cabling.local else ()
         layout = place_stage(stage, self.chip, self.context, sources, self.requests)
         return Work(stage, layout, contexts or tuple(buckets(layout.context)), cabling, chunks)
@@ -112,12 +134,11 @@ class Programs:
         edges = (self.chip.queue_position(name) if name else -1 for name in (cabling.next, cabling.previous))
         return Kind(stage.signature(), replace(cabling, next="", previous=""), *edges)
 
-    def _share(self, todo: dict[Kind, Work]) -> dict[Kind, tuple[Layout, StageProgram]]:
-        """What is to be done, the longest first."""
-        kinds = sorted(todo, key=lambda kind: -todo[kind].weights)
-        large = sum(work.weights for work in todo.values()) >= LARGE
-        processes = self.processes or (usable_cores() if large else 1)
-        return dict(zip(kinds, in_order(made, [_bare(todo[kind]) for kind in kinds], processes), strict=True))
+
+def _behind(first: StageProgram, more: StageProgram) -> StageProgram:
+    """A program with the segments of another in front."""
+    segments = first.program.segments + more.program.segments
+    return replace(more, program=replace(more.program, segments=segments))
 
 
 def _bare(work: Work) -> Work:

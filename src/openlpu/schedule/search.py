@@ -1,12 +1,13 @@
 """A graph, a system and an aim in; the split that serves the aim best, and what the others would have cost, out.
 
-Every split is scheduled, none is guessed: the smallest context bucket of each decides.
+Every split is scheduled, none is guessed: the smallest context bucket of each decides.  Of a large model a split is
+given up when a part of it is there and costs more than the best one known (limit.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import product
 
 from openlpu._base.errors import DoesNotFit, OpenLpuError, ProgramError, Unsupported
@@ -18,7 +19,8 @@ from openlpu.graph.ir import Graph
 from openlpu.partition.shard import TENSOR, shard
 from openlpu.partition.split import CODES, EXCHANGES, SUMS, VALUES, Split
 from openlpu.place.fewest import ascending, codes, reported, sram
-from openlpu.schedule.kinds import Programs
+from openlpu.schedule.kinds import LARGE, Programs, workers_for
+from openlpu.schedule.limit import Dearer
 from openlpu.schedule.program import SystemProgram
 from openlpu.schedule.step import buckets
 from openlpu.schedule.system import cables, paced, schedule_system
@@ -105,59 +107,106 @@ def search(
     """Schedule each split for its smallest context bucket, then the best one with sums exchanged, and the best of all
     for all buckets, and for ``chunks`` of a prompt; ``requests`` as in :func:`~openlpu.place.layout.place_stage`.
 
+    A split that has no room for all of that gives way to the next best.
     Raises :class:`DoesNotFit`, :class:`ProgramError` or :class:`Unsupported` with the last split's reason if none has
     a program.
     """
     context = context or graph.config.context
-    few = wanted.aim == CHIPS
-    asked = least(graph, system, wanted) if few else list(splits(graph.config.layers, system.chips, wanted))
-    if few and not asked:
-        asked = list(splits(graph.config.layers, system.chips, wanted))  # none holds it; these say by how much
+    asked = least(graph, system, wanted) if wanted.aim == CHIPS else []
+    asked = asked or list(splits(graph.config.layers, system.chips, wanted))  # if none holds it, they say by how much
     if not asked:
         raise Unsupported(f"{wanted.tensor} chips a stage are more than the {system.chips} there are", where="tensor",
                           fix="use a larger system, or fewer chips a stage")
-    choices: list[Choice] = []
-    errors: list[OpenLpuError] = []
-    made: SystemProgram | None = None
-    contexts, programs = buckets(context), Programs(system.chip, context, requests)
-    more = (s for s in finer(graph.config.layers, system.chips, wanted) if s not in asked)
-    for done, split in enumerate(_attempts(asked, more, choices, wanted)):
-        if few and any(not c.why and c.split.chips < split.chips for c in choices):
-            break
-        progress(f"split {split}", min(done, len(asked)), len(asked))
+    more = [split for split in finer(graph.config.layers, system.chips, wanted) if split not in asked]
+    with workers_for(codes(graph)) as workers:
+        looked = _Search(graph, system, wanted, Programs(system.chip, context, requests, workers), buckets(context),
+                         chunks, progress)
+        made = looked.best_of(asked, more)
+    places = {split: place for place, split in enumerate([*asked, *more])}
+    choices = sorted(looked.choices.values(), key=lambda choice: places.get(choice.split, len(places)))
+    return Found(made, lined_up(system, made.split), tuple(choices))
+
+
+@dataclass
+class _Search:
+    """A search under way: the ``choices`` so far, which of them were given up before all of them was scheduled, and
+    what kept others from having a program."""
+
+    graph: Graph
+    system: System
+    wanted: Wanted
+    programs: Programs
+    contexts: Sequence[int]
+    chunks: Sequence[int]
+    progress: Progress
+    choices: dict[Split, Choice] = field(default_factory=dict)
+    dearer: set[Split] = field(default_factory=set)
+    errors: dict[Split, OpenLpuError] = field(default_factory=dict)
+
+    @property
+    def best(self) -> Choice | None:
+        """The best by now that has a program."""
+        able = (choice for choice in self.choices.values() if not choice.why)
+        return min(able, key=lambda choice: choice.rank(self.wanted.aim), default=None)
+
+    def best_of(self, asked: Sequence[Split], more: Sequence[Split]) -> SystemProgram:
+        """The program of the best of some splits, of ``more`` if none of those has one, or of the best with sums
+        exchanged; with all segments.  Of the next best, where these have no room."""
+        order = asked if self.wanted.aim == CHIPS else sorted(asked, key=_promise)
+        while True:
+            self._look(order)
+            if not self.best:
+                self._look(more)
+            if (best := self.best) and best.split.tensor > 1 and not self.wanted.exchange:
+                self._look([replace(best.split, exchange=SUMS)])
+            if not (best := self.best):
+                break
+            self.progress(f"split {best.split}", len(asked), len(asked))
+            if made := self._scheduled(best.split, self.contexts, self.chunks):
+                return made
+        last = self.errors[[*asked, *more][-1]]
+        homes = self.programs.context, self.programs.requests
+        raise reported(last, self.graph, self.system.chip, *homes) if isinstance(last, DoesNotFit) else last
+
+    def _look(self, splits: Sequence[Split]) -> None:
+        """Schedule the smallest bucket of splits that were not looked at, or given up: there may be no better one now.
+
+        For the fewest chips, those after the first that has a program, if they have more, cannot be the best."""
+        for done, split in enumerate(splits):
+            best = self.best
+            if best and self.wanted.aim == CHIPS and best.split.chips < split.chips:
+                return
+            if split not in self.choices or split in self.dearer:
+                self.progress(f"split {split}", done, len(splits))
+                if made := self._scheduled(split, self.contexts[:1], (), best):
+                    self.choices[split] = Choice(split, made.cycles(0), made.interval(0), moved=made.moved(0))
+
+    def _scheduled(
+        self, split: Split, contexts: Sequence[int], chunks: Sequence[int], best: Choice | None = None
+    ) -> SystemProgram | None:
+        """The program of a split; None, and the reason filed, if there is none, or if it is large and worse than the
+        best one."""
+
+        def worth(cycles: int, interval: int) -> bool:
+            aim, least = self.wanted.aim, Choice(split, cycles, interval)
+            return not best or least.rank(aim) <= best.rank(aim)
+
+        self.dearer.discard(split)
+        large = codes(self.graph) >= LARGE
         try:
-            first = (contexts[:1], ()) if len(asked) > 1 else (contexts, chunks)
-            made = _schedule(graph, system, split, *first, programs)
+            return _schedule(self.graph, self.system, split, contexts, chunks, self.programs, worth if large else None)
+        except Dearer as error:
+            self.dearer.add(split)
+            self.choices[split] = Choice(split, why=str(error))
         except (DoesNotFit, ProgramError, Unsupported) as error:
-            errors.append(error)
-            choices.append(Choice(split, why=f"{error.where}: {error.what}"))
-            continue
-        choices.append(Choice(split, made.cycles(0), made.interval(0), moved=made.moved(0)))
-    able = [c for c in choices if not c.why]
-    if not able:
-        last = errors[-1]
-        raise reported(last, graph, system.chip, context, requests) if isinstance(last, DoesNotFit) else last
-    best = min(able, key=lambda c: c.rank(wanted.aim)).split
-    progress(f"split {best}", len(asked), len(asked))
-    if len(choices) > 1:
-        made = _schedule(graph, system, best, contexts, chunks, programs)
-    assert made, "a choice without a reason has a program"
-    return Found(made, lined_up(system, best), tuple(choices))
+            self.errors[split] = error
+            self.choices[split] = Choice(split, why=f"{error.where}: {error.what}")
+        return None
 
 
-def _attempts(
-    asked: Iterable[Split], more: Iterable[Split], choices: Sequence[Choice], wanted: Wanted
-) -> Iterator[Split]:
-    """The splits asked for; more of them if none of those is in ``choices`` by then; then the best one with sums
-    exchanged, if the exchange is open."""
-    yield from asked
-    if all(c.why for c in choices):
-        yield from more
-    able = [c for c in choices if not c.why]
-    if able and not wanted.exchange:
-        best = min(able, key=lambda c: c.rank(wanted.aim)).split
-        if best.tensor > 1:
-            yield replace(best, exchange=SUMS)
+def _promise(split: Split) -> tuple[int, ...]:
+    """What is mostly best, first: then others are given up sooner."""
+    return -split.chips, -split.tensor, EXCHANGES.index(split.exchange), split.halves
 
 
 def lined_up(system: System, split: Split) -> System:
@@ -171,13 +220,14 @@ def lined_up(system: System, split: Split) -> System:
 
 
 def _schedule(
-    graph: Graph, system: System, split: Split, contexts: Sequence[int], chunks: Sequence[int], programs: Programs
+    graph: Graph, system: System, split: Split, contexts: Sequence[int], chunks: Sequence[int], programs: Programs,
+    worth: Callable[[int, int], bool] | None,
 ) -> SystemProgram:
     _require_room(graph, system, split)
     wired = lined_up(system, split)
     local, hops = cables(wired, split)
     return schedule_system(shard(graph, split), system.chip, local, hops, contexts=contexts, chunks=chunks,
-                           pace=paced(wired, split), programs=programs)
+                           pace=paced(wired, split), programs=programs, worth=worth)
 
 
 def _require_room(graph: Graph, system: System, split: Split) -> None:

@@ -46,20 +46,18 @@ def schedule(graph: Graph, layout: Layout, contexts: Sequence[int], chunks: Sequ
 
 def schedule_stage(
     stage: Stage, layout: Layout, contexts: Sequence[int], cabling: Cabling, chunks: Sequence[int] = (),
-    begun: tuple[Segment, ...] = (),
+    begun: int = 0,
 ) -> StageProgram:
-    """The program with a segment per context bucket, ascending, of one token, then likewise of each of ``chunks``.
+    """The program with a segment per context bucket, ascending, of one token, then likewise of each of ``chunks``;
+    without the first ``begun`` of these, which were made in this layout before.
 
-    ``begun``: the first of these segments, made in this layout before.
     Raises :class:`BadRequest` for a chunk that the chip cannot have, :class:`Unsupported` when it has too few links,
     :class:`~openlpu._base.errors.DoesNotFit` when what the scheduler adds finds no room.
     """
     assert stage.graph.level == "int", "the scheduler takes integer graphs"
     _check(chunks, layout.chip, contexts[-1])
-    sizes = steps(contexts, chunks)
-    assert follows(begun, sizes), "segments are added behind those there are"
-    left = (build(stage, layout, context, cabling, chunk) for context, chunk in sizes[len(begun) :])
-    segments = (*begun, *(_finish(b, origin) for b, origin in left))
+    left = (build(stage, layout, context, cabling, chunk) for context, chunk in steps(contexts, chunks)[begun:])
+    segments = tuple(_finish(b, origin) for b, origin in left)
     homes = layout.homes
     homes.sram.require_fit()
     host = tuple(name.removeprefix("host.") for name in homes.resident if name.startswith("host."))

@@ -6,7 +6,7 @@ later.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -20,6 +20,7 @@ from openlpu.arch.link import port_queue, together
 from openlpu.arch.system import System
 from openlpu.partition.split import Shards, Split
 from openlpu.schedule.kinds import Programs
+from openlpu.schedule.limit import unless
 from openlpu.schedule.program import Hop, StageProgram, SystemProgram
 from openlpu.schedule.units.c2c import Cabling
 
@@ -75,7 +76,7 @@ def _hop(system: System, here: NDArray[np.int64], there: NDArray[np.int64]) -> H
 def schedule_system(
     shards: Shards, chip: Chip, local: Group | None = None, hops: Sequence[Hop] = (), *, context: int = 0,
     contexts: Sequence[int] = (), chunks: Sequence[int] = (), pace: Pace | None = None,
-    requests: int = 1, programs: Programs | None = None,
+    requests: int = 1, programs: Programs | None = None, worth: Callable[[int, int], bool] | None = None,
 ) -> SystemProgram:
     """Place and schedule every kind of stage.
 
@@ -83,13 +84,16 @@ def schedule_system(
     :func:`~openlpu.place.layout.place`, as are ``requests``, ``contexts`` the buckets (none given: the usual ones),
     ``chunks`` as in :func:`~openlpu.schedule.step.schedule_stage`.  ``pace``: of the chips' clocks; without it no
     program sets its clock right, and one token can run.  ``programs``: those that are there already; others are added.
-    Raises what :func:`~openlpu.place.layout.place_stage` and :func:`~openlpu.schedule.step.schedule_stage` raise.
+    ``worth``: whether a program is wanted whose token takes at least so many cycles, and the time between two so many.
+    Raises :class:`~openlpu.schedule.limit.Dearer` where it is not, and what
+    :func:`~openlpu.place.layout.place_stage` and :func:`~openlpu.schedule.step.schedule_stage` raise.
     """
     programs = programs or Programs(chip, context, requests)
+    watch = unless(worth, hops) if worth else None
     head, more = pace.wait(pace.stretch) if pace else 0, 0
     while True:
         cablings = _cablings(local, hops, pace, head)
-        by_stage = programs.of(shards.stages, cablings, tuple(contexts), tuple(chunks))
+        by_stage = programs.of(shards.stages, cablings, tuple(contexts), tuple(chunks), watch)
         while made := _listed(shards, by_stage, local, hops, more):
             needed = pace.wait(head + more + made.alone()) if pace else 0
             if needed <= head + more:

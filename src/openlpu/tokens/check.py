@@ -15,7 +15,7 @@ from time import perf_counter
 from typing import Any
 
 from openlpu._base.errors import DoesNotFit, Unsupported
-from openlpu._base.processes import in_order
+from openlpu._base.processes import Workers
 from openlpu._base.progress import Progress, silent
 from openlpu.graph.ir import Graph
 from openlpu.partition.split import CODES, SUMS, Split
@@ -221,17 +221,13 @@ def check(
     it is there.
     """
     turns = sorted(cases, key=lambda case: -_chips(case)) if processes > 1 else cases
-    finished = 0
-
-    def done(number: int, row: Row | str) -> None:
-        nonlocal finished
-        finished += 1
-        progress(f"check: {turns[number]}", finished, len(cases))
-        told(turns[number], row)
-
     progress("check", 0, len(cases))
-    found = in_order(_row, [(case, graph, loaders[case.target]) for case in turns], processes, done)
-    by_case = dict(zip(turns, found, strict=True))
+    by_case: dict[Case, Row | str] = {}
+    with Workers(processes) as workers:
+        for number, row in workers.as_done(_row, [(case, graph, loaders[case.target]) for case in turns]):
+            by_case[turns[number]] = row
+            progress(f"check: {turns[number]}", len(by_case), len(cases))
+            told(turns[number], row)
     rows = [row for case in cases if isinstance(row := by_case[case], Row)]
     skipped = {str(case): row for case, row in by_case.items() if isinstance(row, str)}
     odd = next((row.case for row in rows if row.digest != rows[0].digest), None)

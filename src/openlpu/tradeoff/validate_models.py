@@ -16,7 +16,9 @@ from openlpu.graph.shapes import shape
 from openlpu.numerics.outline import outline
 from openlpu.partition.shard import shard
 from openlpu.partition.split import Split
+from openlpu.place.fewest import codes
 from openlpu.schedule.joules import energy
+from openlpu.schedule.kinds import Programs, workers_for
 from openlpu.schedule.prefill import first_token
 from openlpu.schedule.program import SystemProgram
 from openlpu.schedule.search import lined_up
@@ -83,8 +85,9 @@ def compiled(model: Model) -> SystemProgram:
     system, graph = load_system("rack", RACK * -(-model.split.chips // RACK)), outline(shape(model.name, model.context))
     wired = lined_up(system, model.split)
     local, hops = cables(wired, model.split)
-    return schedule_system(shard(graph, model.split), system.chip, local, hops, contexts=[model.context],
-                           pace=paced(wired, model.split))
+    with workers_for(codes(graph)) as workers:
+        return schedule_system(shard(graph, model.split), system.chip, local, hops, contexts=[model.context],
+                               pace=paced(wired, model.split), programs=Programs(system.chip, workers=workers))
 
 
 def rate(model: Model) -> float:
