@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -81,3 +83,20 @@ def test_who_is_interrupted_waits_for_no_process() -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert time.monotonic() - began < 10
+
+
+BUSY = """
+from openlpu._base.processes import Workers
+with Workers(2) as workers:
+    list(workers.in_order(eval, ["print('at work', flush=True) or __import__('time').sleep(60)"] * 2))
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no signal that nobody can catch")
+@pytest.mark.parametrize("end", ["SIGTERM", "SIGKILL"])
+def test_processes_end_with_the_one_that_started_them(end: str) -> None:
+    """Whatever ends it: they hold its standard error, which ends when the last of them has ended."""
+    parent = subprocess.Popen([sys.executable, "-c", BUSY], stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
+    assert parent.stderr and [parent.stderr.readline() for _ in range(2)] == [b"at work\n"] * 2
+    parent.send_signal(getattr(signal, end))
+    parent.communicate(timeout=10)

@@ -154,7 +154,7 @@ class _Search:
         exchanged; with all segments.  Of the next best, where these have no room."""
         order = asked if self.wanted.aim == CHIPS else sorted(asked, key=_promise)
         while True:
-            self._look(order)
+            self._look([*order, *self.choices])
             if not self.best:
                 self._look(more)
             if (best := self.best) and best.split.tensor > 1 and not self.wanted.exchange:
@@ -171,11 +171,11 @@ class _Search:
     def _look(self, splits: Sequence[Split]) -> None:
         """Schedule the smallest bucket of splits that were not looked at, or given up: there may be no better one now.
 
-        For the fewest chips, those after the first that has a program, if they have more, cannot be the best."""
+        For the fewest chips, those of more than one that has a program cannot be the best."""
         for done, split in enumerate(splits):
             best = self.best
             if best and self.wanted.aim == CHIPS and best.split.chips < split.chips:
-                return
+                continue
             if split not in self.choices or split in self.dearer:
                 self.progress(f"split {split}", done, len(splits))
                 if made := self._scheduled(split, self.contexts[:1], (), best):

@@ -1,0 +1,98 @@
+"""The search for a split: what is dearer is given up without a change of what is found, and the next best takes the
+place of a best that has no room."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import pytest
+from random_models import BASE, LLAMA, random_graph
+
+from openlpu._base.errors import DoesNotFit
+from openlpu.arch.system import load_system
+from openlpu.numerics.scheme import Scheme
+from openlpu.partition.shard import shard
+from openlpu.partition.split import SUMS, Split
+from openlpu.place.layout import place_stage
+from openlpu.schedule import search as module
+from openlpu.schedule.kinds import Parts, Work
+from openlpu.schedule.limit import Dearer, at_least
+from openlpu.schedule.search import AIMS, CHIPS, Found, Wanted, search
+from openlpu.schedule.system import cables, schedule_system
+from openlpu.schedule.units.c2c import Cabling
+
+SYSTEM = load_system("tiny-node", 4)
+GRAPH = random_graph(replace(BASE, layers=4, context=32), LLAMA, Scheme())
+
+
+def test_stages_that_are_not_scheduled_yet_count_for_less() -> None:
+    split = Split(2, 2)
+    stages, (local, hops) = shard(GRAPH, split).stages, cables(SYSTEM, split)
+    program = schedule_system(shard(GRAPH, split), SYSTEM.chip, local, hops, contexts=(32,))
+    exact = program.cycles(0), program.interval(0)
+    there: Parts = [program.stage(s) for s in range(2)]
+    assert at_least(there, hops) == exact
+    assert local
+    work: Parts = [Work(s, place_stage(s, SYSTEM.chip, 32, local.sources), (32,), Cabling(local, 12)) for s in stages]
+    for part in ([work[0], there[1]], [there[0], work[1]], work):
+        cycles, interval = at_least(part, hops)
+        assert 0 < cycles < exact[0] and 0 < interval <= exact[1]
+
+
+@dataclass(frozen=True)
+class Made:
+    """As much of a program as the search looks at; its cost has nothing to do with its split."""
+
+    split: Split
+    chunks: int
+
+    @property
+    def cost(self) -> int:
+        return hash((self.split.tensor, self.split.stages, len(self.split.exchange), self.split.halves)) % 1000 + 1
+
+    def cycles(self, segment: int) -> int:
+        return self.cost
+
+    def interval(self, segment: int) -> int:
+        return self.cost // 2
+
+    def moved(self, segment: int) -> int:
+        return 0
+
+
+def found(monkeypatch: pytest.MonkeyPatch, aim: str, full: set[Split], *, large: bool) -> Found:
+    """The search with made-up costs; ``full``: splits with no room for chunks."""
+
+    def schedule(graph, system, split, contexts, chunks, programs, worth):
+        made = Made(split, len(chunks))
+        if chunks and split in full:
+            raise DoesNotFit("full", where="chip", fix="another")
+        if worth and not worth(made.cost - 1, made.cost // 2):
+            raise Dearer(made.cost - 1, made.cost // 2)
+        return made
+
+    monkeypatch.setattr(module, "_schedule", schedule)
+    monkeypatch.setattr(module, "LARGE", 0 if large else 1 << 60)
+    return search(GRAPH, SYSTEM, Wanted(aim), chunks=(2,))
+
+
+@pytest.mark.parametrize("aim", AIMS)
+def test_giving_up_what_is_dearer_changes_nothing_that_is_found(aim: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor who comes next, where the best have no room for all: splits given up for these are looked at again."""
+    full: set[Split] = set()
+    for _ in range(5):
+        every, some = (found(monkeypatch, aim, full, large=large) for large in (False, True))
+        assert every.program == some.program and every.program.split not in full
+        assert [c.split for c in some.choices if c.split.exchange != SUMS] == [
+            c.split for c in every.choices if c.split.exchange != SUMS]
+        assert aim == CHIPS or any(c.why.startswith("at least") for c in some.choices)
+        exact = {c.split: c for c in every.choices}
+        for choice in some.choices:
+            if choice.why.startswith("at least"):
+                assert int(choice.why.split()[2].replace(",", "")) < exact[choice.split].cycles
+        assert all(next(c for c in some.choices if c.split == split).why == "chip: full" for split in full)
+        able = [c for c in every.choices if not c.why]
+        assert every.program.split == min(able, key=lambda c: c.rank(aim)).split
+        full.add(every.program.split)
+
+
