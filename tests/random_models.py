@@ -48,16 +48,6 @@ CASES = {
     "large heads": (replace(BASE, hidden=128, heads=9, kv_heads=1, head_dim=128), QWEN3, Scheme()),
 }
 GPT_OSS = decoder.Variant(qkv_bias=True, o_bias=True, sinks=True, mixture=gpt_oss.MIXTURE, swiglu=(1.702, 7.0))
-SINKS = {  # which the cpu does not run yet
-    "gpt-oss": (
-        replace(BASE, layers=2, tied=False, window=5, full_layers=(1,), experts=6, experts_per_token=4), GPT_OSS,
-        Scheme(),
-    ),
-    "gpt-oss wide": (
-        replace(BASE, hidden=40, heads=6, head_dim=10, intermediate=24, tied=False, experts=5, experts_per_token=3),
-        GPT_OSS, Scheme(kv_bits=16, outlier_share=0.4),
-    ),
-}
 MIXTURES = {
     "experts": (replace(BASE, tied=False, experts=5, experts_per_token=2), LLAMA, Scheme()),
     "one of many experts": (
@@ -68,6 +58,14 @@ MIXTURES = {
     "all experts in pairs": (
         replace(BASE, hidden=50, head_dim=10, intermediate=77, experts=3, experts_per_token=3), LLAMA,
         Scheme(prune="2:4", outlier_share=0.3),
+    ),
+    "gpt-oss": (
+        replace(BASE, layers=2, tied=False, window=5, full_layers=(1,), experts=6, experts_per_token=4), GPT_OSS,
+        Scheme(),
+    ),
+    "gpt-oss wide": (
+        replace(BASE, hidden=40, heads=6, head_dim=10, intermediate=24, tied=False, experts=5, experts_per_token=3),
+        GPT_OSS, Scheme(kv_bits=16, outlier_share=0.4),
     ),
 }
 

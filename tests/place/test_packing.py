@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from random_models import BASE
 
 from openlpu.arch.chip import load_chip
 from openlpu.arch.group import relative
+from openlpu.graph.shapes import SHAPES
 from openlpu.numerics.draw import draw
+from openlpu.numerics.outline import outline
 from openlpu.partition.channels import head_channels, spread
 from openlpu.partition.shard import shard
 from openlpu.partition.split import Split
@@ -100,3 +103,12 @@ def test_small_savings_are_left_alone() -> None:
     small, large = (place_stage(s, TINY).packings["embed.out.whole"] for s in (
         stage, shard(draw(replace(BASE, hidden=320, intermediate=3000)), Split(8)).stages[0]))
     assert small.shared == (1,) and large.shared == (4,)
+
+
+def test_the_residual_lies_alike_in_all_stages_of_a_mixture() -> None:
+    """One with the embedding and attention, one with experts, one with the head alone: each fits the next."""
+    config = replace(SHAPES["gpt-oss-120b"], layers=2, vocab=64, context=256, experts=4, full_layers=())
+    stages = [place_stage(stage, LPU) for stage in shard(outline(config), Split(16, 5, halves=True)).stages]
+    for here, there in pairwise(stages):
+        handed = [lanes for name, lanes in here.lanes.items() if name.endswith(".pass")]
+        assert handed[0].vectors == 2 and np.array_equal(handed[0].channel, next(iter(there.lanes.values())).channel)

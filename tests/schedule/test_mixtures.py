@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from random_models import BASE, LLAMA, MIXTURES, SINKS, random_graph, same, tokens
+from random_models import BASE, LLAMA, MIXTURES, random_graph, same, tokens
 
 from openlpu.arch.chip import load_chip
 from openlpu.arch.isa import BY_NAME
@@ -28,9 +28,9 @@ from openlpu.target.ref import run as ref
 TINY = load_chip("tiny")
 
 
-@pytest.mark.parametrize("name", MIXTURES | SINKS, ids=lambda name: name.replace(" ", "-"))
+@pytest.mark.parametrize("name", MIXTURES, ids=lambda name: name.replace(" ", "-"))
 def test_random_mixtures_give_the_reference_bits_above_the_bound(name: str) -> None:
-    graph = random_graph(*(MIXTURES | SINKS)[name])
+    graph = random_graph(*MIXTURES[name])
     chunk = Chunk(0, 0, tokens(4, graph.config), every=True)
     machine = chip.load(graph, chip=TINY)
     assert same(machine.run([chunk]), ref.load(graph).run([chunk]))
@@ -50,7 +50,7 @@ def test_the_real_geometry_gives_the_reference_bits() -> None:
     (Split(2), "gpt-oss wide"), (Split(4, exchange="sums"), "gpt-oss"), (Split(2, exchange="sums"), "experts"),
 ], ids=str)
 def test_every_split_gives_the_reference_bits(split: Split, name: str) -> None:
-    graph = random_graph(*(MIXTURES | SINKS)[name])
+    graph = random_graph(*MIXTURES[name])
     system = load_system("tiny-node")
     system = replace(system, spec=replace(system.spec, chip=replace(TINY, c2c_links=16)))
     program = schedule_system(shard(graph, split), system.chip, *cables(system, split), contexts=[64])

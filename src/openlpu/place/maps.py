@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -63,22 +63,21 @@ def _packing(stage: Stage, own: Lanes, nodes: Sequence[Node], chip: Chip) -> Pac
     """Dense where the loads of weights that it saves take longer than a turn and a sum.  Of experts all count, because
     all take room."""
     saved = stage.tensor * own.vectors - len(dense(own).slots(stage.tensor))
-    readers = _readers(stage, nodes, chip, lambda node: node.attrs.get("experts", 1))
-    return dense(own) if _worth(saved * readers, chip) else loose(own)
+    return dense(own) if _worth(saved * _readers(stage, nodes, chip), chip) else loose(own)
 
 
 def _cuts(stage: Stage, chip: Chip) -> dict[int, tuple[int, ...]]:
     """By width of a part the lanes of its vectors, where cutting what the full ones leave saves the room of experts'
-    weights.  It saves no time worth mentioning: few of them are loaded, and each vector more has work of its own."""
-    saved: dict[int, int] = {}
-    for at, node in enumerate(stage.graph.nodes):
-        if node.op == "gather" and (parts := stage.parts.get(node.inputs[0])) is not None:
-            width = parts.shape[1]
-            cut, plain = pieces(width, stage.tensor, chip.lanes), -(-width // chip.lanes)
-            fewer = stage.tensor * plain - sum(stage.tensor // meeting(s, stage.tensor, chip.lanes) for s in cut)
-            banks = _readers(stage, stage.graph.nodes[at:], chip, lambda node: node.attrs.get("experts", 0))
-            saved[width] = saved.get(width, 0) + fewer * banks
-    return {width: pieces(width, stage.tensor, chip.lanes) for width, loads in saved.items() if _worth(loads, chip)}
+    weights.  It saves no time worth mentioning: few of them are loaded, and each vector more has work of its own.
+
+    The model decides, not what the stage has of it: the residual lies alike in all stages."""
+    c, chips, saved = stage.graph.config, stage.tensor, dict[int, int]()
+    hidden, inner = (-(-size // chips) for size in (c.hidden, c.intermediate))
+    for width, made in ((hidden, 2 * -(-inner // chip.lanes)), (inner, -(-hidden // chip.lanes))):
+        cut, plain = pieces(width, chips, chip.lanes), -(-width // chip.lanes)
+        fewer = chips * plain - sum(chips // meeting(s, chips, chip.lanes) for s in cut)
+        saved[width] = saved.get(width, 0) + fewer * made * c.experts
+    return {width: pieces(width, chips, chip.lanes) for width, loads in saved.items() if _worth(loads, chip)}
 
 
 def _worth(tiles: int, chip: Chip) -> bool:
@@ -87,11 +86,9 @@ def _worth(tiles: int, chip: Chip) -> bool:
     return loads > chip.latency["permute"] + 3 * chip.positions
 
 
-def _readers(
-    stage: Stage, nodes: Sequence[Node], chip: Chip, weight: Callable[[Node], int]
-) -> int:
-    """Vectors that linears make of the first node's output, each of which reads every vector of it; each counts as much
-    as ``weight`` says of its linear."""
+def _readers(stage: Stage, nodes: Sequence[Node], chip: Chip) -> int:
+    """Vectors that linears make of the first node's output, each of which reads every vector of it; those of a chosen
+    expert count for all experts."""
     name, vectors = nodes[0].output, 0
     reached = {name}
     for node in nodes:
@@ -100,7 +97,7 @@ def _readers(
         if node.op in ("quantize", "rms", "mul", "select"):
             reached.add(node.output)
         elif node.op == "linear":
-            vectors += -(-_width(stage, node.output) // chip.lanes) * weight(node)
+            vectors += -(-_width(stage, node.output) // chip.lanes) * node.attrs.get("experts", 1)
     return vectors
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from openlpu.arch.truepoint.attention import PROB_ONE
 from openlpu.target.cpu.attention_block import LOWEST, Areas, AttentionStage, BlockKernel, Sequence
 from openlpu.target.cpu.cache import BLOCK_BITS
 from openlpu.target.cpu.elementwise import exp, reciprocal
@@ -124,7 +125,8 @@ class AttentionKernel:
         fn, area, group, dim = self.fn, self.area, self.stage.group, self.cache.dim
         inverse = self.scratch  # the scores are spent: 1 / denominator, fp32 per head
         for head16 in range(0, group, 16):
-            self._shares(parts, blocks, 4 * head16, inverse.at(4 * head16))
+            sinks = self._sinks(head, head16, inverse.at(4 * head16))
+            self._shares(parts, blocks, 4 * head16, inverse.at(4 * head16), sinks)
         out = self.arg(self.stage.out).at(r * (4 * value_stride(self.stage.heads * dim)))
         with fn.loop(group) as g:
             sums = [fn.slot(F16, 0.0) for _ in range(self.cache.v_dim // 16)]
@@ -139,13 +141,28 @@ class AttentionKernel:
             for i, total in enumerate(sums):
                 _store(target.at(64 * i), total.get() * scale, min(16, dim - 16 * i))
 
-    def _shares(self, parts: Value, blocks: Value, heads: int, inverse: Value) -> None:
-        """For 16 heads from byte ``heads`` on: 1 / denominator, and in place of each maximum its block's factor."""
+    def _sinks(self, head: Value, first: int, area: Value) -> Value | None:
+        """The sinks of 16 query heads of a key/value head from ``first`` on, by way of a free area; None without."""
+        if self.stage.sinks < 0:
+            return None
+        group = self.stage.group
+        own = self.arg(self.stage.sinks).at(head * (4 * group)).at(4 * first)
+        area.store(self.fn.value(F16, 0.0))
+        for g in range(min(16, group - first)):
+            area.at(4 * g).store(own.at(4 * g).load("float"))
+        return area.load(F16)
+
+    def _shares(self, parts: Value, blocks: Value, heads: int, inverse: Value, sinks: Value | None) -> None:
+        """For 16 heads from byte ``heads`` on: 1 / denominator, and in place of each maximum its block's factor.
+
+        A head's sink takes part in the maximum, and the denominator begins with it."""
         fn, area = self.fn, self.area
-        top, den = fn.slot(F16, LOWEST), fn.slot(F16, 0.0)
+        top, den = fn.slot(F16, LOWEST if sinks is None else sinks), fn.slot(F16, 0.0)
         with fn.loop(blocks) as b:
             maxima = parts.at(b * area.part_bytes).at(area.maxima + heads).load(F16)
             top.set(pair(top.get(), maxima, "fmax"))
+        if sinks is not None:
+            den.set(exp(sinks - top.get()) * float(PROB_ONE))
         with fn.loop(blocks) as b:
             part = parts.at(b * area.part_bytes)
             at = part.at(area.maxima + heads)

@@ -27,7 +27,8 @@ CHUNKS = GROUP // 16  # vectors of positions in a group
 
 @dataclass(frozen=True)
 class AttentionStage:
-    """Shapes and argument slots of one attention stage; ``window`` 0 sees every position."""
+    """Shapes and argument slots of one attention stage; ``window`` 0 sees every position.  Without ``sinks`` (-1) no
+    head has a score beside those of positions."""
 
     heads: int
     cache: CacheLayout
@@ -38,6 +39,7 @@ class AttentionStage:
     kv: int = 3
     out: int = 4
     parts: int = 5
+    sinks: int = -1
 
     @property
     def group(self) -> int:

@@ -6,6 +6,8 @@ the same order, on any number of lanes.
 
 from __future__ import annotations
 
+import numpy as np
+
 from openlpu.arch.truepoint import elementwise as tp
 from openlpu.target.cpu.emit import Value
 
@@ -57,7 +59,23 @@ def reciprocal(x: Value) -> Value:
     return y * y
 
 
-def silu(x: Value) -> Value:
-    """x * 1 / (1 + exp(-x)); the negation flips the sign bit, as NumPy's does."""
+def sigmoid(x: Value) -> Value:
+    """1 / (1 + exp(-x)); the negation flips the sign bit, as NumPy's does."""
     negative = (x.as_kind("i32") ^ -(1 << 31)).as_kind("float")
-    return x * reciprocal(exp(negative) + float(tp.ONE))
+    return reciprocal(exp(negative) + float(tp.ONE))
+
+
+def silu(x: Value) -> Value:
+    """x * sigmoid(x)."""
+    return x * sigmoid(x)
+
+
+def gated(gate: Value, up: Value, clamp: tuple[float, float] | None) -> Value:
+    """silu(gate) * up; with ``clamp`` (alpha, limit) TruePoint's swiglu.  A NaN stays one."""
+    if clamp is None:
+        return silu(gate) * up
+    fn, (alpha, limit) = gate.fn, (float(np.float32(number)) for number in clamp)
+    g = fn.select(gate.compare("ogt", limit), limit, gate)
+    u = fn.select(up.compare("ogt", limit), limit, up)
+    u = fn.select(u.compare("olt", -limit), -limit, u)
+    return (g * sigmoid(g * alpha)) * (u + float(tp.ONE))

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from openlpu.target.cpu.dots import dot_name
-from openlpu.target.cpu.elementwise import silu
+from openlpu.target.cpu.elementwise import gated
 from openlpu.target.cpu.emit import Function, Slot, Value, reduce, vec
 from openlpu.target.cpu.path import Path
 from openlpu.target.cpu.weights import BYTES, STEP, Format, padded
@@ -27,7 +27,8 @@ SHARES = 4  # tiles of a small stage per thread, so that one that was interrupte
 class Part:
     """One weight matrix of a linear stage: its row count and the argument slots of what its epilogue reads.
 
-    ``gate`` is a second matrix whose silu multiplies this one's result.
+    ``gate`` is a second matrix, whose silu multiplies this one's result; with ``clamp`` (alpha, limit) they make a
+    swiglu.
     """
 
     rows: int
@@ -38,6 +39,7 @@ class Part:
     residual: int = -1
     format: Format = BYTES
     gate: Part | None = None
+    clamp: tuple[float, float] | None = None
     logits: bool = False  # a NaN or an infinity in the result is reported
 
     def matrices(self) -> tuple[Part, ...]:
@@ -173,7 +175,7 @@ class LinearKernel:
         """16 results of one token row: ((Σ * scale) * row scale) + bias, then the fused operator."""
         y = self._scaled(part, column, row, sums[part], place)
         if part.gate:
-            y = silu(self._scaled(part.gate, column, row, sums[part.gate], place)) * y
+            y = gated(self._scaled(part.gate, column, row, sums[part.gate], place), y, part.clamp)
         at = row * (4 * value_stride(part.rows)) + column * 4
         if part.residual >= 0:
             y = self.arg(part.residual).at(at).load(F16) + y

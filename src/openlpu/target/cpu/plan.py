@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from openlpu._base.errors import Unsupported
 from openlpu.arch.truepoint import sparse as tp
 from openlpu.arch.truepoint.codes import MAX_K
 from openlpu.checkpoint.encoder import EncoderConfig
@@ -183,7 +182,7 @@ class Planner:
 
     def _row(self, node: Node) -> None:
         """A row operator whose slots are its inputs and parameters by word."""
-        words = {"add": ("a", "b"), "silu_mul": ("gate", "up")}.get(node.op, ("x",))
+        words = {"add": ("a", "b"), "silu_mul": ("gate", "up"), "swiglu": ("gate", "up")}.get(node.op, ("x",))
         draft = self._draft(ROWS, node, node.inputs)
         slots = {word: draft.slot("value", name) for word, name in zip(words, node.inputs, strict=True)}
         slots |= {word: draft.slot("raw", key) for word, key in node.params.items()}
@@ -292,15 +291,15 @@ class Planner:
             return
         draft, i = self._part_of(up)
         _, j = self._part_of(gate)
-        draft.parts[i] = replace(draft.parts[i], gate=draft.parts[j])
+        clamp = (node.attrs["alpha"], node.attrs["limit"]) if node.op == "swiglu" else None
+        draft.parts[i] = replace(draft.parts[i], gate=draft.parts[j], clamp=clamp)
         del draft.parts[j]
         draft.writes.remove(gate)
         self._replace_output(draft, up, node.output)
         if up in self.routes:
             self.routes[node.output] = self.routes[up]
 
-    def _swiglu(self, node: Node) -> None:
-        raise Unsupported("a clamped gated product on the cpu", where=node.where, fix="use --target ref")
+    _swiglu = _silu_mul
 
     def _route(self, node: Node) -> None:
         self._row(node)
@@ -333,8 +332,6 @@ class Planner:
 
     def _attention(self, node: Node) -> None:
         """Codes of the query and cache writes are row work; the sums over the cache are a stage of their own."""
-        if "sinks" in node.params:
-            raise Unsupported("attention sinks on the cpu", where=node.where, fix="use --target ref")
         q, k, v = node.inputs
         layer, size = str(node.attrs["layer"]), self.graph.values[q].size
         draft = self._draft(ROWS, node, node.inputs)
@@ -349,7 +346,8 @@ class Planner:
         for kind, name in (("value", coded), ("meta", coded), ("cache", layer), ("value", node.output),
                            ("parts", "")):
             stage.slot(kind, name)
+        sinks = stage.slot("raw", node.params["sinks"]) if "sinks" in node.params else -1
         stage.spec = AttentionStage(
-            node.attrs["heads"], self.cache, node.attrs["softmax_scale"], node.attrs.get("window", 0)
+            node.attrs["heads"], self.cache, node.attrs["softmax_scale"], node.attrs.get("window", 0), sinks=sinks
         )
         self._written(stage, node.output)

@@ -14,7 +14,7 @@ import numpy as np
 
 from openlpu.arch.truepoint import codes as tp
 from openlpu.target.cpu.cache import BLOCK, BLOCK_BITS, CacheLayout
-from openlpu.target.cpu.elementwise import reciprocal, round_even, rsqrt, silu
+from openlpu.target.cpu.elementwise import gated, reciprocal, round_even, rsqrt
 from openlpu.target.cpu.emit import Function, Slot, Value, pair, reduce, split, vec
 from openlpu.target.cpu.linear import STEP, code_stride, excess_at, padded, report, value_stride
 from openlpu.target.cpu.path import Path
@@ -84,7 +84,11 @@ class RowKernel:
     def _silu_mul(self, op: Op) -> None:
         size = op.number("size")
         gate, up, out = (self.value(op, word, size) for word in ("gate", "up", "out"))
-        self._map(size, out, lambda g, u: silu(g) * u, gate, up)
+        numbers = dict(op.numbers)
+        clamp = (numbers["alpha"], numbers["limit"]) if "limit" in numbers else None
+        self._map(size, out, lambda g, u: gated(g, u, clamp), gate, up)
+
+    _swiglu = _silu_mul
 
     def _embed(self, op: Op) -> None:
         """Gather one row of codes, plain [vocab, size] or from the panels of a tied head."""
