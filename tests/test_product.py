@@ -18,7 +18,7 @@ from openlpu.arch.group import joined
 from openlpu.arch.system import load_system
 from openlpu.arch.truepoint import half
 from openlpu.cli import main
-from openlpu.place.product import Product, place_product, tilings
+from openlpu.place.product import Product, apart, place_product, tilings
 from openlpu.schedule.product import ProductProgram, compile_product, schedule_product
 from openlpu.schedule.product_group import schedule_group
 from openlpu.target.chip import product
@@ -76,7 +76,7 @@ SIZES = ("1x1x1:int8", "1x1x1:fp16", "3x200x330:int8", "70x700x900:int8", "3x200
 def test_a_program_makes_the_product(size: str) -> None:
     p = Product.parse(f"matmul:{size}")
     a, w, wanted = operands(p)
-    for tiling in tilings(p, LPU):
+    for tiling in (*tilings(p, LPU), *map(apart, tilings(p, LPU))):
         program = schedule_product(place_product(tiling))
         assert (product.run(program, a, w) == wanted).all(), tiling.split
         assert sum(program.parts().values()) == program.cycles >= tiling.cycles

@@ -208,7 +208,7 @@ def _parser() -> argparse.ArgumentParser:
     cli_bench.add_commands(commands, _bars, _positive, MODEL)
     cli_promise.add_commands(commands, _bars, _positive)
     cli_systems.add_commands(commands)
-    cli_validate.add_commands(commands)
+    cli_validate.add_commands(commands, _bars)
     one = commands.add_parser("conformance", help="test vectors of the arithmetic")
     one.set_defaults(command=conformance)
     one.add_argument("action", choices=("export",), help="write them as safetensors files")

@@ -151,6 +151,22 @@ def test_a_network_has_the_products_that_are_known_of_it():
         + validate_products._cycles(196, 256, 1024))
 
 
+def test_rows_that_take_long_share_processes():
+    """A part's long rows, here those of products that take no time, come back in their places."""
+    from openlpu.tradeoff import validate
+
+    def some():
+        return [replace(row, long=row.id in ("C7", "M3")) for row in ROWS if row.id in ("C7", "C10", "M3")]
+
+    ROWS, module = validate_products.rows(), type(validate_products)("part")
+    module.rows, module.__name__ = some, validate_products.__name__
+    wanted = [(row.id, row.ours()) for row in some()]
+    for processes in (1, 2):
+        [found] = validate.compare_parts([module], full=True, processes=processes)
+        assert [(result.row.id, result.ours) for result in found] == wanted
+    assert [result.row.id for result in validate.compare_parts([module])[0]] == ["C10"]
+
+
 # -- the command -------------------------------------------------------------------------------------------------
 
 

@@ -14,7 +14,7 @@ from openlpu.tradeoff.validate_models import Model
 
 
 def test_each_row_is_computed_from_a_program(monkeypatch: pytest.MonkeyPatch) -> None:
-    small = Model("small", Split(2, 2), 256)
+    small = Model("small", Split(2, 2), 300, (256,))
     monkeypatch.setattr(validate_models, "shape", lambda name, context: replace(BASE, context=context))
     for name in ("LLAMA_2_70B", "LLAMA_2_7B", "LLAMA_3_8B", "MISTRAL", "MIXTRAL"):
         monkeypatch.setattr(validate_models, name, small)
@@ -23,5 +23,8 @@ def test_each_row_is_computed_from_a_program(monkeypatch: pytest.MonkeyPatch) ->
     assert all(row.long and row.kind is Kind.PREDICTED and row.missing for row in rows) and not compare(rows)
     found = {result.row.id: result.ours for result in compare(rows, full=True)}
     assert found["L1"] == pytest.approx(1000 / found["P2"]) and found["P2"] < found["P1"] < 16 * found["P2"]
-    assert 0 < found["P3"] < found["P4"]
-    assert rows[0].configuration == "ours: 4 chips, 2 stages of 2, context 256"
+    assert 0 < found["P3"] < found["P4"] and found["L1.3"] > found["L1"]
+    program = validate_models.compiled(small)
+    assert found["L1.2"] == found["L4.2"] == 1e6 * program.starts(1)[1] / 900e6, "two layers, the second on its own"
+    assert validate_models.layers_before(small) == 1
+    assert rows[0].configuration == "ours: 4 chips, 2 stages of 2, context 300"

@@ -8,7 +8,7 @@ All engines do the same in the same cycles, with other rows (split ``rows``) or 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -164,9 +164,14 @@ def _tiling(product: Product, chip: Chip, split: str) -> Tiling:
         most = most // groups * groups  # loads then follow each other at equal distances, which takes few instructions
     blocks = [most] * (each // most) + [each % most] * (each % most > 0)
     beside = [max(size, plain.loaders * groups + 1) for size in blocks]
-    behind = [size + chip.latency["install"] + groups for size in blocks]
-    between = plain.loaders > 1 and sum(behind) < sum(beside)
-    return Tiling(product, chip, split, tuple(found), tuple(blocks), tuple(behind if between else beside), between)
+    side = replace(plain, blocks=tuple(blocks), periods=tuple(beside))
+    behind = apart(side)
+    return behind if plain.loaders > 1 and sum(behind.periods) < sum(beside) else side
+
+
+def apart(t: Tiling) -> Tiling:
+    """The same, but nothing overlaps: loads come between the activations of two tiles."""
+    return replace(t, periods=tuple(size + t.chip.latency["install"] + t.groups for size in t.blocks), between=True)
 
 
 @dataclass(frozen=True)

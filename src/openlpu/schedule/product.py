@@ -230,7 +230,7 @@ class _Side:
         asm, at = self.asm, np.searchsorted(tiles.work, work)
         queue, cycles = f"{e.name}.weights", tiles.cycles[at]
         loads = asm.take_ids(cycles.size).reshape(cycles.shape)
-        lane = e.index * self.chip.weight_streams if self.t.between else 0
+        lane = e.index * self.chip.weight_streams if self.t.between and not self.t.shared else 0
         self._dispatch(queue, cycles.ravel(), "load_weights", loads.ravel(), stream=self.outward + lane,
                        group=np.tile(np.arange(self.t.groups), len(work)), step=1)
         asm.claim_each(loads[..., None], np.arange(self.chip.weight_streams), tiles.reads[at], False, 0)

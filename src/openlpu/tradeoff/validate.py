@@ -5,10 +5,15 @@ A row that disagrees stays: the table says what the model is good for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from importlib import import_module
+from types import ModuleType
 from typing import Any
+
+from openlpu._base.processes import Workers
+from openlpu._base.progress import Progress, silent
 
 
 class Kind(StrEnum):
@@ -26,7 +31,7 @@ class Row:
 
     ``ours`` computes the same quantity.  ``constants`` name those of :class:`Constant` that were set with a calibrated
     row.  ``why`` is the arithmetic of what cannot be right; ``missing`` what is not modelled, or not known of the row.
-    ``long``: computing it takes longer than a few seconds.
+    ``long``: computing it takes longer than a few seconds; rows that ``share`` a name share what takes so long.
     """
 
     id: str
@@ -42,6 +47,7 @@ class Row:
     why: str = ""
     missing: str = ""
     long: bool = False
+    share: str = ""
 
 
 @dataclass(frozen=True)
@@ -95,3 +101,29 @@ class Result:
 def compare(rows: Iterable[Row], *, full: bool = False) -> list[Result]:
     """What the model gives for each row; for those that take long only with ``full``."""
     return [Result(row, row.ours()) for row in rows if full or not row.long]
+
+
+def compare_parts(
+    parts: Sequence[ModuleType], *, full: bool = False, processes: int = 1, progress: Progress = silent
+) -> list[list[Result]]:
+    """:func:`compare` of the ``rows()`` of each part, where ``processes`` share the rows that take long: the last part
+    first, rows that share something together."""
+    tables = [(part.__name__, [row for row in part.rows() if full or not row.long]) for part in parts]
+    pieces: dict[tuple[str, str], list[str]] = {}
+    for name, rows in reversed(tables):
+        for row in (row for row in rows if row.long):
+            pieces.setdefault((name, row.share or row.id), []).append(row.id)
+    works = [(name, tuple(ids)) for (name, _), ids in pieces.items()]
+    found: dict[str, float] = {}
+    with Workers(processes) as workers:
+        for number, values in workers.as_done(computed, works):
+            progress(f"rows {', '.join(works[number][1])}", len(found), sum(len(ids) for _, ids in works))
+            found |= values
+    return [[Result(row, found[row.id] if row.long else row.ours()) for row in rows] for _, rows in tables]
+
+
+def computed(work: tuple[str, tuple[str, ...]]) -> dict[str, float]:
+    """What the model gives for the rows of a module with these ids."""
+    name, ids = work
+    rows = {row.id: row for row in import_module(name).rows()}
+    return {one: rows[one].ours() for one in ids}

@@ -16,9 +16,8 @@ from openlpu.graph.shapes import shape
 from openlpu.numerics.outline import outline
 from openlpu.partition.shard import shard
 from openlpu.partition.split import Split
-from openlpu.place.fewest import codes
 from openlpu.schedule.joules import energy
-from openlpu.schedule.kinds import Programs, workers_for
+from openlpu.schedule.kinds import Programs
 from openlpu.schedule.prefill import first_token
 from openlpu.schedule.program import SystemProgram
 from openlpu.schedule.search import lined_up
@@ -28,15 +27,18 @@ from openlpu.tradeoff.validate import Kind, Row
 
 RACK = 72  # chips of a rack; systems are of whole ones
 PROMPT = 1024  # tokens, where no length is published
+LAYER = "published: token time by layers, head included; ours: from the first stage's start to the last's"
 
 
 @dataclass(frozen=True)
 class Model:
-    """A shape by its name on the chips of ``rack``, split so, at a context."""
+    """A shape by its name on the chips of ``rack``, split so, with room for ``context`` positions; a token at the end
+    of it, and of each of the ``shorter`` ones."""
 
     name: str
     split: Split
     context: int
+    shorter: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         halves = " of half layers" if self.split.halves else ""
@@ -44,7 +46,9 @@ class Model:
                 f"context {self.context:,}")
 
 
-LLAMA_2_70B = Model("llama-2-70b", Split(8, 72, halves=True), 4096)
+LAST = -1  # segment, that of the longest context
+SHORT = 1024  # positions, of a token early in a context
+LLAMA_2_70B = Model("llama-2-70b", Split(8, 72, halves=True), 4096, (SHORT,))
 LLAMA_2_7B = Model("llama-2-7b", Split(8, 16), 2048)
 LLAMA_3_8B = Model("llama-3-8b", Split(8, 16), 2048)
 MISTRAL = Model("mistral-7b", Split(8, 16), 8192)
@@ -56,10 +60,16 @@ def rows() -> list[Row]:
     return [
         _row("L1", "Llama-2-70B, one request", LLAMA_2_70B, 300, 300, "tok/s", "press", rate,
              "tensor width not published"),
+        _row("L1.2", "a layer of it", LLAMA_2_70B, 41.7, 41.7, "µs", "press", layer_us, LAYER),
+        _row("L1.3", f"one request, a token within {SHORT:,}", LLAMA_2_70B, 300, 300, "tok/s", "press", early_rate,
+             "published for contexts up to 4,096"),
         _row("L2", "Llama-2-7B, one request", LLAMA_2_7B, 750, 750, "tok/s", "press", rate, "chips not published"),
+        _row("L2.2", "a layer of it", LLAMA_2_7B, 41.7, 41.7, "µs", "press", layer_us, LAYER),
         _row("L4", "Mixtral 8x7B, one request", MIXTRAL, 480, 500, "tok/s", "press", rate,
              "published on 576 chips, batch about 3"),
+        _row("L4.2", "a layer of it", MIXTRAL, 62.5, 65.1, "µs", "press", layer_us, LAYER),
         _row("L5", "Llama-3-8B, one request", LLAMA_3_8B, 1300, None, "tok/s", "press", rate, "chips not published"),
+        _row("L5.2", "a layer of it", LLAMA_3_8B, 24.0, 35.6, "µs", "press", layer_us, LAYER),
         _row("P1", "time to the first token", LLAMA_2_70B, None, 100, "ms", "press", first_ms,
              f"prompt not published; {PROMPT:,} tokens here"),
         _row("P2", "Mistral-7B, a token at 8k context", MISTRAL, None, 10, "ms", "press", token_ms,
@@ -76,28 +86,45 @@ def _row(
     ours: Callable[[Model], float], missing: str,
 ) -> Row:
     return Row(name, what, str(model), low, high, unit, source, lambda: ours(model), Kind.PREDICTED, missing=missing,
-               long=True)
+               long=True, share=model.name)
 
 
 @cache
 def compiled(model: Model) -> SystemProgram:
-    """The program of a model for one context."""
+    """The program of a model, its longest context last."""
     system, graph = load_system("rack", RACK * -(-model.split.chips // RACK)), outline(shape(model.name, model.context))
     wired = lined_up(system, model.split)
     local, hops = cables(wired, model.split)
-    with workers_for(codes(graph)) as workers:
-        return schedule_system(shard(graph, model.split), system.chip, local, hops, contexts=[model.context],
-                               pace=paced(wired, model.split), programs=Programs(system.chip, workers=workers))
+    programs = Programs(system.chip, model.context)  # in this process: rows share the cores
+    return schedule_system(shard(graph, model.split), system.chip, local, hops, context=model.context,
+                           contexts=[*model.shorter, model.context], pace=paced(wired, model.split), programs=programs)
+
+
+def layers_before(model: Model) -> float:
+    """Layers of all stages but the last; each half of one ends with an addition to the residual."""
+    stages = shard(outline(shape(model.name, model.context)), model.split).stages
+    return sum(node.op == "add" for stage in stages[:-1] for node in stage.graph.nodes) / 2
+
+
+def layer_us(model: Model) -> float:
+    """Microseconds from layer to layer, on average: from the start of the first stage to that of the last."""
+    starts = compiled(model).starts(LAST)
+    return 1000 * _ms(model, starts[-1] - starts[0]) / layers_before(model)
 
 
 def rate(model: Model) -> float:
-    """Tokens per second of one request."""
+    """Tokens per second of one request, at the end of the context."""
     return 1000 / token_ms(model)
+
+
+def early_rate(model: Model) -> float:
+    """The same at the end of the shortest context."""
+    return 1000 / _ms(model, compiled(model).cycles(0))
 
 
 def token_ms(model: Model) -> float:
     """Milliseconds of a token."""
-    return _ms(model, compiled(model).cycles(0))
+    return _ms(model, compiled(model).cycles(LAST))
 
 
 def first_ms(model: Model) -> float:
@@ -107,12 +134,12 @@ def first_ms(model: Model) -> float:
 
 def alone_joules(model: Model) -> float:
     """Joules of a token of one request alone."""
-    return energy(of_system(compiled(model), 0).chips).alone / FJ_PER_JOULE
+    return energy(of_system(compiled(model), LAST).chips).alone / FJ_PER_JOULE
 
 
 def full_joules(model: Model) -> float:
     """Joules of a token with the pipeline full."""
-    return energy(of_system(compiled(model), 0).chips).full / FJ_PER_JOULE
+    return energy(of_system(compiled(model), LAST).chips).full / FJ_PER_JOULE
 
 
 def _ms(model: Model, cycles: int) -> float:
