@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
-from encoders import CONFIGS, TOKENS, TYPES, write
+from encoders import CONFIGS, TOKENS, TYPES, drawn, write
 from safetensors.numpy import load_file
 
 from openlpu._base.errors import BadCheckpoint, BadRequest, OpenLpuError, Unsupported
@@ -51,6 +52,46 @@ def test_hidden_states_are_those_of_transformers(tmp_path, name):
     coded = lower(prepare(graph, Scheme(), ref.trace), Scheme())
     (made,) = ref.load(coded).run([Chunk(0, 0, tuple(TOKENS), every=True, types=tuple(types))])
     assert np.linalg.norm(made - want) <= 0.02 * np.linalg.norm(want)
+
+
+def bert_fp64(t: dict[str, np.ndarray], layers: int, heads: int, tokens: list[int], types: list[int]) -> np.ndarray:
+    """BERT as its paper has it, in fp64, biases of keys and all."""
+    t = {name: x.astype(float) for name, x in t.items()}
+
+    def linear(name: str, x: np.ndarray) -> np.ndarray:
+        return x @ t[f"{name}.weight"].T + t[f"{name}.bias"]
+
+    def norm(name: str, x: np.ndarray) -> np.ndarray:
+        x = x - x.mean(axis=1, keepdims=True)
+        return x / np.sqrt((x**2).mean(axis=1, keepdims=True) + 1e-12) * t[f"{name}.weight"] + t[f"{name}.bias"]
+
+    e = "embeddings."
+    x = t[f"{e}word_embeddings.weight"][tokens] + t[f"{e}token_type_embeddings.weight"][types]
+    x = norm(f"{e}LayerNorm", x + t[f"{e}position_embeddings.weight"][: len(tokens)])
+    for i in range(layers):
+        at = f"encoder.layer.{i}."
+        q, k, v = (linear(f"{at}attention.self.{word}", x).reshape(len(x), heads, -1).swapaxes(0, 1)
+                   for word in ("query", "key", "value"))
+        p = np.exp(q @ k.swapaxes(1, 2) / math.sqrt(q.shape[2]))
+        a = (p / p.sum(axis=2, keepdims=True) @ v).swapaxes(0, 1).reshape(x.shape)
+        x = norm(f"{at}attention.output.LayerNorm", x + linear(f"{at}attention.output.dense", a))
+        h = linear(f"{at}intermediate.dense", x)
+        h = h * (1 + np.vectorize(math.erf)(h / math.sqrt(2))) / 2
+        x = norm(f"{at}output.LayerNorm", x + linear(f"{at}output.dense", h))
+    return x
+
+
+def test_integers_are_close_to_fp64(tmp_path):
+    graph = read(written(tmp_path, "bert"))
+    tensors = dict(load_file(tmp_path / "model.safetensors"))
+    tensors |= {name.replace("query.bias", "key.bias"): drawn(name.replace("query", "key"), x.shape)
+                for name, x in tensors.items() if name.endswith("query.bias")}
+    want = bert_fp64(tensors, 2, 4, TOKENS, TYPES)
+    assert np.abs(want - load_file(GOLDEN)["bert"]).max() <= 1e-5 * np.abs(want).max()
+    for scheme in (Scheme(), Scheme(kv_bits=16), Scheme(kv_bits=16, outlier_share=1.0)):
+        coded = lower(prepare(graph, scheme, ref.trace), scheme)
+        (made,) = ref.load(coded).run([Chunk(0, 0, tuple(TOKENS), every=True, types=tuple(TYPES))])
+        assert np.linalg.norm(made - want) <= 0.012 * np.linalg.norm(want)
 
 
 def test_names_behind_a_prefix_and_of_old_norms(tmp_path):

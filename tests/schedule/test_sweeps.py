@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from encoders import drawn
 
-from openlpu._base.errors import BadRequest, ProgramError, Unsupported
+from openlpu import compile
+from openlpu._base.errors import BadRequest, DoesNotFit, ProgramError, Unsupported
 from openlpu.arch.chip import load_chip
 from openlpu.checkpoint.config import Rope
 from openlpu.checkpoint.encoder import EncoderConfig
@@ -20,6 +21,7 @@ from openlpu.numerics.draw import draw
 from openlpu.numerics.lower import lower
 from openlpu.numerics.outline import outline
 from openlpu.numerics.scheme import Scheme
+from openlpu.partition.shard import shard
 from openlpu.partition.split import Split
 from openlpu.partition.sweeps import sweeps
 from openlpu.place.layout import place
@@ -132,6 +134,10 @@ def test_what_a_chip_cannot_do():
         chip.load(graph, chunks=(3,))
     with pytest.raises(Unsupported, match="an encoder on several chips"):
         chip.load(graph, split=Split(2))
+    with pytest.raises(Unsupported, match="an encoder on several chips"):
+        shard(graph, Split(1, 2))
+    with pytest.raises(DoesNotFit, match=r"(?s)weights.*a larger chip"):
+        compile.program(outline(shape("bert-large-uncased", 128)))
     long = replace(SMALL, context=7000, positions=7000)
     with pytest.raises(Unsupported, match="a sequence of 7000 positions"):
         place(outline(long), load_chip("lpu-v1"))

@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from openlpu._base.errors import Unsupported
+from openlpu.checkpoint.encoder import EncoderConfig
 from openlpu.graph.ir import Graph, Node, Value, layer_of, routers
 from openlpu.partition.channels import head_channels, spread
 from openlpu.partition.experts import routed
@@ -33,6 +34,8 @@ def shard(graph: Graph, split: Split) -> Shards:
 
 
 def _check(graph: Graph, split: Split) -> None:
+    if isinstance(graph.config, EncoderConfig):
+        raise Unsupported("an encoder on several chips", where="split", fix="use one chip")
     if split.tensor not in TENSOR:
         raise Unsupported(f"{split.tensor} chips cannot share a layer", where="tensor",
                           fix=f"use one of {', '.join(map(str, TENSOR))}")

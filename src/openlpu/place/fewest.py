@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from openlpu._base.errors import DoesNotFit, Unsupported
 from openlpu.arch.chip import Chip
 from openlpu.arch.topology import NODE
+from openlpu.checkpoint.encoder import EncoderConfig
 from openlpu.graph.ir import Graph
 from openlpu.partition.shard import TENSOR, shard
 from openlpu.partition.split import Split
@@ -53,7 +54,9 @@ def sram(chip: Chip) -> int:
 
 
 def reported(error: DoesNotFit, graph: Graph, chip: Chip, context: int = 0, requests: int = 1) -> DoesNotFit:
-    """The report of what does not fit, with how many chips would do."""
+    """The report of what does not fit, with how many chips would do; an encoder runs on one."""
+    if isinstance(graph.config, EncoderConfig):
+        return error
     split = fewest(graph, chip, context, requests)
     if split is None:
         lever = f"no number of chips {chip.name} would do: a layer is more than {max(TENSOR)} of them hold"

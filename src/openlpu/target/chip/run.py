@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from openlpu._base.errors import NumericsError, Unsupported
+from openlpu._base.errors import NumericsError
 from openlpu.arch.chip import Chip, load_chip
 from openlpu.arch.system import load_system
 from openlpu.checkpoint.encoder import EncoderConfig
@@ -121,8 +121,6 @@ def load(
     ``slots`` requests have a KV cache each; ``context`` 0 means the model's own; ``chunks`` are how many tokens of a
     prompt a step may take, beside one.  An encoder has one request and one size of chunk, the largest of them.
     """
-    if split and isinstance(graph.config, EncoderConfig):
-        raise Unsupported("an encoder on several chips", where="split", fix="use one chip")
     if split:
         chips = load_system(system, split.chips) if system else "node"
         return several.load(graph, slots=slots, context=context, split=split, system=chips, chunks=chunks)
