@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from openlpu._base.errors import Unsupported
 from openlpu.arch.truepoint import sparse as tp
 from openlpu.arch.truepoint.codes import MAX_K
 from openlpu.checkpoint.encoder import EncoderConfig
