@@ -148,7 +148,8 @@ def _check_supported(config: Fields) -> None:
     if config.number("swiglu_limit", SWIGLU_LIMIT) != SWIGLU_LIMIT:
         raise Unsupported("another limit of the gated product", where=config.where("swiglu_limit"),
                           fix=f"only {SWIGLU_LIMIT}")
-    if config.values.get("quantization_config") is not None:
+    quantized = config.child("quantization_config")
+    if quantized and (config.text("model_type"), quantized.text("quant_method", "")) != ("gpt_oss", "mxfp4"):
         fix = "take the model's f32, f16 or bf16 weights"
         raise Unsupported("weights that are already quantized", where=config.where("quantization_config"), fix=fix)
 
