@@ -40,9 +40,9 @@ class Row:
 ROWS = (
     Row("Llama-2-7B, 1 of 32 layers", replace(LLAMA_7B, layers=1), "node", 8),
     Row("Llama-2-7B, 4 of 32 layers", replace(LLAMA_7B, layers=4), "rack", 16),
-    Row("Llama-2-7B", LLAMA_7B, "rack", 96),
-    Row("Llama-2-7B", LLAMA_7B, "rack", 128),
-    Row("Llama-2-13B", LLAMA_13B, "rack", 128),
+    Row("Llama-2-7B", LLAMA_7B, "rack", 144),
+    Row("Llama-2-7B", LLAMA_7B, "rack", 288),
+    Row("Llama-2-13B", LLAMA_13B, "rack", 288),
     Row("Llama-2-70B", SHAPES["llama-2-70b"], "rack", 576),
 )
 HEAD = ("model", "chips", "stages", "programs", "wall", "processor", "memory", "instructions", "a chip",
