@@ -8,7 +8,7 @@ between the attention's own runs.  ``bound`` is the larger; the last column is i
 
 from __future__ import annotations
 
-import sys
+import argparse
 import time
 from collections.abc import Iterator
 
@@ -120,7 +120,16 @@ def main(shape: str, threads: int, kv_bits: int, contexts: tuple[int, ...]) -> N
         print(line, flush=True)
 
 
+def contexts_of(text: str) -> tuple[int, ...]:
+    """Numbers with commas between them."""
+    return tuple(int(part) for part in text.split(","))
+
+
 if __name__ == "__main__":
-    given = dict(enumerate(sys.argv[1:]))
-    main(given.get(0, "llama-3.2-1b"), int(given.get(1, 1)), int(given.get(2, 8)),
-         tuple(int(c) for c in given[3].split(",")) if 3 in given else CONTEXTS)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("shape", nargs="?", default="llama-3.2-1b", choices=SHAPES)
+    parser.add_argument("threads", nargs="?", type=int, default=1, choices=range(1, 1025), metavar="THREADS")
+    parser.add_argument("kv_bits", nargs="?", type=int, default=8, choices=(4, 8, 16))
+    parser.add_argument("contexts", nargs="?", type=contexts_of, default=CONTEXTS, metavar="N,M,…")
+    given = parser.parse_args()
+    main(given.shape, given.threads, given.kv_bits, given.contexts)

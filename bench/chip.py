@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-import sys
+import argparse
 import time
 
 from openlpu import compile as pipeline
@@ -35,4 +35,8 @@ def main(model: str, steps: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else "demo", int(sys.argv[2]) if len(sys.argv) > 2 else 16)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", default="demo")
+    parser.add_argument("steps", nargs="?", type=int, default=16, choices=range(1, 257), metavar="1..256")
+    given = parser.parse_args()
+    main(given.model, given.steps)

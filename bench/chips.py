@@ -6,8 +6,8 @@ compared.
 
 from __future__ import annotations
 
+import argparse
 import resource
-import sys
 import time
 
 from openlpu import compile as pipeline
@@ -41,5 +41,12 @@ def main(model: str, tensor: int, stages: int, steps: int) -> None:
 
 
 if __name__ == "__main__":
-    given = sys.argv[1:]
-    main(given[0] if given else "demo", *(int(given[i]) if i < len(given) else n for i, n in ((1, 8), (2, 1), (3, 4))))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", default="demo")
+    parser.add_argument("tensor", nargs="?", type=int, default=8, choices=(1, 2, 4, 8))
+    parser.add_argument("stages", nargs="?", type=int, default=1, choices=range(1, 9))
+    parser.add_argument("steps", nargs="?", type=int, default=4, choices=range(1, 257), metavar="1..256")
+    given = parser.parse_args()
+    if given.tensor * given.stages > 8:
+        parser.error("a node has 8 chips")
+    main(given.model, given.tensor, given.stages, given.steps)

@@ -7,6 +7,7 @@ activation), in how many cycles of the largest linear the planes load.
 
 from __future__ import annotations
 
+import argparse
 import json
 import resource
 import subprocess
@@ -93,7 +94,13 @@ def main(names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--row"]:
-        print(json.dumps(row(sys.argv[2])))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--row", choices=ROWS, metavar="SHAPE", help="only this one, as JSON, in this process")
+    parser.add_argument("shapes", nargs="*", metavar="SHAPE", help=", ".join(ROWS))
+    given = parser.parse_args()
+    if unknown := [name for name in given.shapes if name not in ROWS]:
+        parser.error(f"unknown shape {unknown[0]!r}: use {', '.join(ROWS)}")
+    if given.row:
+        print(json.dumps(row(given.row)))
     else:
-        main(sys.argv[1:])
+        main(given.shapes)

@@ -80,4 +80,6 @@ def main(models: list[str], options: list[str]) -> None:
 if __name__ == "__main__":
     given = sys.argv[1:]
     cut = given.index("--") if "--" in given else len(given)
+    if flags := [name for name in given[:cut] if name.startswith("-")]:
+        sys.exit(f"{__doc__}\n{flags[0]}: options of compile stand behind --")
     main(given[:cut] or ["demo"], given[cut + 1 :])

@@ -6,6 +6,7 @@ the fourth COUNT times (1,000), one instruction at a time.  Exit status 1 when a
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -35,4 +36,6 @@ def main(count: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 1000))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("count", nargs="?", type=int, default=1000, choices=range(1, 10**6), metavar="COUNT")
+    sys.exit(main(parser.parse_args().count))

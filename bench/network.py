@@ -6,6 +6,8 @@ the time from the first dispatch to the last result.
 
 from __future__ import annotations
 
+import argparse
+
 from openlpu._base import units
 from openlpu.arch.system import load_system
 from openlpu.schedule.collective import Collective, all_gather, all_reduce, over_routes, swap
@@ -33,4 +35,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     main()

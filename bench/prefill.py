@@ -6,6 +6,7 @@ of a layer of Llama-2-7B as eight chips share it; nothing has weights.
 
 from __future__ import annotations
 
+import argparse
 import time
 
 from compile import ROWS
@@ -46,4 +47,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     main()

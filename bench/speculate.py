@@ -8,6 +8,7 @@ of each pair's decode times has a median and quartiles.  Exit status 1 when any 
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Callable, Sequence
 
@@ -112,4 +113,8 @@ def main(name: str, pairs: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1] if len(sys.argv) > 1 else "demo", int(sys.argv[2]) if len(sys.argv) > 2 else 9))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", default="demo")
+    parser.add_argument("pairs", nargs="?", type=int, default=9, choices=range(1, 1000), metavar="PAIRS")
+    given = parser.parse_args()
+    sys.exit(main(given.model, given.pairs))

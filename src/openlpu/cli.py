@@ -141,7 +141,7 @@ def accuracy(args: argparse.Namespace) -> int:
             "layers": [{"layer": layer.where, "error": layer.error} for layer in found.layers],
         }))
         return 0
-    print(f"{found.tokens} tokens in {len(windows)} windows of at most {size}\n")
+    print(f"{units.count(found.tokens, 'token')} in {units.count(len(windows), 'window')} of at most {size}\n")
     print(f"{'perplexity':>10}  {'over fp32':>9}  {'bits':>6}  format\n{found.perplexity:10.4f}  {'':9}  {'':6}  fp32")
     for f in found.formats:
         print(f"{f.perplexity:10.4f}  {f.excess:+9.3%}  {f.bits:6.3f}  {f.scheme}")

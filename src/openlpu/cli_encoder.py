@@ -111,7 +111,7 @@ def _one(executable: Any, ids: Sequence[int], target: str) -> dict[str, Any]:
 def _ran(target: str, one: dict[str, Any]) -> Iterator[str]:
     positions, size = one["hidden"]
     on_chip = f", {units.cycles(one['cycles']['sequence'])} on the chip" if one["cycles"] else ""
-    yield f"{positions} tokens on {target} in {units.wall(one['wall_s'])}{on_chip}"
+    yield f"{units.count(positions, 'token')} on {target} in {units.wall(one['wall_s'])}{on_chip}"
     yield f"hidden states {positions} x {size}, sha256 {one['hidden_sha256']}"
 
 

@@ -47,8 +47,8 @@ def summary(result: dict[str, Any]) -> Iterator[str]:
     """A line for each length of prompt."""
     for one in result["first_token"]:
         seconds = one["cycles"] / result["clock_hz"]
-        yield (f"first token behind {one['prompt']:>5} tokens of a prompt: {units.cycles(one['cycles'])}, "
-               f"{units.duration(seconds)}")
+        tokens = f"{one['prompt']:>5} token{'s' * (one['prompt'] != 1)}"
+        yield f"first token behind {tokens} of a prompt: {units.cycles(one['cycles'])}, {units.duration(seconds)}"
 
 
 def step(segment: dict[str, Any]) -> str:

@@ -32,14 +32,14 @@ def add_commands(commands: Any, bars: Bars, model_help: str) -> None:
     one.add_argument("model", metavar="MODEL", nargs="?", help=model_help)
     cli_workload.add_options(one)
     one.add_argument("-o", "--output", type=Path, metavar="DIR", help="write the compiled model here (default: report)")
-    one.add_argument("--target", choices=("chip", "cpu"), default="chip", help="chip (default), or cpu: a folder from "
+    one.add_argument("--target", choices=("chip", "cpu"), help="chip (default), or cpu: a folder from "
                      "which `openlpu run DIR` starts at once on this kind of processor")
     one.add_argument("--chip", metavar="NAME", help="lpu-v1 (default), lp30, tiny, or a .toml file")
     cli_split.add_options(one)
     one.add_argument("--context", type=int, metavar="N", help="positions of KV cache (default: the model's own)")
-    one.add_argument("--kv-bits", type=int, choices=(4, 8, 16), default=8, help="width of KV codes (default 8)")
+    one.add_argument("--kv-bits", type=int, choices=(4, 8, 16), help="width of KV codes (default 8)")
     cli_prefill.add_option(one)
-    one.add_argument("--requests", type=cli_prefill.requests, default=1, metavar="N", help="of chips: N requests under "
+    one.add_argument("--requests", type=cli_prefill.requests, metavar="N", help="of chips: N requests under "
                      "way at once, each with its own KV cache (default 1)")
     cli_options.add_bits(one)
     one.add_argument("--shapes-only", action="store_true", help="MODEL is a config.json or the name of a shape: make "
@@ -52,6 +52,7 @@ def compile_program(args: argparse.Namespace, bars: Bars) -> int:
     """Compile for a chip, or for this processor; without ``-o`` nothing is written."""
     if args.workload is not None:
         return cli_workload.compile_workload(args)
+    args.target, args.requests = args.target or "chip", args.requests or 1
     if not args.model:
         raise BadRequest("there is nothing to compile", where="model", fix="name a model, or a --workload")
     if args.target == "cpu" and not args.output:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from openlpu import cli_encoder, cli_listing, cli_prefill, cli_program, cli_split, cli_tables
+from openlpu._base import units
 from openlpu._base.errors import BadRequest, Unsupported
 from openlpu._base.manifest import new_file, require_file
 
@@ -91,7 +92,7 @@ def _pictures(args: argparse.Namespace, made: Bundle) -> dict[str, Any]:
     token = of_system(made.found.program, program.segments.index(segment))
     split = made.found.program.split
     about |= {"title": f"{made.manifest['model']} on {split.chips} x {program.chip.name}",
-              "split": f"{split.tensor} chips a stage, {split.stages} stages"}
+              "split": f"{units.count(split.tensor, 'chip')} a stage, {units.count(split.stages, 'stage')}"}
     return {"written": _draw(args, token, about, cli_split.rows(made.found))}
 
 

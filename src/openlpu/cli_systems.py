@@ -83,7 +83,7 @@ def _table(every: list[dict[str, Any]]) -> Iterator[str]:
 
 def _details(s: dict[str, Any]) -> Iterator[str]:
     spare = f", {s['chips_built'] - s['chips']} more stand by" if s["chips_built"] > s["chips"] else ""
-    yield f"{s['name']}: {s['chips']:,} chips {s['chip']}{spare}; {units.size(s['sram_bytes'])} of SRAM"
+    yield f"{s['name']}: {units.count(s['chips'], 'chip')} {s['chip']}{spare}; {units.size(s['sram_bytes'])} of SRAM"
     place = f"{s['topology']}, {s['nodes']:,} nodes" + (f" in {s['racks']:,} racks" if s["racks"] > 1 else "")
     yield f"topology     {place}; {s['ports_wired']} ports of a chip wired"
     for link in s["links"]:

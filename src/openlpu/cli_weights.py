@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from openlpu._base import units
+from openlpu._base.errors import BadRequest
 from openlpu._base.manifest import require_new
 from openlpu._base.progress import Progress
 
@@ -36,6 +37,9 @@ def load_weights(args: argparse.Namespace, bars: Bars) -> int:
     stored = bundle.load(args.folder)
     if args.output:
         require_new(args.output)
+        if args.folder.resolve() in args.output.resolve().parents:
+            raise BadRequest("this lies inside the compiled model", where=str(args.output),
+                             fix="name a folder elsewhere")
     else:
         bundle.require_own(stored)
     with bars() as progress:

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 SMALL = 1 << 27  # products that are also run on values
 # Options of `compile` that say something of a model, and what they are when nobody gives them.
-OF_MODELS = {"model": None, "output": None, "target": "chip", "tensor": None, "stages": None, "exchange": None,
-             "aim": None, "context": None, "kv_bits": 8, "bits": None, "prune": None, "shapes_only": False,
-             "dump": None, "chunk": (), "requests": 1}
+OF_MODELS = {"model": None, "output": None, "target": None, "tensor": None, "stages": None, "exchange": None,
+             "aim": None, "context": None, "kv_bits": None, "bits": None, "prune": None, "shapes_only": False,
+             "dump": None, "chunk": (), "requests": None}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -22,7 +22,8 @@ Ints = NDArray[np.int64]
 FORMS = ("int8", "fp16")
 SPLITS = ("rows", "columns")
 LARGEST = 1 << 24  # of a size: beyond the room of any chip, yet its blocks are soon counted
-LEVERS = ("more chips (--system, --chips)", "int8 instead of fp16", "a larger chip (--chip FILE.toml)")
+NARROW = "int8 instead of fp16"
+LEVERS = ("more chips (--system, --chips)", NARROW, "a larger chip (--chip FILE.toml)")
 
 
 @dataclass(frozen=True)
@@ -205,7 +206,7 @@ def place_product(tiling: Tiling) -> Homing:
     each engine.
     """
     chip, t = tiling.chip, tiling
-    homes = Homes(chip, LEVERS)
+    homes = Homes(chip, tuple(lever for lever in LEVERS if lever != NARROW or t.product.form == "fp16"))
     pools = [_Pool(homes, h) for h in (0, 1)]
     weights: list[Store] = []
     activations: list[Store] = []
