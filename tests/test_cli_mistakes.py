@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,8 @@ def made(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Path:
     ("show DIR --chip 0 --unit ", "has no unit ''"),
     ("show DIR/manifest.json", "this is a file, not a folder"),
     ("validate --full --markdown MISSING/page.md", "its folder is missing"),
-    ("run DIR", "this is a program for chips, not a model"),
+    ("check DIR", "this is a program for chips, not a model"),
+    ("load-weights DIR demo -o DIR/sub", "this lies inside the compiled model"),
     ("load-weights DIR demo -o DIR", "there is something here already"),
     ("compile demo -o DIR/manifest.json/x", "this is a file, not a folder"),
     ("compile demo -o .", "this is the folder you are in"),
@@ -40,6 +42,9 @@ def made(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Path:
     ("compile smollm2-135m --shapes-only --context 0", "a context of 0"),
     ("compile smollm2-135m --shapes-only --context 999999", "the model has"),
     ("compile --workload ", "'' is not a workload"),
+    ("compile --workload matmul:1x2x3 --kv-bits 8", "kv_bits: this is for models"),
+    ("compile --workload matmul:1x2x3 --target chip", "target: this is for models"),
+    ("compile --workload matmul:1x2x3 --requests 1", "requests: this is for models"),
     ("compile --workload matmul:1x2x3:", "is not a workload"),
     ("compile --workload matmul:99999999999x1x1", "99,999,999,999 is out of range"),
 ])
@@ -81,6 +86,15 @@ def test_a_manifest_that_lacks_something_is_refused(made: Path, tmp_path: Path, 
         (tmp_path / "manifest.json").write_text(json.dumps({k: v for k, v in whole.items() if k != word}))
         assert main(["show", str(tmp_path)]) == 2
         assert f"no {word}\n  fix: compile the model again" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["show", "verify", "run"])
+def test_an_edited_manifest_is_refused(made: Path, tmp_path: Path, capsys, command: str) -> None:
+    shutil.copytree(made, tmp_path / "copy")
+    file = tmp_path / "copy" / "manifest.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"chips": None}))
+    assert main([command, str(tmp_path / "copy")]) == 2
+    assert "this file differs from what was written" in capsys.readouterr().err
 
 
 def test_a_file_is_whole_or_as_before(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """A compiled model in, one folder out; and back.
 
-``manifest.json`` names the model, the numerics, the layout, cycles per context bucket and the SHA-256 of every other
-file; ``graph.json`` and ``params.safetensors`` are the integer graph, ``program/`` the instruction columns
+``manifest.json`` names the model, the numerics, the layout, cycles per context bucket, the SHA-256 of every other
+file and its own; ``graph.json`` and ``params.safetensors`` are the integer graph, ``program/`` the instruction columns
 (:mod:`openlpu.schedule.program_file`), of one chip or of a system's stages, and the tokenizer's files lie beside them.
 What was compiled from shapes has neither parameters nor tokenizer, and its manifest says so.
 The same model gives the same bytes, on every machine.
@@ -9,6 +9,7 @@ The same model gives the same bytes, on every machine.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Collection, Mapping
@@ -40,6 +41,7 @@ from openlpu.schedule.search import Choice, Found, lined_up
 FORMAT = "openlpu model 2"
 PROGRAM, GRAPH, PARAMS = "program", "graph.json", "params.safetensors"
 AGAIN = "compile the model again"
+SEAL = "sha256_of_the_rest"  # of a manifest
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,15 @@ def load(folder: Path) -> Bundle:
     if manifest["truepoint"] != truepoint.VERSION:
         what = f"made for numerics version {manifest['truepoint']}; this is version {truepoint.VERSION}"
         raise ProgramError(what, where=str(path), fix=AGAIN)
+    if manifest[SEAL] != _seal(manifest):
+        raise ProgramError("this file differs from what was written", where=str(path), fix=AGAIN)
     return Bundle(folder, manifest)
+
+
+def _seal(manifest: Mapping[str, Any]) -> str:
+    """Hash of a manifest without its own."""
+    rest = {word: value for word, value in manifest.items() if word != SEAL}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def refill(
@@ -214,7 +224,7 @@ def _needs(graph: Graph) -> dict[str, Any]:
 
 
 BLOCKS = "blocks"  # the word of a node's parameter that says how its codes are stored in 4 bits
-ABOUT_MODEL = ("format", "model", "scheme", "truepoint", "architecture", "weights", "sha256")
+ABOUT_MODEL = ("format", "model", "scheme", "truepoint", "architecture", "weights", "sha256", SEAL)
 
 
 def _finish(
@@ -233,6 +243,7 @@ def _finish(
         "architecture": graph.config.architecture, "weights": texts is not None,
         "sha256": {name: sha256(new / name) for name in files},
     }
+    manifest[SEAL] = _seal(manifest)
     manifest_file.write(new, manifest)
     return manifest
 
