@@ -92,6 +92,19 @@ def test_a_chosen_expert_is_looked_up() -> None:
     assert counts[0] == counts[1] > 100
 
 
+def test_experts_that_nearly_fill_a_chip_give_the_reference_bits() -> None:
+    """Tiles lie in several runs of groups, and rests of tiles share a group."""
+    config, variant, scheme = MIXTURES["gpt-oss wide"]
+    more = {"experts": 24, "experts_per_token": 2, "hidden": 340, "intermediate": 200}
+    graph = random_graph(replace(config, layers=1, context=16, **more), variant, scheme)
+    full = replace(load_chip("lpu-v1"), words_per_slice=488)
+    runs = place(graph, full).homes.runs.values()
+    assert any(len(own) > 1 and sum(home.count for _, home in own) == full.superlanes for own in runs)
+    assert any(home.slices != tuple(sorted(home.slices)) for own in runs for _, home in own)
+    chunk = Chunk(0, 0, tokens(2, graph.config), every=True)
+    assert same(chip.load(graph, chip=full).run([chunk]), ref.load(graph).run([chunk]))
+
+
 def test_names_of_the_chosen() -> None:
     graph = routed(random_graph(*MIXTURES["experts"]))
     names = [node.where for node in graph.nodes if node.where.startswith("layers.1.mlp.chosen")]
