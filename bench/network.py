@@ -10,7 +10,7 @@ import argparse
 
 from openlpu._base import units
 from openlpu.arch.system import load_system
-from openlpu.schedule.collective import Collective, all_gather, all_reduce, over_routes, swap
+from openlpu.schedule.collective import Collective, all_gather, all_reduce, swap
 
 SIZES = (320, 1280, 5120, 10240, 20480, 40960, 81920, 163840, 327680, 1024000)
 
@@ -29,7 +29,7 @@ def main() -> None:
     for size in SIZES:
         count = size // lanes
         words = all_reduce(node, count // 4) if count >= 4 else None
-        made = [all_gather(node, count), over_routes(node, count, 0), swap(node, count)]
+        made = [all_gather(node, count), swap(node, count, direct=True), swap(node, count)]
         cells = [cell(words) if words else " | ", *map(cell, made)]
         print(f"| {units.size(size)} | " + " | ".join(cells) + " |", flush=True)
 

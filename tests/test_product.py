@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 
 from openlpu._base.errors import BadRequest, DoesNotFit, NumericsError, ProgramError, Unsupported
 from openlpu.arch.chip import load_chip
-from openlpu.arch.group import joined
 from openlpu.arch.system import load_system
 from openlpu.arch.truepoint import half
 from openlpu.cli import main
 from openlpu.place.product import Product, apart, place_product, tilings
 from openlpu.schedule.product import ProductProgram, compile_product, schedule_product
-from openlpu.schedule.product_group import schedule_group
+from openlpu.schedule.product_group import node_ways, schedule_group
 from openlpu.target.chip import product
 from openlpu.target.chip.machine import Machine, resolve
 from openlpu.target.chip.mutants import OTHER, run_mutants
@@ -99,11 +98,9 @@ def test_long_programs_fetch_their_instructions(long: ProductProgram) -> None:
 def test_sections_on_several_chips_make_the_product(size: str, sections: int) -> None:
     """The last rows and the last section are filled up; sections of the definition are those of the chips."""
     p, system = Product.parse(f"matmul:{size}"), load_system("node")
-    wired = joined(system, np.arange(sections)[None])
-    assert wired
-    group = schedule_group(p, LPU, sections, wired)
+    group = schedule_group(p, LPU, sections, node_ways(system, sections))
     a, w, wanted = operands(p, sections=sections)
-    assert (product.run_group(group, product.wiring(system, sections), a, w) == wanted).all()
+    assert (product.run_group(group, product.wiring(system, group), a, w) == wanted).all()
 
 
 @pytest.mark.parametrize("form", ["int8", "fp16"])

@@ -75,7 +75,7 @@ def _check_way(way: Share, system: System) -> str:
     group = way.group
     if group is None:
         return check(way.program)
-    links = product.wiring(system, way.sections)
+    links = product.wiring(system, group)
     resolve(system.chip, way.program.queues, way.program.claims, links)
     return _same(group.product, lambda a, w: product.run_group(group, links, a, w), system.chip, way.sections)
 

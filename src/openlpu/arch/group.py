@@ -109,6 +109,12 @@ def outlets(system: System) -> tuple[Way, ...]:
     return tuple(found)
 
 
+def routes_by(ways: Sequence[Way], port: int) -> list[tuple[Way, ...]]:
+    """Of the ways of a node, by port: that of a port; then those of two ways to the same chip, each by another one."""
+    by = {way.number: way for way in ways}
+    return [(by[port],), *((by[q], by[q ^ port]) for q in by if q != port and q ^ port in by)]
+
+
 def _way(system: System, stages: NDArray[np.int64], number: int, source: tuple[int, ...]) -> Way | None:
     """Wires from role ``source[r]`` to role r, all leaving at one edge and arriving at one."""
     wires, options = system.wires, []

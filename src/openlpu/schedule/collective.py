@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openlpu._base.errors import Unsupported
-from openlpu.arch.group import Group, Way, outlets
+from openlpu.arch.group import Group, Way, outlets, routes_by
 from openlpu.arch.system import System
 from openlpu.place.emplace import Source
 from openlpu.place.homes import Home, Homes, Resident
@@ -77,24 +77,10 @@ def all_gather(system: System, vectors: int) -> Collective:
     return _made(system, lambda make: [one for vec in make.take(vectors, BYTE) for one in make.gathered(vec)])
 
 
-def swap(system: System, vectors: int) -> Collective:
-    """So many byte vectors of every chip of a node to the chip that port 1 leads to, by the routes that have them there
-    first: the link between the two alone, or besides it those by each other chip, which sends on what it received."""
-    most = vectors // max(system.chips - 2, 1)
-    shares = [0] if system.chips == 2 else [0, *{max(0, n) for n in _share(system, vectors)} & set(range(1, most + 1))]
-    return min((over_routes(system, vectors, share) for share in shares), key=lambda c: c.cycles)
-
-
-def over_routes(system: System, vectors: int, share: int) -> Collective:
-    """:func:`swap` in which ``share`` vectors go by every route of two hops."""
-    return _made(system, lambda make: make.swapped(make.take(vectors, BYTE), share))
-
-
-def _share(system: System, vectors: int) -> range:
-    """Shares about which the direct route and the others take equally long; these use each wire twice."""
-    slot = system.links[0].cycles
-    even = (vectors - system.hop(0) / slot) / system.chips
-    return range(int(even) - 1, int(even) + 3)
+def swap(system: System, vectors: int, *, direct: bool = False) -> Collective:
+    """So many byte vectors of every chip of a node to the chip that port 1 leads to, each by the route that has it there
+    first: the link between the two (``direct``: by no other), or by another chip, which sends on what it received."""
+    return _made(system, lambda make: make.swapped(make.take(vectors, BYTE), direct=direct))
 
 
 def _made(system: System, plan: Callable[[_Maker], list[Vec]]) -> Collective:
@@ -180,12 +166,7 @@ class _Maker:
         far = [one for own in here for one in self.around(own, self.across)]
         return [*here, *far, *(one for own in far for one in self.around(own, self.local))]
 
-    def swapped(self, vecs: Sequence[Vec], share: int) -> list[Vec]:
-        """What the chip at the end of port 1 has; of each route by another chip ``share`` vectors, of the link the
-        rest."""
-        first, *others = self.local
-        number = {way.number: way for way in others}
-        left = iter(vecs)
-        there = [(way, self.c2c.swap([next(left)], [way])[0]) for _ in range(share) for way in others]
-        out = [self.c2c.swap([vec], [first])[0] for vec in left]
-        return [*(self.c2c.swap([vec], [number[way.number ^ first.number]])[0] for way, vec in there), *out]
+    def swapped(self, vecs: Sequence[Vec], *, direct: bool) -> list[Vec]:
+        """What the chip at the end of port 1 has."""
+        routes = routes_by(self.local, 1)
+        return [self.c2c.over(vec, routes[:1] if direct else routes) for vec in vecs]

@@ -2,8 +2,9 @@
 
 Each chip has a *section* of k, and so partial sums of all outputs; which rows a chip finishes is data.  *Slot* q of
 role r's activations are the rows that role r XOR q finishes, so slot q goes out by port q, and what comes in by port q
-belongs to the chip's own rows, slot 0.  Slot 0 is multiplied last: sums of the others travel meanwhile.  Totals are
-added in the tree of :func:`openlpu.arch.truepoint.half.product`, which looks the same from every role.
+belongs to the chip's own rows, slot 0.  Slot 0 is multiplied last: sums of the others travel meanwhile.  Where a node
+holds several groups, its other wires carry sums too: by a chip of another group, which sends them on.  Totals are added
+in the tree of :func:`openlpu.arch.truepoint.half.product`, which looks the same from every role.
 """
 
 from __future__ import annotations
@@ -14,15 +15,12 @@ import numpy as np
 
 from openlpu._base.errors import DoesNotFit, OpenLpuError, ProgramError, Unsupported
 from openlpu.arch.chip import Chip
-from openlpu.arch.group import Group
+from openlpu.arch.group import Group, Way, joined, relative, routes_by
 from openlpu.arch.system import System
-from openlpu.partition.split import Split
 from openlpu.place.product import Ints, Product, place_product, tilings
 from openlpu.schedule.assembler import Assembler
 from openlpu.schedule.expression import Op
 from openlpu.schedule.product import ProductProgram, Sums, compile_product, finish, multiply
-from openlpu.schedule.search import lined_up
-from openlpu.schedule.system import cables
 from openlpu.schedule.units.c2c import C2c, Cabling, group_ports
 from openlpu.schedule.units.vxm import Vxm
 from openlpu.schedule.values import Vec
@@ -30,10 +28,12 @@ from openlpu.schedule.values import Vec
 
 @dataclass(frozen=True)
 class GroupProgram:
-    """``program``: of every chip; ``part``: rows that a role finishes; ``sums``: where its result [row, tile] lies."""
+    """``program``: of every chip of a node, joined by ``ways``, in which ``sections`` chips are a group; ``part``: rows
+    that a role finishes; ``slices``, ``addresses``: where its result [row, tile] lies."""
 
     product: Product
     sections: int
+    ways: tuple[Way, ...]
     program: ProductProgram
     part: int
     slices: Ints  # [row, tile, plane]
@@ -80,24 +80,30 @@ def _way(product: Product, system: System, columns: int, sections: int) -> Share
     share = replace(product, n=min(product.n, -(-tiles // columns) * lanes))
     if sections == 1:
         return Share(columns, sections, compile_product(share, system.chip))
-    split = Split(sections, 1)
-    group, _ = cables(lined_up(system, split), split)
-    assert group, "several chips are wired"
-    made = schedule_group(share, system.chip, sections, group)
+    made = schedule_group(share, system.chip, sections, node_ways(system, sections))
     return Share(columns, sections, made.program, made)
 
 
-def schedule_group(product: Product, chip: Chip, sections: int, group: Group) -> GroupProgram:
-    """The program of ``sections`` chips (2, 4, 8) of a group.
+def node_ways(system: System, sections: int) -> tuple[Way, ...]:
+    """The ways of a node, or where it has none of all to all of its first ``sections`` chips.
 
-    Raises :class:`Unsupported` where they are not all wired to all, and what
-    :func:`~openlpu.schedule.product.compile_product` raises.
+    Raises :class:`Unsupported` where these are not all wired to all either.
     """
-    ways = [way for q in range(1, sections) for way in group.ways
-            if way.source == tuple(role ^ q for role in range(sections))]
-    if len(ways) < sections - 1:
-        raise Unsupported("a section of k on each chip takes chips all wired to all", where="system",
-                          fix="use a system of nodes")
+    for chips in {min(system.spec.shape.chips, system.chips): 0, sections: 0}:
+        group = joined(system, np.arange(chips)[None]) if chips % sections == 0 else None
+        if group and [way.source for way in group.ways] == [*group.sources[1:]] == [*relative(chips)[1:]]:
+            return group.ways
+    raise Unsupported("a section of k on each chip takes chips all wired to all", where=f"system {system.name}",
+                      fix="use a system of nodes")
+
+
+def schedule_group(product: Product, chip: Chip, sections: int, ways: tuple[Way, ...]) -> GroupProgram:
+    """The program of a node's chips, joined by ``ways``, of which ``sections`` (2, 4, 8) are a group.
+
+    Raises what :func:`~openlpu.schedule.product.compile_product` raises.
+    """
+    routes = [[route for route in routes_by(ways, q) if len(route) == 1 or route[0].number >= sections]
+              for q in range(1, sections)]
     own, part = section(product, chip, sections), -(-product.m // sections)
     first, second = tilings(own, chip)
     try:
@@ -105,7 +111,7 @@ def schedule_group(product: Product, chip: Chip, sections: int, group: Group) ->
     except DoesNotFit:
         homing = place_product(second)
     asm = Assembler(chip, homing.homes.sram)
-    cabling = Cabling(group)
+    cabling = Cabling(Group(ways, (), ()))
     c2c, vxm = C2c(asm, group_ports(chip, sections, cabling), cabling), Vxm(asm)
     made = _Vectors(multiply(asm, homing), own.m, -(-own.n // chip.lanes))
     add = "add" if product.form == "fp16" else "add_mod"
@@ -114,12 +120,13 @@ def schedule_group(product: Product, chip: Chip, sections: int, group: Group) ->
     for row, tile in made.order(part):
         slots = [made.vec((sections - 1 - q) * part + row, tile) for q in range(sections)]
         asm.temporaries.enter()
-        total = vxm.evaluate(_tree(add, [slots[0], *c2c.swap(slots[1:], ways)]))
+        others = [c2c.over(slot, own) for slot, own in zip(slots[1:], routes, strict=True)]
+        total = vxm.evaluate(_tree(add, [slots[0], *others]))
         asm.temporaries.leave([total])
         slices[row, tile], addresses[row, tile] = total.slices, total.address
         asm.outputs.extend((s, total.address, w, False) for s, w in zip(total.slices, total.writers, strict=True))
         last = max(last, total.ready)
-    return GroupProgram(product, sections, finish(asm, homing, last), part, slices, addresses)
+    return GroupProgram(product, sections, ways, finish(asm, homing, last), part, slices, addresses)
 
 
 def section(product: Product, chip: Chip, sections: int) -> Product:

@@ -12,7 +12,7 @@ from itertools import count
 from openlpu.arch import published
 from openlpu.arch.group import Group
 from openlpu.arch.system import System, load_system
-from openlpu.schedule.collective import all_reduce, over_routes, swap
+from openlpu.schedule.collective import all_reduce, swap
 from openlpu.target.chip import pipeline
 from openlpu.target.chip.machine import resolve
 from openlpu.tradeoff.validate import Kind, Row
@@ -78,7 +78,7 @@ def all_reduce_ns() -> float:
 def crossover_bytes() -> int:
     """The least number of bytes that chips of a node, two and two, swap faster over several routes than over one."""
     node = load_system("node")
-    return next(over_routes(node, n, 0).size for n in count(1) if swap(node, n).cycles < over_routes(node, n, 0).cycles)
+    return next(swap(node, n, direct=True).size for n in count(1) if swap(node, n).cycles < swap(node, n, direct=True).cycles)
 
 
 def _bandwidths() -> list[Row]:

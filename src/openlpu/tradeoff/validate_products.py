@@ -11,11 +11,10 @@ from functools import cache
 import numpy as np
 
 from openlpu.arch.chip import load_chip
-from openlpu.arch.group import joined
 from openlpu.arch.system import load_system
 from openlpu.place.product import Product, apart, engines, place_product, tilings
 from openlpu.schedule.product import ProductProgram, compile_product, schedule_product
-from openlpu.schedule.product_group import schedule_group
+from openlpu.schedule.product_group import node_ways, schedule_group
 from openlpu.target.chip.machine import resolve
 from openlpu.target.chip.product import wiring
 from openlpu.tradeoff.validate import Kind, Row
@@ -107,10 +106,10 @@ def spread_microseconds(sections: int) -> float:
         program = accepted(800, 32576, 8192 // SHARES, "fp16")
     else:
         system = load_system("node")
-        group = joined(system, np.arange(sections)[None])
-        assert group, "the chips of a node are wired"
-        program = schedule_group(Product(800, 32576, 8192 // SHARES, "fp16"), system.chip, sections, group).program
-        resolve(system.chip, program.queues, program.claims, wiring(system, sections))
+        share = Product(800, 32576, 8192 // SHARES, "fp16")
+        group = schedule_group(share, system.chip, sections, node_ways(system, sections))
+        program = group.program
+        resolve(system.chip, program.queues, program.claims, wiring(system, group))
     return 1e6 * program.cycles / program.tiling.chip.clock_hz
 
 

@@ -64,6 +64,7 @@ class C2c:
     def __init__(self, asm: Assembler, ports: Sequence[str], cabling: Cabling) -> None:
         self.asm, self.ports, self.cabling = asm, tuple(ports), cabling
         self.sent: dict[str, list[int]] = {port: [] for port in ports}  # cycles in which it sends, ascending
+        self.turns: dict[tuple[str, int], int] = {}  # of what goes in order: by queue and hop, when the next may go
         if cabling.head:
             asm.hold(self._clock, cabling.head)
 
@@ -123,20 +124,42 @@ class C2c:
     def swap(self, vecs: Sequence[Vec], ways: Sequence[Way]) -> list[Vec]:
         """Send a vector by each of some ways, behind what was swapped before; what comes by them."""
         self._in_time()
-        landed = [_Landing(self.asm) for _ in ways]
-        for vec, way, landing in zip(vecs, ways, landed, strict=True):
-            for i in range(len(vec.slices)):
-                sent = self.sent[way.out]
-                after = sent[-1] + 1 if sent else 0
-                self._plane(vec.plane(i), i, self.asm.chip.queue_position(way.out), {landing: way}, after)
-        return [landing.vec() for landing in landed]
+        return [self._behind(vec, way) for vec, way in zip(vecs, ways, strict=True)]
 
-    def _plane(self, plane: Vec, i: int, x: int, landings: Mapping[_Landing, Way], after: int = 0) -> None:
-        """Send one byte plane by some ways of an edge at once, from cycle ``after`` on; land what comes by them."""
+    def over(self, vec: Vec, routes: Sequence[Sequence[Way]]) -> Vec:
+        """Send a vector by that of some routes of one way or two that has it there first, as far as is known, behind
+        what went by them before; what comes by it.  A chip in between sends on what it received."""
+        self._in_time()
+        latency = self.asm.chip.latency
+        between = latency["c2c"] + latency["write"] + latency["read"]
+
+        def there(route: Sequence[Way]) -> int:
+            ready = self.asm.earliest(vec.plane(0), self.asm.chip.queue_position(route[0].out))
+            for hop, way in enumerate(route):
+                ready = max(ready, self.turns.get((way.out, hop), 0)) + way.link.latency + between
+            return ready
+
+        for hop, way in enumerate(min(routes, key=there)):
+            vec = self._behind(vec, way, hop)
+        return vec
+
+    def _behind(self, vec: Vec, way: Way, hop: int = 0) -> Vec:
+        """Send a vector, the first or the second ``hop`` of its route, behind the last such; what comes."""
+        landing, x = _Landing(self.asm), self.asm.chip.queue_position(way.out)
+        for i in range(len(vec.slices)):
+            after = self.turns.get((way.out, hop), 0)
+            self.turns[way.out, hop] = 1 + self._plane(vec.plane(i), i, x, {landing: way}, after)
+        return landing.vec()
+
+    def _plane(self, plane: Vec, i: int, x: int, landings: Mapping[_Landing, Way], after: int = 0) -> int:
+        """Send one byte plane by some ways of an edge at once, from cycle ``after`` on; land what comes by them.  The
+        cycle in which it is sent."""
         timeline, asm = self.asm.timeline, self.asm
 
         def attempt(cycle: int) -> int | None:
-            if not all(_apart(self.sent[way.out], cycle, way.link.cycles) for way in landings.values()):
+            near = [wait for way in landings.values() if (wait := _wait(self.sent[way.out], cycle, way.link.cycles))]
+            if near:
+                timeline.later = lambda: max(near)
                 return None
             if not all(timeline.queue(way.out, cycle) for way in landings.values()):
                 return None
@@ -155,6 +178,7 @@ class C2c:
         sent = asm.search(max(asm.earliest(plane, x), after), attempt)
         for way in landings.values():
             insort(self.sent[way.out], sent)
+        return sent
 
     # -- between stages ----------------------------------------------------------------------------------------
 
@@ -201,10 +225,10 @@ class C2c:
         return vecs
 
 
-def _apart(cycles: list[int], cycle: int, gap: int) -> bool:
-    """Whether a cycle is at least ``gap`` from each of those given, which ascend."""
+def _wait(cycles: list[int], cycle: int, gap: int) -> int:
+    """In how many cycles one is at least ``gap`` from each of those given, which ascend, as far as the nearest say."""
     at = bisect_left(cycles, cycle)
-    return all(abs(near - cycle) >= gap for near in cycles[max(at - 1, 0) : at + 1])
+    return max((near + gap - cycle for near in cycles[max(at - 1, 0) : at + 1] if abs(near - cycle) < gap), default=0)
 
 
 WAITS = 8  # cycles at most, the first and those a plane may wait in its link's buffer

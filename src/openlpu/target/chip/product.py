@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from openlpu.arch.group import joined
+from openlpu.arch.group import Group
 from openlpu.arch.system import System
 from openlpu.place.product import Ints, Store
 from openlpu.schedule.product import ProductProgram
@@ -25,23 +25,23 @@ def run(program: ProductProgram, a: NDArray, w: NDArray) -> NDArray:
     return result(machine, program)
 
 
-def wiring(system: System, sections: int) -> Ports:
-    """The links of the first ``sections`` chips of a system."""
-    group = joined(system, np.arange(sections)[None])
-    assert group, "the program is for chips that are wired"
-    return pipeline.inside(system, group)
+def wiring(system: System, group: GroupProgram) -> Ports:
+    """The links of the first chips of a system, as many as a program is for."""
+    return pipeline.inside(system, Group(group.ways, (), ()))
 
 
 def run_group(group: GroupProgram, links: Ports, a: NDArray, w: NDArray) -> NDArray:
-    """Likewise of a product whose k is split over the chips of a group, wired by ``links``."""
-    program, p = group.program, group.program.tiling.product
-    machine = Machine(program.tiling.chip, group.sections, links)
+    """Likewise of a product whose k is split over the chips of a group, wired by ``links``; where a node holds several
+    groups, all do the same, and the result is that of the first."""
+    program, p, roles = group.program, group.program.tiling.product, len(group.ways[0].source)
+    machine = Machine(program.tiling.chip, roles, links)
     left = np.pad(a, ((0, p.m - len(a)), (0, group.sections * p.k - a.shape[1])))
     right = np.pad(w, ((0, group.sections * p.k - len(w)), (0, 0)))
     parts = left.reshape(group.sections, group.part, -1)
-    for role in range(group.sections):
-        mine = slice(role * p.k, (role + 1) * p.k)
-        order = [role ^ q for q in range(group.sections - 1, -1, -1)]
+    for role in range(roles):
+        own = role % group.sections
+        mine = slice(own * p.k, (own + 1) * p.k)
+        order = [own ^ q for q in range(group.sections - 1, -1, -1)]
         fill(machine, program, parts[order].reshape(p.m, -1)[:, mine], right[mine], role)
     machine.run(program.queues, program.claims)
     made = []
