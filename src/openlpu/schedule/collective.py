@@ -78,8 +78,8 @@ def all_gather(system: System, vectors: int) -> Collective:
 
 
 def swap(system: System, vectors: int, *, direct: bool = False) -> Collective:
-    """So many byte vectors of every chip of a node to the chip that port 1 leads to, each by the route that has it there
-    first: the link between the two (``direct``: by no other), or by another chip, which sends on what it received."""
+    """So many byte vectors of every chip of a node to the chip that port 1 leads to, each by the route that has it
+    there first: the link between the two (``direct``: by no other), or by another chip, which sends on what it got."""
     return _made(system, lambda make: make.swapped(make.take(vectors, BYTE), direct=direct))
 
 

@@ -78,7 +78,8 @@ def all_reduce_ns() -> float:
 def crossover_bytes() -> int:
     """The least number of bytes that chips of a node, two and two, swap faster over several routes than over one."""
     node = load_system("node")
-    return next(swap(node, n, direct=True).size for n in count(1) if swap(node, n).cycles < swap(node, n, direct=True).cycles)
+    each = ((swap(node, n, direct=True), swap(node, n)) for n in count(1))
+    return next(direct.size for direct, spread in each if spread.cycles < direct.cycles)
 
 
 def _bandwidths() -> list[Row]:

@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections import Counter
 from functools import cache
 
-import numpy as np
-
 from openlpu.arch.chip import load_chip
 from openlpu.arch.system import load_system
 from openlpu.place.product import Product, apart, engines, place_product, tilings
@@ -20,7 +18,7 @@ from openlpu.target.chip.product import wiring
 from openlpu.tradeoff.validate import Kind, Row
 
 CHIP = "lpu-v1"
-SHARES = 8  # of the columns of the product that is spread over chips
+SECTIONS = {8: 1, 16: 2, 32: 2, 64: 2, 104: 4}  # of k, by chips, of the product that is spread over them
 NARROW, WIDE = 1376, 3500  # N of the published products
 BATCH = "products one after the other; not modelled: requantising, pooling and making windows beside them"
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}  # bottlenecks of each stage of a ResNet
@@ -60,15 +58,13 @@ def rows() -> list[Row]:
 
 def _spread() -> list[Row]:
     """M1: what was published is a curve; its floor is the products at the peak of all chips."""
-    floors = {1: 290, 2: 145, 4: 72, 8: 36}  # µs by sections of k
-    missing = ("published as a curve, so the bound is the peak's; tiles of 320 do not fill 1,024 columns, "
-               "which makes 1.25")
+    floors = {8: 290, 16: 145, 32: 72, 64: 36, 104: 22.3}  # µs by chips
+    missing = "published as a curve, so the bound is the peak's; a chip's columns do not fill tiles of 320"
     return [
         Row(f"M1.{i}" if i > 1 else "M1", "product over several chips",
-            f"[800 × 32576] × [32576 × 8192], fp16, {SHARES * sections} chips", floor, None, "µs", "S §5.2",
-            lambda sections=sections: spread_microseconds(sections), Kind.PREDICTED,
-            missing=missing + ("" if sections == 1 else "; the exchange of sums is what the links take"), long=True)
-        for i, (sections, floor) in enumerate(floors.items(), 1)
+            f"[800 × 32576] × [32576 × 8192], fp16, {chips} chips, {SECTIONS[chips]} sections of k", floor, None, "µs",
+            "S §5.2", lambda chips=chips: spread_microseconds(chips), Kind.PREDICTED, missing=missing, long=True)
+        for i, (chips, floor) in enumerate(floors.items(), 1)
     ]
 
 
@@ -100,14 +96,17 @@ def percent(n: int, form: str = "fp16") -> float:
     return 100 * accepted(2304, 4096, n, form).utilisation
 
 
-def spread_microseconds(sections: int) -> float:
-    """Of the published product over 8 shares of the columns and so many sections of k, each group a node's chips."""
+def spread_microseconds(chips: int) -> float:
+    """Of the published product over nodes of chips: :data:`SECTIONS` of k, and as many shares of the columns as that
+    leaves."""
+    sections = SECTIONS[chips]
+    columns = -(-8192 * sections // chips)
     if sections == 1:
-        program = accepted(800, 32576, 8192 // SHARES, "fp16")
+        program = accepted(800, 32576, columns, "fp16")
     else:
         system = load_system("node")
-        share = Product(800, 32576, 8192 // SHARES, "fp16")
-        group = schedule_group(share, system.chip, sections, node_ways(system, sections))
+        ways = node_ways(system, sections)
+        group = schedule_group(Product(800, 32576, columns, "fp16"), system.chip, sections, ways)
         program = group.program
         resolve(system.chip, program.queues, program.claims, wiring(system, group))
     return 1e6 * program.cycles / program.tiling.chip.clock_hz

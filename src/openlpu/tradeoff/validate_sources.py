@@ -20,7 +20,6 @@ NOT_COMPARED = (
     Open("C10.2", "accuracy of ResNet-50 with layers of 320", "network and training are not published; its time "
          "is row C10"),
     Open("N7", "all-reduce bandwidth by size", "published as a curve only, no number in the text"),
-    Open("M1", "the distributed product on 104 chips", "13 sections: more chips than a node has"),
     Open("M2", "products of N × N on 100 to 300 chips", "a curve, no number in the text but X4's; input over PCIe is "
          "not modelled"),
 )
