@@ -33,6 +33,13 @@ def test_pictures_are_written_and_named(made: Path, tmp_path: Path, capsys: pyte
     assert f"in {page}" in capsys.readouterr().out
 
 
+def test_a_trace_that_a_browser_may_not_hold_says_what_does(made: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    for limit, said in ((10**9, False), (10, True)):
+        monkeypatch.setattr("openlpu.cli_program.BROWSER", limit)
+        assert main(["show", str(made), "--perfetto", str(tmp_path / "trace.json")]) == 0
+        assert ("trace_processor --httpd" in capsys.readouterr().out) is said
+
+
 def test_energy_is_printed_and_adds_up(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", str(made), "--json"]) == 0
     for segment in json.loads(capsys.readouterr().out)["segments"]:

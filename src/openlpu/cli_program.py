@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Bars = Callable[[], AbstractContextManager[Progress]]
 JSON = "print one JSON object"
+BROWSER = 500_000_000  # bytes of a trace; ui.perfetto.dev holds what it made of them in 4 GB at most
 
 
 def add_commands(commands: Any, bars: Bars, model_help: str) -> None:
@@ -185,3 +186,6 @@ def _files(result: dict[str, Any]) -> Iterator[str]:
         yield f"written to {result['output']}{'' if result['weights'] else ', without weights'}"
     for what, made in result.get("written", {}).items():
         yield f"{what}: {units.size(made['bytes'])} in {made['file']}"
+        if what == "perfetto" and made["bytes"] > BROWSER:
+            yield ("  more than a browser reads well: Perfetto's `trace_processor --httpd FILE` reads it for "
+                   "ui.perfetto.dev; `openlpu show DIR --chip N` prints one chip")
