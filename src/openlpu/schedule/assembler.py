@@ -71,14 +71,15 @@ class Assembler:
         """Stream register where a vector's first plane lives."""
         return self.position[vec.slices[0]]
 
-    def near(self, x: int) -> list[int]:
-        """MEM groups by distance from a position, rotated among the nearest so that neighbours share the load."""
+    def near(self, x: int, *, close: bool = False) -> list[int]:
+        """MEM groups by distance from a position, rotated among the nearest so that neighbours share the load, if not
+        ``close``."""
         groups = self.by_distance.get(x)
         if groups is None:
             at = [self.position[self.group_slices(g)[0]] for g in range(2 * self.chip.groups)]
             groups = self.by_distance[x] = sorted(range(len(at)), key=lambda g: abs(at[g] - x))
         self.turn += 1
-        k = self.turn % min(6, len(groups))
+        k = 0 if close else self.turn % min(6, len(groups))
         return groups[k:] + groups[:k]
 
     def side(self, hemisphere: int) -> tuple[int, ...]:
@@ -213,11 +214,11 @@ class Assembler:
         return base, ids
 
     def store(self, x: int, post: int, writers: Sequence[int], avoid: tuple[int, ...] = (),
-              side: int | None = None) -> tuple[int, Vec] | None:
+              side: int | None = None, *, close: bool = False) -> tuple[int, Vec] | None:
         """Route a result posted at ``x`` in cycle ``post`` to a temporary row, of hemisphere ``side`` if that is given:
         (first stream, vector) or None."""
         planes, full = len(writers), True
-        for group in self.near(x):
+        for group in self.near(x, close=close):
             if side is not None and side != (group >= self.chip.groups):
                 continue
             slices = self.group_slices(group)

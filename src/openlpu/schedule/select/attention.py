@@ -20,7 +20,7 @@ import numpy as np
 from openlpu.arch.truepoint import attention as tp
 from openlpu.arch.truepoint.codes import INV_WIDE, WIDE_MAX
 from openlpu.graph.ir import Node
-from openlpu.schedule.expression import Op, Operand
+from openlpu.schedule.expression import Later, Op, Operand
 from openlpu.schedule.select import cache
 from openlpu.schedule.select.build import Build, Floats
 from openlpu.schedule.select.codes import above, amax, code_of, everywhere, narrow_span, reciprocal, scale_of
@@ -30,6 +30,7 @@ from openlpu.schedule.units.mxm import Plane
 from openlpu.schedule.units.vxm import Want
 from openlpu.schedule.values import Vec
 
+CROWD = 32  # maxima, beyond which the SXMs should not wait for what reads them
 FUSED = 4  # heads whose codes are made in one go with their scale
 
 
@@ -54,7 +55,7 @@ def attention(b: Build, node: Node, q: Mapping[int, Floats], k: Sequence[Floats]
     keys = [[cache.coded(b, x.vecs[c], bits, side, transposed=False) for x in k] for c in vectors]
     heads, queries = _queries(b, node, q, scale)
     k_rows = [cache.write(b, f"{node.where}.k", keys[c], c, side, transposed=False) for c in vectors]
-    out: dict[int, list[Vec]] = {place: [] for place in q}
+    out: dict[int, list[Vec | Later]] = {place: [] for place in q}
     for c in vectors:
         codes = [cache.coded(b, x.vecs[c], bits, side, transposed=True) for x in v]
         v_rows = cache.write(b, f"{node.where}.v", codes, c, side, transposed=True)
@@ -75,7 +76,7 @@ def remember(b: Build, node: Node, k: Sequence[Floats], v: Sequence[Floats]) -> 
 def attend(b: Build, node: Node, q: Mapping[int, Floats]) -> dict[int, Floats]:
     """The output for each place, of keys and values that the sweep before wrote."""
     bits, (heads, queries) = node.attrs["kv_bits"], _queries(b, node, q, {})
-    out: dict[int, list[Vec]] = {place: [] for place in q}
+    out: dict[int, list[Vec | Later]] = {place: [] for place in q}
     for c, own in enumerate(heads):
         k_rows, v_rows = (cache.stored(b, f"{node.where}.{word}", c, bits, transposed=word == "v") for word in "kv")
         _outputs(b, node, own, queries, k_rows, v_rows, out)
@@ -94,11 +95,12 @@ def _queries(b: Build, node: Node, q: Mapping[int, Floats], scale: Mapping[int, 
 
 
 def _outputs(b: Build, node: Node, heads: list[Head], queries: Mapping[int, Queries], k_rows: cache.Rows,
-             v_rows: cache.Rows, out: dict[int, list[Vec]]) -> None:
+             v_rows: cache.Rows, out: dict[int, list[Vec | Later]]) -> None:
     """The output of a kv vector's heads, put behind those of the vectors before it."""
     side, window = b.layout.side[node.where], node.attrs.get("window", 0)
     flags = Flags(window if window < b.layout.context else 0, node.attrs.get("causal", True))
-    scored = _scores(b, heads, queries, k_rows, side, flags)
+    span = tp.BLOCK if b.blocks == 1 and "sinks" not in node.params else 0
+    scored = _scores(b, heads, queries, k_rows, side, flags, span)
     for (place, _), vec in weighted(b, heads, scored, v_rows, side, flags, _sinks(b, node, heads)).items():
         out[place].append(vec)
 
@@ -146,12 +148,14 @@ def _code_planes(x: Vec, inverse: Op | Vec, side: int) -> list[Want]:
 
 @scoped
 def _scores(b: Build, heads: list[Head], queries: Mapping[int, Queries], rows: cache.Rows, side: int,
-            flags: Flags) -> list[list[Scored]]:
-    """[head][block]: exact q·k on the MXM, then scales, the mask of positions the query does not see, the maximum."""
+            flags: Flags, span: int) -> list[list[Scored]]:
+    """[head][block]: exact q·k on the MXM, then scales, the mask of positions the query does not see, the maximum
+    (``span``: only for the lanes of positions)."""
     out: list[list[Scored]] = [[] for _ in heads]
     for block in range(b.blocks):
         for i, score in enumerate(_block_scores(b, heads, queries, rows, block, side, flags)):
-            out[i].append(Scored(score, b.lane_max(score, "max", many=len(heads) * b.blocks)))
+            top = b.lane_max(score, "max", span=span, many=len(heads) * b.blocks)
+            out[i].append(Scored(score, top if len(heads) * b.blocks <= CROWD else b.vxm.evaluate(top)))
     return out
 
 

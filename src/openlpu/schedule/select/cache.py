@@ -95,7 +95,7 @@ def coded(b: Build, x: Vec, bits: int, side: int, *, transposed: bool) -> tuple[
         factor = scale_of(amax(b, [x], b.heads.dim, TOGETHER), INV_WIDE if bits == 16 else INV_NARROW)
         code = code_of(x, reciprocal(factor), WIDE_MAX if bits == 16 else NARROW_MAX)
         words = [code, above(code)] if bits == 16 else [code]
-        *made, scale = b.vxm.results([*(Want(word, away) for word in words), Want(factor)])
+        *made, scale = b.vxm.results([*(Want(word, away, close=True) for word in words), Want(factor)])
         return made, scale
     trees = (b.lane_max(Op("pass", x), end, span=b.heads.dim) for end in ("min", "max"))
     low, high = (b.vxm.evaluate(Op(end, tree, 0.0)) for end, tree in zip(("min", "max"), trees, strict=True))

@@ -12,10 +12,12 @@ from openlpu.schedule.units.mxm import Plane
 from openlpu.schedule.values import Vec
 
 
-def ones(b: Build, hemisphere: int | None = None) -> Plane:
-    """A plane with ones in all its rows; nothing that a token computes is waited for."""
-    plane = b.mxm.pick(hemisphere)
-    row = b.constant(np.ones(b.chip.lanes, np.int32), planes=1, side=plane.hemisphere)
+def ones(b: Build, plane: Plane | None = None, lanes: int = 0) -> Plane:
+    """A plane (None: any) with ones in all its rows, for sums over the first so many lanes (0: all); nothing that a
+    token computes is waited for."""
+    plane = plane or b.mxm.pick()
+    words = np.arange(b.chip.lanes) < (lanes or b.chip.lanes)
+    row = b.constant(words.astype(np.int32), planes=1, side=plane.hemisphere)
     b.mxm.load(plane, 0, row, b.chip.superlanes)
     b.mxm.install(plane)
     return plane

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from openlpu.arch.truepoint import attention as tp
 from openlpu.place.emplace import Source
 from openlpu.place.host import seen_row
-from openlpu.schedule.expression import Op, Operand
+from openlpu.schedule.expression import Later, Op, Operand
 from openlpu.schedule.guide import Guide
 from openlpu.schedule.select import cache, lane_sum
 from openlpu.schedule.select.build import Build
@@ -68,7 +68,7 @@ class Scored:
     """One head's scores of one block, and their maximum in every lane: a tree on what comes from the SXMs."""
 
     score: Vec
-    top: Op
+    top: Op | Vec
 
 
 def request(b: Build, side: int) -> Guide | None:
@@ -83,8 +83,9 @@ def request(b: Build, side: int) -> Guide | None:
 
 @scoped
 def weighted(b: Build, heads: Sequence[Head], scored: Sequence[Sequence[Scored]], rows: cache.Rows, side: int,
-             flags: Flags, sinks: Sequence[Sequence[Vec]]) -> dict[Row, Vec]:
-    """By place and member: the weighted sums of V of the heads of one kv vector, each in its own lanes."""
+             flags: Flags, sinks: Sequence[Sequence[Vec]]) -> dict[Row, Vec | Later]:
+    """By place and member: the weighted sums of V of the heads of one kv vector, each in its own lanes; the last may be
+    made with what reads it."""
     own: dict[Row, list[int]] = {}
     for i, head in enumerate(heads):
         own.setdefault((head.place, head.member), []).append(i)
@@ -94,31 +95,44 @@ def weighted(b: Build, heads: Sequence[Head], scored: Sequence[Sequence[Scored]]
     found = [[_probabilities(b, s, shares[flags.place(head.place), head.kv_head, block], side, None if first else
                              flags.row(b, "valid", block, head))
               for block, s in enumerate(blocks)] for head, blocks in zip(heads, scored, strict=True)]
-    ones = [lane_sum.ones(b, 1 - side) for _ in range(min(len(lanes), 2))]
-    alphas, dens = {}, dict[Row, Vec | float]()
-    for row, members in own.items():
-        if not first:
-            tops = [_joined(b, [found[i][block].top for i in members], lanes) for block in range(b.blocks)]
-            alphas[row], dens[row] = _alphas(b, tops, [_joined(b, [sinks[i][0] for i in members], lanes)]
-                                             if any(sinks) else [])
-    nums: dict[Row, Vec | float] = {}
-    out: dict[Row, Vec] = {}
+    ones = [lane_sum.ones(b, plane, tp.BLOCK) for plane in b.mxm.pick_some(1 - side, len(lanes))]
+    sums: dict[Row, list[tuple[Op | Vec, Op | Vec]]] = {row: [] for row in own}  # of each block with V, and with ones
     for block in range(b.blocks):
         weights = {row: [found[i][block].weights for i in members] for row, members in own.items()}
         for row, product in _products(b, weights, rows, block, side, lanes):
-            whole = [found[i][block].whole for i in own[row]]
-            total, v_top = Op("to_float", _sum(b, ones, whole, _around(b, lanes))), v_tops[flags.place(row[0]), block]
-            if first:
-                num, den = Op("mul", product, v_top), total
-            else:
-                alpha = alphas[row][block]
-                num = Op("add", Op("mul", product, Op("mul", alpha, v_top)), nums.get(row, 0.0))
-                den = Op("add", Op("mul", total, alpha), dens[row])
-            if block == b.blocks - 1:
-                out[row] = b.vxm.evaluate(Op("mul", num, reciprocal(den)))
-            else:
-                nums[row], dens[row] = b.vxm.results([Want(num), Want(den)])
+            total = Op("to_float", _sum(b, ones, [found[i][block].whole for i in own[row]], _around(b, lanes)))
+            last = block == b.blocks - 1  # its sums come straight from the MXM
+            sums[row].append((product, total) if last else (stored(b, product), b.vxm.evaluate(total)))
+    out: dict[Row, Vec | Later] = {}
+    for row, members in own.items():
+        tops = [v_tops[flags.place(row[0]), block] for block in range(b.blocks)]
+        if first:
+            ((product, total),) = sums[row]
+            made = b.vxm.later(Op("mul", Op("mul", product, tops[0]), reciprocal(total)))
+            if row != [*own][-1]:
+                made.made()
+            for plane in b.mxm.planes:
+                b.mxm.awaited(plane, made)
+            out[row] = made
+            continue
+        largest = [_joined(b, [found[i][block].top for i in members], lanes) for block in range(b.blocks)]
+        sink = [_joined(b, [sinks[i][0] for i in members], lanes)] if any(sinks) else []
+        out[row] = _combined(b, sums[row], tops, *_alphas(b, largest, sink))
     return out
+
+
+@scoped
+def _combined(b: Build, sums: Sequence[tuple[Op | Vec, Op | Vec]], v_tops: Sequence[Vec], alphas: Sequence[Vec],
+              start: Vec | float) -> Vec:
+    """What the blocks' sums make together, in ascending order; ``start``: of the denominator."""
+    num: Op | Vec | float = 0.0
+    den: Op | Vec | float = start
+    for i, ((product, total), v_top, alpha) in enumerate(zip(sums, v_tops, alphas, strict=True)):
+        num = Op("add", Op("mul", product, Op("mul", alpha, v_top)), num)
+        den = Op("add", Op("mul", total, alpha), den)
+        if i < len(sums) - 1:
+            num, den = b.vxm.evaluate(num), b.vxm.evaluate(den)
+    return b.vxm.evaluate(Op("mul", num, reciprocal(den)))
 
 
 @dataclass(frozen=True)
@@ -140,7 +154,10 @@ def _probabilities(b: Build, s: Scored, share: Vec, side: int, valid: Vec | None
     for x, where in ((Op("mul", e, share), side), (e, 1 - side)):
         code = Op("to_int", Op("mul", x, ONE))
         wants += [Want(code, side=where), Want(above(code), side=where)]
-    low, high, all_low, all_high, *top = b.vxm.results(wants if valid is None else [*wants, Want(s.top)])
+    if valid is not None and isinstance(s.top, Op):
+        wants.append(Want(s.top))
+    low, high, all_low, all_high, *made = b.vxm.results(wants)
+    top = [s.top] if isinstance(s.top, Vec) else made
     return Probabilities((low.plane(0), high.plane(1)), (all_low.plane(0), all_high.plane(1)), top[0] if top else None)
 
 
@@ -156,17 +173,18 @@ def _shares(b: Build, heads: Sequence[Head], rows: cache.Rows, flags: Flags, lan
             place = flags.place(head.place)
             if (place, head.kv_head, block) not in shares:
                 scale = rows.scale(b, head.kv_head, block)
-                top = _v_top(b, scale, flags.row(b, "valid", block, head))
+                top = _v_top(b, scale, flags.row(b, "valid", block, head), lanes)
                 shares[place, head.kv_head, block] = b.vxm.evaluate(Op("mul", scale, reciprocal(top)))
                 tops.setdefault((place, block), []).append(top)
     return shares, {key: _joined(b, own, lanes) for key, own in tops.items()}
 
 
 @scoped
-def _v_top(b: Build, scale: Vec, valid: Vec) -> Vec:
-    """The block's largest V scale over the positions written, at least the floor, in every lane."""
-    many = b.blocks * b.heads.per_vector
-    return b.vxm.evaluate(at_least_floor(b.lane_max(Op("mul", scale, valid), "max", many=many)))
+def _v_top(b: Build, scale: Vec, valid: Vec, lanes: Sequence[int]) -> Vec:
+    """The block's largest V scale over the positions written, at least the floor, in every lane that is a position's or
+    a head's."""
+    many, span = b.blocks * len(lanes), tp.BLOCK if lanes[-1] + b.heads.dim <= tp.BLOCK else 0
+    return b.vxm.evaluate(at_least_floor(b.lane_max(Op("mul", scale, valid), "max", span=span, many=many)))
 
 
 @scoped
@@ -208,7 +226,8 @@ def _row_sums(b: Build, plane: Plane, rows: Sequence[Vec], masks: Sequence[Vec])
     sums: list[Operand] = []
     for row, mask in zip(rows, masks, strict=True):
         found = b.mxm.sums(plane, row, b.mxm.new_slot(plane), clear=True)
-        sums.append(found if len(rows) == 1 else Op("mask", found, mask))
+        x: Operand = found if len(rows) == 1 else Op("mask", found, mask)
+        sums.append(Op("pass", x) if not sums and len(rows) > 1 else x)  # one after the other through the plane
         tree = chain("add_mod", sums)
         if len(sums) == CHAIN and len(rows) > CHAIN and isinstance(tree, Op):
             sums = [b.vxm.evaluate(tree)]
@@ -221,7 +240,7 @@ def _products(b: Build, weights: Mapping[Row, Sequence[Pair]], rows: cache.Rows,
     masks = [b.mask(mask) for mask in _masks(b, lanes)]
     parts: dict[Row, list[Op | Vec]] = {row: [] for row in weights}
     for v_plane in range(len(rows.planes)):
-        planes = b.mxm.pick_some(side, min(len(lanes), 2))
+        planes = b.mxm.pick_some(side, len(lanes))
         for group in range(rows.groups):
             b.mxm.load_transposed(planes, group, rows.vectors(v_plane, block, group), request(b, side))
         for plane in planes:

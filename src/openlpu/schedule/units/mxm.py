@@ -115,8 +115,8 @@ class Mxm:
         return min(options, key=lambda p: p.tiles)
 
     def pick_some(self, hemisphere: int, count: int) -> list[Plane]:
-        """Several planes of a hemisphere, at most those that it has, likewise."""
-        return sorted((p for p in self.planes if p.hemisphere == hemisphere), key=lambda p: p.tiles)[:count]
+        """One or two planes of a hemisphere, as many as are asked for and it has, likewise."""
+        return sorted((p for p in self.planes if p.hemisphere == hemisphere), key=lambda p: p.tiles)[: min(count, 2)]
 
     def new_slot(self, plane: Plane) -> int:
         """An accumulator for one row of sums; they are used in turn."""

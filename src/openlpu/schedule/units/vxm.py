@@ -26,13 +26,15 @@ from openlpu.schedule.values import Vec
 
 @dataclass(frozen=True)
 class Want:
-    """A result that goes to SRAM: not to some slices, and to a hemisphere if ``side`` says which.  ``keep`` False: it
-    is only computed, for the error that it may be."""
+    """A result that goes to SRAM: not to some slices, and to a hemisphere if ``side`` says which; ``close``: as near to
+    the VXM as can be, because it goes on to the other hemisphere.  ``keep`` False: it is only computed, for the error
+    that it may be."""
 
     op: Op
     avoid: tuple[int, ...] = ()
     side: int | None = None
     keep: bool = True
+    close: bool = False
 
 
 @dataclass
@@ -207,7 +209,7 @@ class Vxm:
         self.asm.next_id += 1
         chip = self.asm.chip
         post = at + latency(step.op, chip)
-        place = self.asm.store(chip.vxm_position, post, [number] * 4, want.avoid, want.side)
+        place = self.asm.store(chip.vxm_position, post, [number] * 4, want.avoid, want.side, close=want.close)
         if place is None:
             return None
         self.asm.emit_as(number, queue, at, step.op.name, reads, {**fields, "dst_kind": QUAD, "dst": place[0]})
