@@ -7,13 +7,14 @@ its processes, the memory as it is looked at four times a second.  Instructions 
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -107,13 +108,19 @@ def cells(row: Row, made: dict[str, Any]) -> Iterator[str]:
     yield from (f"{last['cycles']:,}", f"{made['processor'] / programs / len(made['segments']):.1f} s")
 
 
-def main(names: list[str]) -> None:
+def main(numbers: Sequence[int]) -> None:
     """The table, a line as soon as it is known."""
     print(f"| {' | '.join(HEAD)} |\n|{'---|' * len(HEAD)}", flush=True)
-    for number, row in enumerate(ROWS, 1):
-        if not names or str(number) in names:
-            print(f"| {' | '.join(cells(row, compiled(row)))} |", flush=True)
+    for number in numbers:
+        row = ROWS[number - 1]
+        print(f"| {' | '.join(cells(row, compiled(row)))} |", flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    every = range(1, len(ROWS) + 1)
+    parser.add_argument("row", nargs="*", type=int, metavar="ROW", help=f"{every[0]} to {every[-1]} (default: all)")
+    given = parser.parse_args().row or every
+    if not set(given) <= set(every):
+        parser.error(f"rows are {every[0]} to {every[-1]}")
+    main(given)
