@@ -29,6 +29,7 @@ from openlpu.place.homes import Homes
 from openlpu.place.lanes import HeadLanes, Lanes
 from openlpu.place.maps import lane_maps, stage_heads
 from openlpu.place.packing import Packing
+from openlpu.place.partner import Order, beside, order, swapped
 from openlpu.place.tables import folds, large, stretches
 
 I32 = NDArray[np.int32]
@@ -43,7 +44,8 @@ class Layout:
     ``heads`` are those of one chip, ``lanes`` the lane map of every value, ``packings`` how each gathered one is
     put together; ``plane`` says which MXM plane (0, 1, … alternating west and east) makes each output vector of each
     linear, keyed ``where.j``, and ``side`` in which hemisphere the cache of each attention lies.  ``requests`` have a
-    KV cache each: row r of request i lies at a home's address + r * requests + i.
+    KV cache each: row r of request i lies at a home's address + r * requests + i.  ``partners``: linears whose tiles
+    make RoPE's partners too, on the planes beside, and how.
     """
 
     chip: Chip
@@ -55,6 +57,7 @@ class Layout:
     plane: dict[str, int]
     requests: int = 1
     side: dict[str, int] = field(default_factory=dict)
+    partners: dict[str, Order] = field(default_factory=dict)
 
 
 def place(graph: Graph, chip: Chip, context: int = 0, requests: int = 1) -> Layout:
@@ -81,6 +84,7 @@ def place_stage(
     maps, packings = lane_maps(stage, heads, chip, sources or relative(stage.tensor))
     layout = Layout(chip, context, heads, maps, packings, Homes(chip, _levers(graph, requests), edge), {}, requests)
     work = [0] * (2 * chip.mxm_planes_per_hemisphere)
+    _partners(layout, graph)
     caches: list[Node] = []  # where experts leave room
     later: list[tuple[Node, int]] = []  # large tables go where weights have left room
     for node in graph.nodes:
@@ -125,6 +129,17 @@ def _experts(layout: Layout, nodes: Sequence[Node], work: list[int]) -> None:
         _vectors(layout, node)
 
 
+def _partners(layout: Layout, graph: Graph) -> None:
+    """The linears in front of RoPE that have so few tiles that loading them twice takes less time than a turn."""
+    roped = {node.inputs[0] for node in graph.nodes if node.op == "rope"}
+    found = order(layout.heads, layout.chip) if roped else None
+    for node in graph.nodes if found else ():
+        if node.op == "linear" and node.output in roped:
+            tiles = layout.lanes[node.inputs[0]].vectors * layout.lanes[node.output].vectors
+            if found and tiles <= 2 * layout.chip.mxm_planes_per_hemisphere:
+                layout.partners[node.where] = found
+
+
 def _tiles(layout: Layout, node: Node, j: int, work: list[int], planes: Sequence[int]) -> None:
     """Tiles of output vector j, on the one of some planes with the least work so far; none for an input vector not
     used.
@@ -142,6 +157,8 @@ def _tiles(layout: Layout, node: Node, j: int, work: list[int], planes: Sequence
     count = int(np.flatnonzero(out.used(j))[-1]) + 1
     groups = -(-count // chip.weight_streams)
     work[plane] += len(used) * (groups if even else chip.superlanes)
+    if node.where in layout.partners:
+        work[beside(plane, chip)] += len(used) * chip.superlanes
     layout.plane[f"{node.where}.{j}"] = layout.plane[f"{where}.{j}"] = plane
     rows = out.row(j)[..., : groups * chip.weight_streams]
     for i in used:
@@ -181,6 +198,9 @@ def _vectors(layout: Layout, node: Node) -> None:
                 layout.homes.keep_bank(f"{word}.{where}.{j}", sources, layout.homes.quad_slices(), 1)
             else:
                 layout.homes.keep(f"{word}.{node.where}.{j}", sources[0], layout.homes.quad_slices())
+            if node.where in layout.partners:
+                turned = replace(sources[0], cols=channel[..., swapped(layout.heads, layout.chip)])
+                layout.homes.keep(f"{word}.{node.where}.{j}.partner", turned, layout.homes.quad_slices())
 
 
 def _sinks(layout: Layout, node: Node) -> None:

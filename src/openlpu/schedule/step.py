@@ -208,7 +208,7 @@ def _float_node(b: Build, node: Node, place: int, rope_rows: Sequence[RopeRow]) 
     if node.op == "headnorm" and f[0]:
         return headnorm.headnorm(b, node, f[0])
     if node.op == "rope" and f[0]:
-        return elementwise.rope(b, f[0], rope_rows[place])
+        return elementwise.rope(b, f[0], b.partners.get((node.inputs[0], place), ()), rope_rows[place])
     if node.op in ("silu_mul", "add") and f[0] and f[1]:
         return (elementwise.silu_mul if node.op == "silu_mul" else elementwise.add)(b, f[0], f[1])
     if node.op == "swiglu" and f[0] and f[1]:

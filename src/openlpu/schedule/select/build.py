@@ -18,6 +18,7 @@ from openlpu.arch.truepoint import BLOCK
 from openlpu.graph.ir import Graph
 from openlpu.partition.split import Stage
 from openlpu.place.emplace import Source, byte_planes
+from openlpu.place.homes import Home
 from openlpu.place.host import placed
 from openlpu.place.lanes import HeadLanes, Lanes
 from openlpu.place.layout import Layout
@@ -100,6 +101,7 @@ class Build:
     c2c: C2c = field(init=False)
     floats: dict[tuple[str, int], Floats] = field(default_factory=dict)
     coded: dict[tuple[str, int], Coded] = field(default_factory=dict)
+    partners: dict[tuple[str, int], list[Later]] = field(default_factory=dict)  # for RoPE, where products make them
     routes: dict[tuple[str, int], Routes] = field(default_factory=dict)
     sums: dict[tuple[str, int], list[Sums]] = field(default_factory=dict)
     requests: dict[int, Guide] = field(default_factory=dict)  # by hemisphere: the map of the token's request
@@ -141,8 +143,7 @@ class Build:
 
     def home(self, name: str) -> Vec:
         """A placed vector, by the name that place/layout.py gave it."""
-        home = self.layout.homes.homes[name]
-        return Vec(home.slices, home.address, 0, (0,) * len(home.slices))
+        return resident(self.layout.homes.homes[name])
 
     def lanes(self, name: str) -> Lanes:
         """The lane map of a graph value."""
@@ -219,6 +220,11 @@ class Build:
             chains[i % 2] = Op(op, other, chains[i % 2])
         last = Op(op, vec, chains[-1])
         return last if len(chains) == 1 else Op(op, chains[0], last)
+
+
+def resident(home: Home) -> Vec:
+    """The first vector of a home, there before the token began."""
+    return Vec(home.slices, home.address, 0, (0,) * len(home.slices))
 
 
 TRIP = 64  # cycles, about, of a trip to the SXM and back, however few rotations are made

@@ -10,8 +10,9 @@ from openlpu.arch.truepoint import elementwise as tp
 from openlpu.graph.ir import Node
 from openlpu.place.lanes import Lanes
 from openlpu.place.layout import embedding, table_rows
+from openlpu.place.partner import swapped
 from openlpu.place.tables import folds, stretches
-from openlpu.schedule.expression import Op
+from openlpu.schedule.expression import Later, Op
 from openlpu.schedule.select.build import Build, Floats
 from openlpu.schedule.select.cache import joined
 from openlpu.schedule.select.spread import spread
@@ -61,16 +62,14 @@ def lookup(b: Build, table: str, kind: str, rows: int, place: int) -> Vec:
     return parts[0] if len(parts) == 1 else b.vxm.evaluate(joined(b, parts))
 
 
-def rope(b: Build, x: Floats, row: tuple[Vec, Vec]) -> Floats:
-    """x * cos + partner * sin', where the partner is the other half's lane and sin' is negative on first halves."""
-    heads, dim = b.heads, b.heads.dim
-    lane = np.arange(b.chip.lanes, dtype=np.int32)
-    swapped = lane - lane % dim + (lane % dim + dim // 2) % dim
-    partner = b.lane_map(np.where(lane < heads.per_vector * dim, swapped, lane))
-    vecs = [
-        b.vxm.later(Op("add", Op("mul", v, row[0]), Op("mul", b.sxm.permute(v, partner), row[1]))) for v in x.vecs
-    ]
-    return Floats(x.lanes, vecs)
+def rope(b: Build, x: Floats, partners: Sequence[Later], row: tuple[Vec, Vec]) -> Floats:
+    """x * cos + partner * sin', where the partner is the other half's lane and sin' is negative on first halves;
+    ``partners``: those that products have made."""
+    maps = [] if partners else b.lane_map(swapped(b.heads, b.chip))
+    others = partners or [b.sxm.permute(vec, maps) for vec in x.vecs]
+    turned = (Op("add", Op("mul", own, row[0]), Op("mul", other, row[1]))
+              for own, other in zip(x.parts, others, strict=True))
+    return Floats(x.lanes, [b.vxm.later(tree) for tree in turned])
 
 
 def silu_mul(b: Build, gate: Floats, up: Floats) -> Floats:

@@ -18,7 +18,7 @@ from openlpu.partition.experts import bank
 from openlpu.place.emplace import Source
 from openlpu.schedule.expression import Op
 from openlpu.schedule.guide import Guide
-from openlpu.schedule.select.build import Build, Coded, Floats, Routes
+from openlpu.schedule.select.build import Build, Coded, Floats, Routes, resident
 from openlpu.schedule.select.codes import MAGNITUDE, TRAP, chain, reciprocal
 from openlpu.schedule.select.spread import spread
 from openlpu.schedule.units.mxm import Plane
@@ -160,11 +160,10 @@ def load(b: Build, node: Node, plane: Plane, tile: str, place: int, *, steady: b
     """A tile of the weights of a linear's expert, in the runs in which it lies."""
     by, each = guide(b, node, plane.hemisphere, place), node.attrs["experts"]
     for group, run in b.layout.homes.runs[tile]:
-        rows = Vec(run.slices, run.address, 0, (0,) * len(run.slices))
-        b.mxm.load_bank(plane, rows, run.count, by, each, steady=steady, group=group)
+        b.mxm.load_bank(plane, resident(run), run.count, by, each, steady=steady, group=group)
 
 
-def row(b: Build, node: Node, word: str, j: int, place: int) -> Vec:
+def row(b: Build, node: Node, word: str, j: str, place: int) -> Vec:
     """The scales or biases of output vector j of a linear; those of its expert are looked up."""
     if not bank(node):
         return b.home(f"{word}.{node.where}.{j}")

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from openlpu.graph.ir import Node
 from openlpu.partition.experts import bank
+from openlpu.place.homes import Home
 from openlpu.place.lanes import Lanes
 from openlpu.place.layout import steady
+from openlpu.place.partner import Order, beside
 from openlpu.schedule.expression import Arrival, Later, Op, Operand
 from openlpu.schedule.select import experts
-from openlpu.schedule.select.build import Build, Floats, Sums
+from openlpu.schedule.select.build import Build, Floats, Sums, resident
 from openlpu.schedule.select.codes import chain, stored
+from openlpu.schedule.units.mxm import Plane
 from openlpu.schedule.values import Vec
 
 RUN, FETCH = 16, 2  # after so many tiles in a row, cycles in which the plane's streams can bring it instructions
@@ -24,15 +27,21 @@ def linear(b: Build, node: Node, places: Sequence[int], out: Lanes) -> list[Floa
         return [one for place in places for one in linear(b, node, [place], out)]
     tokens = [b.coded[node.inputs[0], place] for place in places]
     parts: list[list[Later]] = [[] for _ in tokens]
+    partners: list[list[Later]] = [[] for _ in tokens]
     for j in range(out.vectors):
-        for i, (low, high) in enumerate(sums(b, node, places, j)):
-            y = _scaled(b, node, j, places[i], low, high, tokens[i].scale)
-            plane = b.mxm.planes[b.layout.plane[f"{node.where}.{j}"]]
-            parts[i].append(b.mxm.awaited(plane, b.vxm.later(y)))
+        home = b.layout.plane[f"{node.where}.{j}"]
+        ways: list[tuple[list[list[Later]], int, Order | None]] = [(parts, home, None)]
+        if partner := b.layout.partners.get(node.where):
+            ways.append((partners, beside(home, b.chip), partner))
+        for made, plane, order in ways:
+            for i, (low, high) in enumerate(sums(b, node, places, j, order)):
+                y = _scaled(b, node, f"{j}.partner" if order else f"{j}", places[i], low, high, tokens[i].scale)
+                made[i].append(b.mxm.awaited(b.mxm.planes[plane], b.vxm.later(y)))
+    b.partners |= {(node.output, place): own for place, own in zip(places, partners, strict=True) if own}
     return [Floats(out, own) for own in parts]
 
 
-def _scaled(b: Build, node: Node, j: int, place: int, low: Operand, high: Operand | None, scale: Vec) -> Op:
+def _scaled(b: Build, node: Node, j: str, place: int, low: Operand, high: Operand | None, scale: Vec) -> Op:
     """((Σhigh * 256 + Σlow) * scale) * row_scale (+ bias) of output vector j."""
     total = Op("to_float", low)
     if high is not None:
@@ -70,7 +79,7 @@ def total(b: Build, node: Node, place: int) -> Floats:
         slots = own[j :: out.vectors]
         low, high = (_reduced(b, [getattr(sum, word) for sum in slots]) for word in ("low", "high"))
         assert low is not None, "every vector has a low plane"
-        parts.append(b.vxm.later(_scaled(b, node, j, place, low, high, scale)))
+        parts.append(b.vxm.later(_scaled(b, node, f"{j}", place, low, high, scale)))
     return Floats(out, parts)
 
 
@@ -92,15 +101,17 @@ class Row:
     sum: Vec | Arrival | None = None
 
 
-def sums(b: Build, node: Node, places: Sequence[int], j: int) -> list[tuple[Operand, Operand | None]]:
+def sums(b: Build, node: Node, places: Sequence[int], j: int,
+         order: Order | None = None) -> list[tuple[Operand, Operand | None]]:
     """Exact (Σ low, Σ high) of output vector j for each token; Σ high is None where no input channel is wide.  Those of
-    a last tile come straight from the MXM, to be read next.
+    a last tile come straight from the MXM, to be read next.  ``order``: those of RoPE's partners, on the plane beside.
 
     A tile is installed once, and the codes of all tokens pass.  Where loads are the long part, the next tile is loaded
     before these find their cycles.
     """
     m, homes = b.mxm, b.layout.homes.homes
-    plane = m.planes[b.layout.plane[f"{node.where}.{j}"]]
+    home = b.layout.plane[f"{node.where}.{j}"]
+    plane = m.planes[beside(home, b.chip) if order else home]
     where = bank(node) or node.where
     tokens = [b.coded[node.inputs[0], place] for place in places]
     count = tokens[0].lanes.vectors
@@ -125,7 +136,7 @@ def sums(b: Build, node: Node, places: Sequence[int], j: int) -> list[tuple[Oper
         if bank(node):
             experts.load(b, node, plane, f"weights.{where}.{j}.{i}", places[0], steady=ahead)
         else:
-            m.load(plane, 0, Vec(home.slices, home.address, 0, (0,) * len(home.slices)), home.count, steady=ahead)
+            _load(b, plane, home, order, steady=ahead)
         if ahead and k:
             activate(tiles[k - 1][0])
         m.install(plane, FETCH if ahead and k % RUN == RUN - 1 else 0)
@@ -134,6 +145,13 @@ def sums(b: Build, node: Node, places: Sequence[int], j: int) -> list[tuple[Oper
     if ahead:
         activate(tiles[-1][0])
     return [(_total(low), high and _total(high)) for low, high in pairs]
+
+
+def _load(b: Build, plane: Plane, home: Home, order: Order | None, *, steady: bool) -> None:
+    """Load a tile, in the order of its rows or another."""
+    if order:
+        home = replace(home, slices=tuple(home.slices[row] for row in order.rows))
+    b.mxm.load(plane, 0, resident(home), home.count, steady=steady, order=order.groups if order else ())
 
 
 def _total(row: Row | None) -> Vec | Arrival:

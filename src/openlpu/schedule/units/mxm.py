@@ -132,12 +132,14 @@ class Mxm:
         found = guide.fetch(f"{plane.name}.weights", rows, at, plane.x, plane.buffer_from, options)
         self._loaded(plane, group + np.arange(count), 1, *found)
 
-    def load(self, plane: Plane, group: int, rows: Vec, count: int = 1, *, steady: bool = False) -> None:
+    def load(self, plane: Plane, group: int, rows: Vec, count: int = 1, *, steady: bool = False,
+             order: Sequence[int] = ()) -> None:
         """16 rows of the buffer from 16 streams, and those of the next groups from the addresses behind, ``count``
-        groups in all; a vector of one plane fills all rows with itself.  ``steady``: on streams of its own first."""
+        groups in all, or in another ``order``; a vector of one plane fills all rows with itself.  ``steady``: on
+        streams of its own first."""
         rows = self.asm.closest(rows, plane.x)
         same, half = len(rows.slices) == 1, self.asm.timeline.half
-        at = rows.address + (np.zeros(count, np.int64) if same else np.arange(count))
+        at = rows.address + (np.zeros(count, np.int64) if same else np.array(order[:count] or range(count)))
         for bank in np.unique(at // half):
             here = np.flatnonzero(at // half == bank)
             self._load(plane, group + here, rows, at[here], steady)
