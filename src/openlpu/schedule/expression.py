@@ -36,7 +36,39 @@ class Arrival(Protocol):
         ...
 
 
-Operand = Union["Op", "Later", Vec, Arrival, float, int]
+class Arrivals(Protocol):
+    """Vectors that come to the VXM together."""
+
+    def earliest(self) -> int:
+        """First cycle in which they can pass the VXM."""
+        ...
+
+    def arrive(self, cycle: int) -> list[Taken] | None:
+        """Take all that they need to pass the VXM in a cycle, or None."""
+        ...
+
+    def kept(self, number: int) -> Vec:
+        """One of them by way of SRAM."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One of several vectors that come together."""
+
+    whole: Arrivals
+    number: int
+
+    def earliest(self) -> int:
+        """First cycle in which it can pass the VXM."""
+        return self.whole.earliest()
+
+    def kept(self) -> Vec:
+        """The same by way of SRAM."""
+        return self.whole.kept(self.number)
+
+
+Operand = Union["Op", "Later", Vec, Arrival, Part, float, int]
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,13 +23,13 @@ from openlpu.place.host import placed
 from openlpu.place.lanes import HeadLanes, Lanes
 from openlpu.place.layout import Layout
 from openlpu.schedule.assembler import Assembler
-from openlpu.schedule.expression import Later, Op
+from openlpu.schedule.expression import Later, Op, Part
 from openlpu.schedule.guide import Guide
 from openlpu.schedule.temporaries import Temporaries, scoped
 from openlpu.schedule.units.c2c import C2c, Cabling, group_ports
 from openlpu.schedule.units.mem import Mem
 from openlpu.schedule.units.mxm import Mxm
-from openlpu.schedule.units.sxm import Sxm, Turned
+from openlpu.schedule.units.sxm import Moved, Sxm, Turned
 from openlpu.schedule.units.vxm import Vxm
 from openlpu.schedule.values import Vec
 
@@ -193,23 +193,45 @@ class Build:
 
     @scoped
     def lane_max(
-        self, x: Op | Vec, op: str, checks: Sequence[Op] = (), first: int = 1, span: int = 0, many: int = 1
+        self, x: Op | Vec, op: str, checks: Sequence[Op] = (), first: int = 1, span: int = 0, many: int = 1,
+        least: bool = False
     ) -> Op:
         """The maximum (or minimum: ``op``) of a tree over all lanes (``span``: those of each segment), in every lane;
         a tree on what comes from the SXMs.
 
         Each round of rotations widens the window that a lane has seen, at first ``first`` lanes.  ``checks``: computed
-        beside the tree, for their errors; ``many``: how many such maxima are found at about the same time.
+        beside the tree, for their errors; ``many``: how many such maxima are found at about the same time; ``least``:
+        nothing is smaller than zeros, so that the SXMs may shift some, too.
         """
+        shifts = least and many == 1 and not span and self.chip.latency["shift"] == self.chip.latency["permute"]
         window = first
         parts = -(-(span or self.chip.lanes) // first)  # one trip even if there is one alone, for the checks
-        for radix in rounds(max(parts, 2), many):
+        for radix in rounds(max(parts, 2), many, SHIFTED if shifts else 2):
             vec = x if isinstance(x, Vec) else self.vxm.sides([x], checks=checks)[0]
             checks = ()
-            x = self._largest(op, vec, [self.rotation(r * window, span) for r in range(1, radix)])
+            by = [r * window for r in range(1, radix)]
+            x = self._moved(op, vec, by) if shifts else self._largest(op, vec, [self.rotation(r, span) for r in by])
             window *= radix
         return x if isinstance(x, Op) else Op("pass", x)
 
+    def _moved(self, op: str, vec: Vec, by: Sequence[int]) -> Op:
+        """Like :meth:`_largest`, of rotations by so many lanes.  Beside those that the SXMs permute in a cycle one is
+        shifted: what leaves at one end in one SXM, and what comes in at the other end in the other."""
+        slots = -(-len(by) // SHIFTED)
+        split = [*by[2 * slots :], *[0] * (3 * slots - len(by))]
+        chains: list[Op] = []
+        for i, amount in enumerate(by[: 2 * slots]):
+            side, shift = i % 2, split[i // 2]
+            turned = Turned(self.asm, vec, self.rotation(amount), side)
+            found: Op | Turned = turned
+            if shift:
+                moved = Moved(turned, self.chip.lanes - shift if side else shift, bool(side), self.rotation(shift))
+                found = Op(op, Part(moved, 0), Part(moved, 1))
+            if i < 2:
+                chains.append(Op("pass", found) if i else Op(op, found, vec))
+            else:
+                chains[side] = Op(op, found, chains[side])
+        return Op(op, chains[0], chains[1]) if chains[1:] else chains[0]
 
     def _largest(self, op: str, vec: Vec, maps: Sequence[Sequence[Vec]]) -> Op:
         """The maximum of a vector and what some maps make of it, in a chain of what comes from each SXM: from one SXM
@@ -227,16 +249,18 @@ def resident(home: Home) -> Vec:
     return Vec(home.slices, home.address, 0, (0,) * len(home.slices))
 
 
+SHIFTED = 3  # rotations in two cycles of a chain, of which the SXMs shift one
 TRIP = 64  # cycles, about, of a trip to the SXM and back, however few rotations are made
 
 
-def rounds(lanes: int, many: int) -> list[int]:
+def rounds(lanes: int, many: int, chained: int = 2) -> list[int]:
     """Factors of which the product is at least a number of lanes, 2 or more, so that ``many`` maxima take the fewest
-    cycles: each round takes a trip and a dispatch per rotation; one chain takes a rotation a cycle, both SXMs two."""
+    cycles: each round takes a trip and a dispatch per rotation; one chain takes ``chained`` rotations in two cycles,
+    both SXMs four."""
 
     def cost(factors: list[int]) -> int:
         turns = [many * (radix - 1) for radix in factors]
-        return sum(TRIP + max(n // many, -(-n // 2)) for n in turns)
+        return sum(TRIP + max(-(-2 * n // many // chained), -(-n // 2)) for n in turns)
 
     best: list[int] = []
     for count in range(1, lanes.bit_length() + 1):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from openlpu.schedule.assembler import Assembler
@@ -47,7 +47,12 @@ class Turned:
 
     def arrive(self, cycle: int) -> Taken | None:
         """Take all that it needs to pass the VXM in a cycle, or None."""
-        asm, at, width = self.asm, cycle - self.lead, len(self.vec.slices)
+        found = self.sent(cycle - self.lead)
+        return found and found[1]
+
+    def sent(self, at: int) -> tuple[Fetched, Taken] | None:
+        """Likewise, to be dispatched in a cycle: its data, which others may take too, and the result."""
+        asm, width = self.asm, len(self.vec.slices)
         operands = self._operands(at)
         if operands is None:
             return None
@@ -57,7 +62,7 @@ class Turned:
         number = asm.next_id
         asm.next_id += 1
         self._emit(number, at, operands, base)
-        return base, [(number, part) for part in range(width)]
+        return operands[0], (base, [(number, part) for part in range(width)])
 
     def kept(self, avoid: tuple[int, ...] = ()) -> Vec:
         """The result in SRAM."""
@@ -95,6 +100,42 @@ class Turned:
         reads += [(16 + i, source, False, 0) for i, source in enumerate(where[1])]
         fields = {"stream": data[0], "dst": base, "map": where[0], "count": len(data[1])}
         self.asm.emit_as(number, f"sxm{'we'[self.hemisphere]}.permute", at, "permute", reads, fields)
+
+
+@dataclass(frozen=True, eq=False)
+class Moved:
+    """What one SXM makes of a vector in one cycle, on its way to the VXM: a permutation, and the lanes shifted by an
+    amount to higher ones (``north``) or lower, zeros where there are none."""
+
+    turned: Turned
+    amount: int
+    north: bool
+    same: Sequence[Vec]  # a map that moves like the shift, around
+
+    def earliest(self) -> int:
+        """First cycle in which both can pass the VXM."""
+        return self.turned.earliest()
+
+    def arrive(self, cycle: int) -> list[Taken] | None:
+        """Take all that they need to pass the VXM in a cycle, or None."""
+        turned, asm, at = self.turned, self.turned.asm, cycle - self.turned.lead
+        queue = f"sxm{'we'[turned.hemisphere]}.shift"
+        found = turned.sent(at) if asm.timeline.queue(queue, at) else None
+        if found is None:
+            return None
+        (stream, sources), first = found
+        width, post = len(sources), at + asm.chip.latency["shift"]
+        base = asm.timeline.stream_group(width, turned.x, post, asm.chip.vxm_position)
+        if base is None:
+            return None
+        reads = [(i, source, False, 0) for i, source in enumerate(sources)]
+        fields = {"stream": stream, "dst": base, "amount": self.amount, "north": int(self.north), "count": width}
+        number = asm.emit(queue, at, "shift", reads, **fields)
+        return [first, (base, [(number, part) for part in range(width)])]
+
+    def kept(self, number: int) -> Vec:
+        """One of them by way of SRAM."""
+        return replace(self.turned, maps=self.same if number else self.turned.maps).kept()
 
 
 class Sxm:

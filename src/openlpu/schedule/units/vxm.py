@@ -9,9 +9,11 @@ from openlpu.arch.isa import ALU, BYTE, IMM, NONE, QUAD
 from openlpu.schedule.assembler import Assembler, Claim
 from openlpu.schedule.expression import (
     Arrival,
+    Arrivals,
     Later,
     Op,
     Operand,
+    Part,
     Step,
     Taken,
     immediate,
@@ -43,7 +45,7 @@ class Trial:
 
     ids: list[int] = field(default_factory=list)
     alus: list[int] = field(default_factory=list)
-    taken: dict[tuple[object, int], Taken] = field(default_factory=dict)
+    taken: dict[tuple[object, int], list[Taken]] = field(default_factory=dict)
 
 
 class Vxm:
@@ -228,21 +230,24 @@ class Vxm:
             fields |= {f"{side}_kind": IMM, "imm": immediate(operand)}
         else:
             assert not isinstance(operand, Op | Later), "an op that is read was dispatched before, what is later opened"
-            key = ((operand.slices, operand.address) if isinstance(operand, Vec) else id(operand), at)
-            taken = trial.taken.get(key) or self._arrival(operand, at)
+            whole, number = (operand.whole, operand.number) if isinstance(operand, Part) else (operand, 0)
+            key = ((whole.slices, whole.address) if isinstance(whole, Vec) else id(whole), at)
+            taken = trial.taken.get(key) or self._arrival(whole, at)
             if taken is None:
                 return False
-            base, sources = trial.taken[key] = taken
+            trial.taken[key] = taken
+            base, sources = taken[number]
             fields |= {f"{side}_kind": QUAD if len(sources) == 4 else BYTE, side: base}
             reads.extend((first + i, writer, False, part) for i, (writer, part) in enumerate(sources))
         return True
 
-    def _arrival(self, operand: Vec | Arrival, at: int) -> Taken | None:
+    def _arrival(self, operand: Vec | Arrival | Arrivals, at: int) -> list[Taken] | None:
         """What passes the VXM in a cycle: from SRAM, or straight from another unit."""
         if not isinstance(operand, Vec):
-            return operand.arrive(at)
+            found = operand.arrive(at)
+            return [found] if isinstance(found, tuple) else found
         got = self.asm.fetch(operand, self.asm.chip.vxm_position, at)
-        return got and (got[0], [(number, 0) for number in got[1]])
+        return [(got[0], [(number, 0) for number in got[1]])] if got else None
 
 
 def _moved(op: Op, moved: Mapping[int, Operand], done: dict[int, Op]) -> Op:
