@@ -18,6 +18,7 @@ from openlpu.schedule.select.codes import chain, stored
 from openlpu.schedule.units.mxm import Plane
 from openlpu.schedule.values import Vec
 
+HELD = 2  # tiles that a plane has ready: in the array, and in the buffer
 RUN, FETCH = 16, 2  # after so many tiles in a row, cycles in which the plane's streams can bring it instructions
 
 
@@ -29,14 +30,14 @@ def linear(b: Build, node: Node, places: Sequence[int], out: Lanes) -> list[Floa
     parts: list[list[Later]] = [[] for _ in tokens]
     partners: list[list[Later]] = [[] for _ in tokens]
     for j in range(out.vectors):
-        home = b.layout.plane[f"{node.where}.{j}"]
-        ways: list[tuple[list[list[Later]], int, Order | None]] = [(parts, home, None)]
+        plane = b.mxm.planes[b.layout.plane[f"{node.where}.{j}"]]
+        ways: list[tuple[list[list[Later]], Order | None]] = [(parts, None)]
         if partner := b.layout.partners.get(node.where):
-            ways.append((partners, beside(home, b.chip), partner))
-        for made, plane, order in ways:
+            ways.append((partners, partner))
+        for made, order in ways:
             for i, (low, high) in enumerate(sums(b, node, places, j, order)):
                 y = _scaled(b, node, f"{j}.partner" if order else f"{j}", places[i], low, high, tokens[i].scale)
-                made[i].append(b.mxm.awaited(b.mxm.planes[plane], b.vxm.later(y)))
+                made[i].append(b.mxm.awaited(plane, b.vxm.later(y)))
     b.partners |= {(node.output, place): own for place, own in zip(places, partners, strict=True) if own}
     return [Floats(out, own) for own in parts]
 
@@ -106,17 +107,40 @@ def sums(b: Build, node: Node, places: Sequence[int], j: int,
     """Exact (Σ low, Σ high) of output vector j for each token; Σ high is None where no input channel is wide.  Those of
     a last tile come straight from the MXM, to be read next.  ``order``: those of RoPE's partners, on the plane beside.
 
+    A few tiles, but more than a plane can hold, take turns with the plane beside.
+    """
+    homes, home, where = b.layout.homes.homes, b.layout.plane[f"{node.where}.{j}"], bank(node) or node.where
+    tiles = [(i, tile) for i in range(b.coded[node.inputs[0], places[0]].lanes.vectors)
+             if (tile := homes.get(f"weights.{where}.{j}.{i}"))]
+    ahead, planes = steady(len(tiles) * b.lanes(node.output).vectors, b.chip), [home]
+    if order:
+        planes = [beside(home, b.chip)]
+    elif HELD < len(tiles) <= 2 * HELD and "scale" in node.params and not (ahead or bank(node)):
+        planes = sorted({home, beside(home, b.chip)})
+    made = [_sums(b, node, places, j, b.mxm.planes[plane], tiles[k :: len(planes)], order, ahead=ahead)
+            for k, plane in enumerate(planes)]
+    return [(_joined(low), _joined(high) if any(high) else None)
+            for low, high in (zip(*own, strict=True) for own in zip(*made, strict=True))]
+
+
+def _joined(parts: Sequence[Vec | Arrival | None]) -> Operand:
+    """The sum of those of several planes."""
+    there = [x for x in parts if x is not None]
+    tree: Operand = there[0]
+    for part in there[1:]:
+        tree = Op("add_mod", part, tree)
+    return tree
+
+
+def _sums(b: Build, node: Node, places: Sequence[int], j: int, plane: Plane, tiles: Sequence[tuple[int, Home]],
+          order: Order | None, *, ahead: bool) -> list[tuple[Vec | Arrival, Vec | Arrival | None]]:
+    """:func:`sums` of some tiles on one plane.
+
     A tile is installed once, and the codes of all tokens pass.  Where loads are the long part, the next tile is loaded
     before these find their cycles.
     """
-    m, homes = b.mxm, b.layout.homes.homes
-    home = b.layout.plane[f"{node.where}.{j}"]
-    plane = m.planes[beside(home, b.chip) if order else home]
-    where = bank(node) or node.where
+    m, where = b.mxm, bank(node) or node.where
     tokens = [b.coded[node.inputs[0], place] for place in places]
-    count = tokens[0].lanes.vectors
-    tiles = [(i, home) for i in range(count) if (home := homes.get(f"weights.{where}.{j}.{i}"))]
-    ahead = steady(len(tiles) * b.lanes(node.output).vectors, b.chip)
 
     def row(codes: Sequence[Vec | None]) -> Row | None:
         own = [i for i, _ in tiles if codes[i] is not None]

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from openlpu.schedule.assembler import Assembler
-from openlpu.schedule.expression import Later, Taken
+from openlpu.schedule.expression import Later, Taken, leaves
 from openlpu.schedule.guide import Guide
 from openlpu.schedule.timeline import Ints
 from openlpu.schedule.values import Vec
@@ -105,8 +105,11 @@ class Mxm:
         self.waiting: dict[str, list[Later]] = {}
 
     def awaited(self, plane: Plane, later: Later) -> Later:
-        """A result that reads a plane's sums: it is made before the next install, with all that is made of it."""
-        self.waiting.setdefault(plane.name, []).append(later)
+        """A result of a plane's sums, and maybe others': it is made before the next install, with all that is made of
+        it."""
+        others = (leaf.plane.name for leaf in leaves(later.op) if isinstance(leaf, Sums))
+        for name in dict.fromkeys([plane.name, *others]):
+            self.waiting.setdefault(name, []).append(later)
         return later
 
     def pick(self, hemisphere: int | None = None) -> Plane:
