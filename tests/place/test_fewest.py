@@ -18,7 +18,7 @@ from openlpu.place.layout import place, place_stage
 from openlpu.schedule.search import CHIPS, Wanted, search
 
 GRAPH = draw(replace(BASE, layers=6, hidden=64, heads=2, kv_heads=2, head_dim=32, intermediate=128, context=64))
-SMALL = replace(load_chip("tiny"), words_per_slice=124)
+SMALL = replace(load_chip("tiny"), words_per_slice=148)
 
 
 def holds(split: Split) -> bool:
