@@ -62,7 +62,11 @@ def test_compile_show_and_verify(folder, capsys, tmp_path):
     assert shapes["sequences"] == made["sequences"]
     assert ask(capsys, "show", out)["sequences"] == made["sequences"]
     assert cli.main(["show", str(out)]) == 0
-    assert "sweeps, in the order" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "sequence of 12: 6 steps of each of 2 sweeps" in said and "critical path by what happens:" in said
+    (longest,) = made["longest"]
+    assert sum(longest["path"].values()) == longest["cycles"] == made["sequences"][0]["cycles"]
+    assert "per sequence and" in said and longest["energy"]["femtojoules"] > longest["energy"]["static"] > 0
     assert ask(capsys, "verify", out)["same"] is True
     ref, chip = (ask(capsys, "run", *how) for how in ((folder, "a mat", "--target=ref"), (out, "a mat")))
     assert chip["sequences"][0]["hidden_sha256"] == ref["sequences"][0]["hidden_sha256"]

@@ -54,10 +54,25 @@ def report(graph: Graph, program: Program) -> dict[str, Any]:
         "sram_rows": chip.slices * chip.words_per_slice, "sram": cli_tables.rooms(program),
         "sequences": [{"length": n, "cycles": sweeps.cycles(program, n),
                        "utilisation": sweeps.utilisation(graph, program, n)} for n in lengths],
+        "longest": [_longest(program, context) for context in sorted({s.context for s in program.segments})],
         "sweeps": [{"name": s.name, "context": s.context, "chunk": s.chunk, "cycles": s.cycles,
                     "instructions": sum(map(len, s.queues.values())),
                     "instruction_bytes": instruction_bytes(s.queues)} for s in program.segments],
     }
+
+
+def _longest(program: Program, context: int) -> dict[str, Any]:
+    """Where the cycles of the longest sequence of a context bucket go."""
+    from openlpu.schedule import joules, sweeps
+    from openlpu.schedule.report import in_turn, report
+    from openlpu.schedule.tracks import single
+
+    chip, turns = program.chip, sweeps.turns(program, context)
+    use = in_turn(chip, ((report(chip, part), times) for part, times in turns))
+    spent = joules.in_turn([(single(program, part), times) for part, times in turns])
+    about = {"length": context, "steps": turns[0][1], "sweeps": len(turns), "cycles": use.cycles,
+             "instructions": use.instructions}
+    return about | cli_tables.account(use, spent)
 
 
 def summary(result: dict[str, Any]) -> Iterator[str]:
@@ -74,7 +89,7 @@ def summary(result: dict[str, Any]) -> Iterator[str]:
 
 
 def details(result: dict[str, Any]) -> Iterator[str]:
-    """What ``openlpu show`` adds: the room, and each sweep."""
+    """What ``openlpu show`` adds: the room, each sweep, and where the longest sequences' cycles and joules go."""
     yield ""
     yield from cli_tables.sram(result)
     yield ""
@@ -82,6 +97,11 @@ def details(result: dict[str, Any]) -> Iterator[str]:
     for s in result["sweeps"]:
         yield (f"  {s['name']:<12} {s['cycles']:>9,} cycles {s['instructions']:>9,} instructions in "
                f"{units.size(s['instruction_bytes'])}")
+    for of in result["longest"]:
+        yield ""
+        yield (f"sequence of {of['length']}: {units.count(of['steps'], 'step')} of each of {of['sweeps']} sweeps, "
+               f"{of['cycles']:,} cycles")
+        yield from cli_tables.accounted(of, "sequence")
 
 
 def run(args: argparse.Namespace, compiled: Compiled, executable: Any = None) -> int:

@@ -138,6 +138,7 @@ def report(graph: Graph, program: Program) -> dict[str, Any]:
 def _segment(graph: Graph, program: Program, segment: Segment) -> dict[str, Any]:
     from openlpu.arch.encoding import instruction_bytes
     from openlpu.place.bound import bound
+    from openlpu.schedule.joules import energy
     from openlpu.schedule.report import report
     from openlpu.schedule.tracks import single
 
@@ -147,10 +148,7 @@ def _segment(graph: Graph, program: Program, segment: Segment) -> dict[str, Any]
         "instruction_bytes": instruction_bytes(segment.queues),
         "bound": {"cycles": limit.cycles, "limit": limit.limit, "weights": limit.weights, "issue": limit.issue,
                   "issue_unit": limit.issue_unit, "path": limit.path},
-        "busy": {unit: {"dispatches": count, "share": share} for unit, (count, share) in use.busy.items() if count},
-        "path": use.path, "operators": use.operators,
-        "energy": cli_tables.joules([single(program, segment)]),
-    }
+    } | cli_tables.account(use, energy([single(program, segment)]))
 
 
 def summary(result: dict[str, Any]) -> Iterator[str]:

@@ -122,11 +122,4 @@ def _details(result: dict[str, Any]) -> Iterator[str]:
         yield ""
         yield (f"{cli_prefill.title(s)}: bounds{' of one' * (s['chunk'] > 1)} in cycles: weights {bound['weights']:,}, "
                f"{bound['issue_unit']} {bound['issue']:,}, longest path {bound['path']:,}")
-        yield "  units in use:"
-        for unit, use in s["busy"].items():
-            yield f"    {unit:<16} {use['dispatches']:>9,} dispatches {use['share']:7.2%} of its slots"
-        yield "  critical path by what happens:"
-        yield from cli_tables.shares(s["path"], s["cycles"])
-        yield "  critical path by operator, over all layers:"
-        yield from cli_tables.shares(cli_tables.over_layers(s["operators"]), s["cycles"])
-        yield from cli_tables.energy(s["energy"], cli_prefill.unit(s))
+        yield from cli_tables.accounted(s, cli_prefill.unit(s))

@@ -89,6 +89,7 @@ def report(found: Found) -> dict[str, Any]:
 
 
 def _segment(program: SystemProgram, i: int) -> dict[str, Any]:
+    from openlpu.schedule.joules import energy
     from openlpu.schedule.report import totals
     from openlpu.schedule.tracks import of_system
     from openlpu.schedule.utilisation import links, units
@@ -101,7 +102,7 @@ def _segment(program: SystemProgram, i: int) -> dict[str, Any]:
         "operators": totals((piece.operator, piece.cycles) for piece in token.path),
         "units": {name: vars(use) for name, use in units(token.chips).items()},
         "links": {name: vars(use) for name, use in links(program, i).items()},
-        "energy": cli_tables.joules(token.chips),
+        "energy": cli_tables.joules(energy(token.chips)),
     }
 
 

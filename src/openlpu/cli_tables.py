@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from openlpu._base import units
 
 if TYPE_CHECKING:
+    from openlpu.schedule.joules import Energy
     from openlpu.schedule.program import Program
-    from openlpu.schedule.tracks import ChipRun
+    from openlpu.schedule.report import Report
 
 
 def rooms(program: Program) -> dict[str, int]:
@@ -28,11 +29,8 @@ def sram(result: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {kind:<14} {rows:>9,}  {rows / result['sram_rows']:7.2%}"
 
 
-def joules(chips: Sequence[ChipRun]) -> dict[str, Any]:
+def joules(spent: Energy) -> dict[str, Any]:
     """The energy of a token in femtojoules, and the mean power of a chip; one request alone, and the pipeline full."""
-    from openlpu.schedule.joules import energy
-
-    spent = energy(chips)
     return {
         "process": spent.process, "femtojoules": spent.alone, "femtojoules_full": spent.full,
         "static": spent.static_alone, "static_full": spent.static_full, "dynamic": spent.dynamic,
@@ -55,6 +53,26 @@ def energy(spent: Mapping[str, Any], unit: str) -> Iterator[str]:
     for name, parts in (("static", static), *((name, {how: part for how in columns}) for name, part in dynamic)):
         cells = (f"{units.joules(parts[how]):>9} {parts[how] / totals[how]:8.2%}" for how in columns)
         yield f"    {name:<24} {'   '.join(cells)}"
+
+
+def account(use: Report, spent: Energy) -> dict[str, Any]:
+    """Where cycles and joules of one chip go."""
+    return {
+        "busy": {unit: {"dispatches": count, "share": share} for unit, (count, share) in use.busy.items() if count},
+        "path": use.path, "operators": use.operators, "energy": joules(spent),
+    }
+
+
+def accounted(of: Mapping[str, Any], unit: str) -> Iterator[str]:
+    """The lines of :func:`account`; ``unit`` as of :func:`energy`."""
+    yield "  units in use:"
+    for name, use in of["busy"].items():
+        yield f"    {name:<16} {use['dispatches']:>9,} dispatches {use['share']:7.2%} of its slots"
+    yield "  critical path by what happens:"
+    yield from shares(of["path"], of["cycles"])
+    yield "  critical path by operator, over all layers:"
+    yield from shares(over_layers(of["operators"]), of["cycles"])
+    yield from energy(of["energy"], unit)
 
 
 def shares(parts: Mapping[str, int], total: int) -> Iterator[str]:

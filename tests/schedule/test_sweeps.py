@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from openlpu.partition.shard import shard
 from openlpu.partition.split import Split
 from openlpu.partition.sweeps import sweeps
 from openlpu.place.layout import place
-from openlpu.schedule import program_file
+from openlpu.schedule import joules, program_file, report, tracks
 from openlpu.schedule import sweeps as schedule
 from openlpu.target.base import Chunk
 from openlpu.target.chip import run as chip
@@ -98,6 +99,23 @@ def test_a_program_is_stored_verified_and_checked_without_values(small, tmp_path
     other = replace(graph, params={name: x + (name == "embed.norm.bias") for name, x in graph.params.items()})
     broken = chip.EncoderExecutable(stored, other.params)
     assert not same(broken.run([sequence(3)]), ref.load(graph).run([sequence(3)]))
+
+
+def test_every_cycle_of_a_sequence_has_one_kind_and_one_operator(small):
+    made = small[1].program
+    turns = schedule.turns(made, 40)
+    each = [(report.report(made.chip, part), times) for part, times in turns]
+    assert all(sum(use.path.values()) == use.cycles == part.cycles
+               for (use, _), (part, _) in zip(each, turns, strict=True))
+    use = report.in_turn(made.chip, each)
+    assert use.cycles == schedule.cycles(made, 40) and use.pieces[0].start == 0
+    assert all(a.start + a.cycles == b.start for a, b in pairwise(use.pieces))
+    assert sum(use.path.values()) == sum(use.operators.values()) == use.cycles
+    assert use.path["MXM"] == sum(times * one.path["MXM"] for one, times in each)
+    one = joules.energy([tracks.single(made, made.segments[1])])
+    ten = joules.in_turn([(tracks.single(made, made.segments[1]), 10)])
+    assert ten.dynamic == {name: 10 * spent for name, spent in one.dynamic.items()}
+    assert 0 <= ten.static_alone - 10 * one.static_alone < 10 and ten.alone == ten.full
 
 
 def test_the_referee_refuses_a_sweep_whose_read_comes_too_early(small):

@@ -1,4 +1,5 @@
-"""A token on chips in, its energy out: what its instructions spend, and what the chips draw while it lasts.
+"""A token on chips in, or a sequence on one, its energy out: what its instructions spend, and what the chips draw
+while it lasts.
 
 For one request alone every chip draws its static power from the token's first cycle to its last.  With the pipeline
 full another request's token follows as soon as the busiest chip is done, so that a token pays for one interval only.
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from openlpu.arch.chip import Chip
 from openlpu.arch.energy import FJ_PER_JOULE, Counts, count, dynamic, load_constants, static
 from openlpu.schedule.tracks import ChipRun, duration, interval
 
@@ -50,12 +52,23 @@ class Energy:
 
 def energy(chips: Sequence[ChipRun]) -> Energy:
     """What a token on these chips costs."""
-    of, total = load_constants(chips[0].chip.name), Counts()
+    total = Counts()
     done: dict[int, Counts] = {}  # chips with the same instructions are counted once
     for run in chips:
         if id(run.queues) not in done:
             done[id(run.queues)] = count(run.chip, run.queues, run.packet_bytes)
         total += done[id(run.queues)]
-    clock, cycles = chips[0].chip.clock_hz, (duration(chips), interval(chips))
-    alone, full = (sum(static(run.chip, of, c) for run in chips) for c in cycles)
-    return Energy(of.name, total, dynamic(total, of), alone, full, len(chips), cycles[0] / clock, cycles[1] / clock)
+    return _spent(chips[0].chip, len(chips), total, duration(chips), interval(chips))
+
+
+def in_turn(steps: Sequence[tuple[ChipRun, int]]) -> Energy:
+    """What steps of one chip cost that follow each other, each so many times."""
+    total = sum((count(run.chip, run.queues, run.packet_bytes) * times for run, times in steps), Counts())
+    cycles = sum(run.cycles * times for run, times in steps)
+    return _spent(steps[0][0].chip, 1, total, cycles, cycles)
+
+
+def _spent(chip: Chip, chips: int, total: Counts, cycles: int, interval: int) -> Energy:
+    of, clock = load_constants(chip.name), chip.clock_hz
+    alone, full = (chips * static(chip, of, c) for c in (cycles, interval))
+    return Energy(of.name, total, dynamic(total, of), alone, full, chips, cycles / clock, interval / clock)

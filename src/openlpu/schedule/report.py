@@ -1,9 +1,10 @@
 """A segment in; where its cycles went out: use of each unit, and the critical path cycle by cycle.
 
-The path is walked back from the last logit.  At each instruction it follows the operand that was available last, so
-every cycle of the token falls into exactly one kind: a unit working, a value hopping along stream registers, a vector
-on a link between chips, the chip's clock being set right, weights on their way into an array that a value waits for, or
-another wait, for a port, a plane or a free stream.  The kinds add up to the total.
+The path is walked back from the last logit, or what a sweep of an encoder writes last.  At each instruction it follows
+the operand that was available last, so every cycle of the token falls into exactly one kind: a unit working, a value
+hopping along stream registers, a vector on a link between chips, the chip's clock being set right, weights on their way
+into an array that a value waits for, or another wait, for a port, a plane or a free stream.  The kinds add up to the
+total.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from openlpu.arch.chip import Chip
 from openlpu.arch.isa import TABLE, unit_of_queue
-from openlpu.schedule.program import HOLD, RESIDENT, Segment
+from openlpu.schedule.program import HOLD, RESIDENT, Segment, Sweep
 
 HOPS, WAITING, WEIGHTS, CLOCK = "hops", "waiting", "weights", "clock"
 COLLECTIVES, LINKS = "collectives", "links"  # between the chips of a stage; from stage to stage
@@ -85,15 +86,26 @@ def totals(parts: Iterable[tuple[str, int]]) -> dict[str, int]:
 
 def report(chip: Chip, segment: Segment) -> Report:
     """Account for every cycle of a segment."""
-    instructions = sum(len(rows) for rows in segment.queues.values())
-    return Report(segment.cycles, instructions, _busy(chip, segment), critical_path(chip, segment))
+    counts = dispatched(segment.queues)
+    return Report(segment.cycles, counts.total(), _busy(chip, counts, segment.cycles), critical_path(chip, segment))
+
+
+def in_turn(chip: Chip, steps: Iterable[tuple[Report, int]]) -> Report:
+    """Account for every cycle of steps that follow each other, each so many times."""
+    counts, pieces, end = Counter[str](), [], 0
+    for step, times in steps:
+        counts.update({unit: times * count for unit, (count, _) in step.busy.items()})
+        for _ in range(times):
+            pieces += [replace(piece, start=end + piece.start) for piece in step.pieces]
+            end += step.cycles
+    return Report(end, counts.total(), _busy(chip, counts, end), tuple(pieces))
 
 
 def critical_path(chip: Chip, segment: Segment, until: int | None = None) -> tuple[Piece, ...]:
-    """The pieces of a segment's critical path in order of time: to its last logit, or to the dispatch of instruction
-    ``until``."""
+    """The pieces of a segment's critical path in order of time: to its last logit, or a sweep's last write, or to the
+    dispatch of instruction ``until``."""
     dispatches = _Dispatches(chip, segment)
-    last = _last_logit(dispatches, segment) if until is None else until
+    last = _last_write(dispatches, segment) if until is None else until
     walk = _walk(dispatches, _Operands(segment), last)
     end, pieces = dispatches[last].cycle, []
     if until is None:
@@ -131,12 +143,12 @@ def _held(piece: Piece, holds: Iterable[tuple[int, int]]) -> Iterator[Piece]:
         yield replace(piece, cycles=end - piece.start)
 
 
-def _last_logit(dispatches: Mapping[int, Dispatch], segment: Segment) -> int:
-    """The id of the write that ends the token."""
+def _last_write(dispatches: Mapping[int, Dispatch], segment: Segment) -> int:
+    """The id of the write that ends a token, or a sweep: of a sweep that of what waits for the next one too."""
     outputs = segment.claims.outputs
-    logits = set(outputs["writer"][~outputs["indirect"]].tolist())
+    ends = set(outputs["writer"][~outputs["indirect"] | isinstance(segment, Sweep)].tolist())
     writes = [rows["id"] for queue, rows in segment.queues.items() if queue.startswith("mem")]
-    return max((n for n in np.concatenate(writes).tolist() if n in logits), key=lambda n: dispatches[n].cycle)
+    return max((n for n in np.concatenate(writes).tolist() if n in ends), key=lambda n: dispatches[n].done)
 
 
 class _Dispatches(dict[int, Dispatch]):
@@ -230,10 +242,9 @@ def _walk(
     yield LINKS if dispatches[now].unit == LINK else WAITING, dispatches[now].cycle, now
 
 
-def _busy(chip: Chip, segment: Segment) -> dict[str, tuple[int, float]]:
+def _busy(chip: Chip, counts: Counter[str], cycles: int) -> dict[str, tuple[int, float]]:
     slots = issue(chip)
-    counts = dispatched(segment.queues)
-    return {u: (counts[u], counts[u] / (slots[u] * segment.cycles)) for u in sorted(slots)}
+    return {u: (counts[u], counts[u] / (slots[u] * cycles)) for u in sorted(slots)}
 
 
 def issue(chip: Chip) -> Counter[str]:

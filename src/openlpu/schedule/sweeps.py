@@ -40,17 +40,18 @@ def is_encoder(program: Program) -> bool:
     return isinstance(program.segments[0], Sweep)
 
 
-def bucket(program: Program, length: int) -> list[Sweep]:
-    """The sweeps of a sequence's bucket, in order."""
+def turns(program: Program, length: int) -> list[tuple[Sweep, int]]:
+    """The sweeps of a sequence's bucket, in order, and how many steps each takes."""
     assert 0 < length <= program.context, "the sequence is longer than the program's context"
     context = next(s.context for s in program.segments if length <= s.context)
-    return [s for s in program.segments if isinstance(s, Sweep) and s.context == context]
+    sweeps = (s for s in program.segments if isinstance(s, Sweep) and s.context == context)
+    return [(s, -(-length // s.chunk)) for s in sweeps]
 
 
 def steps(program: Program, tokens: Sequence[int], types: Sequence[int] = ()) -> Iterator[tuple[Step, Sweep]]:
     """All steps of a sequence."""
     length = len(tokens)
-    for part in bucket(program, length):
+    for part, _ in turns(program, length):
         for start in range(0, length, part.chunk):
             own = slice(start, start + part.chunk)
             yield Step(start, tuple(tokens[own]), part.chunk, 0, length, tuple(types[own])), part
@@ -58,7 +59,7 @@ def steps(program: Program, tokens: Sequence[int], types: Sequence[int] = ()) ->
 
 def cycles(program: Program, length: int) -> int:
     """Cycles from the first dispatch of a sequence to its last hidden state."""
-    return sum(-(-length // part.chunk) * part.cycles for part in bucket(program, length))
+    return sum(times * part.cycles for part, times in turns(program, length))
 
 
 def utilisation(graph: Graph, program: Program, length: int) -> float:

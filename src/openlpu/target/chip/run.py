@@ -100,7 +100,7 @@ class EncoderExecutable(ChipExecutable):
 
     def _hidden(self, length: int) -> F32:
         """From the state that the last sweep wrote."""
-        last = sweeps.bucket(self.program, length)[-1]
+        last, _ = sweeps.turns(self.program, length)[-1]
         homes = {item.name: item for item in self.program.resident}
         channel = last.logits.channel
         states = [homes[state(last.number % 2, v)] for v in range(len(channel))]
