@@ -27,6 +27,7 @@ from openlpu.schedule.program import SystemProgram
 from openlpu.schedule.step import schedule
 from openlpu.schedule.system import cables, paced, schedule_system
 from openlpu.target.base import Chunk
+from openlpu.target.chip.pipeline import inside
 from openlpu.target.chip.system import SystemExecutable
 from openlpu.target.ref import run as ref
 
@@ -116,6 +117,19 @@ def test_vectors_sent_on_by_chips_in_between_give_the_reference_bits(
     executable, chunk = SystemExecutable(program, graph.params, wired), Chunk(0, 0, tokens(2, graph.config), every=True)
     assert same(executable.run([chunk]), ref.load(graph).run([chunk]))
     assert executable.timing(0, draws=100).slack.min() > 0
+
+
+def test_no_buffer_is_deeper_because_a_program_says_so() -> None:
+    """A way may count on the slowest cable of the system, not on one that the system does not have."""
+    rack = load_system("rack", 16)
+    local, _ = cables(rack, Split(8, 2))
+    assert local
+    slowest, link = max(link.latency for link in rack.links), local.ways[0].link
+    for claimed, counted in ((link.latency, link.latency), (slowest, slowest), (10 * slowest, slowest)):
+        ways = tuple(replace(way, link=replace(link, latency=claimed)) for way in local.ways)
+        ports = inside(rack, replace(local, ways=ways), 8).values()
+        assert {port.link.latency for port in ports} == {counted}
+        assert max(port.depth for port in ports) <= link.buffer(0) + (counted - link.latency) + max(rack.misaligned)
 
 
 def test_stages_of_half_layers_give_the_reference_bits() -> None:

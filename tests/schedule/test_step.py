@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from random_models import BASE, CASES, LLAMA, QWEN3, random_graph, same, tokens
+from random_models import BASE, CASES, LLAMA, QWEN2, QWEN3, random_graph, same, tokens
 
 from openlpu._base.errors import DoesNotFit, ProgramError
 from openlpu.arch.chip import load_chip
@@ -98,6 +98,18 @@ def test_overwriting_positions_forgets_what_was_there():
     machine, reference = chip.load(graph, chip=TINY), ref.load(graph)
     for ids in (first, second):
         assert same(machine.run([Chunk(0, 0, ids)]), reference.run([Chunk(0, 0, ids)]))
+
+
+def test_scores_as_far_below_zero_as_they_get_are_above_those_not_seen():
+    """Queries and keys near the largest magnitude, and opposed: scores of -4e30 are the largest a query sees."""
+    config = replace(BASE, layers=1, heads=2, kv_heads=2, head_dim=64, context=16, tied=False)
+    drawn, size = random_graph(config, QWEN2, Scheme()), np.float32(7e14)
+    params = {name: np.full_like(x, size if "q.bias" in name else -size) if name.endswith(("q.bias", "k.bias"))
+              else x for name, x in drawn.params.items()}
+    graph, chunk = replace(drawn, params=params), Chunk(0, 0, tokens(3, config), every=True)
+    want = ref.load(graph).run([chunk])
+    assert not same(want, ref.load(drawn).run([chunk])), "the biases are there"
+    assert same(chip.load(graph).run([chunk]), want)
 
 
 def test_a_window_of_the_whole_context_is_the_same_program():

@@ -22,7 +22,7 @@ from openlpu.place.emplace import U8, byte_planes
 from openlpu.place.tables import address
 
 I32 = NDArray[np.int32]
-MASKED = np.float32(-1e30)  # added to scores of positions not yet written: their exp is 0
+MASKED = np.float32(-(2.0**127))  # added to scores of positions that are not seen: no score is that far below 0
 
 
 @dataclass(frozen=True)

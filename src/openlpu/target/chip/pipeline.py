@@ -153,7 +153,11 @@ def inside(system: System, group: Group, first: int = 0) -> dict[str, Port]:
 
 
 def _joined(system: System, first: int, way: Way) -> Port:
-    """The wires of a way, into every chip of the stage that begins with chip ``first``; they must be there."""
+    """The wires of a way, into every chip of the stage that begins with chip ``first``; they must be there.
+
+    A program may count on a slower cable, which the way takes in another stage; not on a deeper buffer than the
+    slowest one of the system asks for.
+    """
     found = {wired(system, [(first + sender, first + role)], way.leaves[sender], way.arrives[role], way.number)
              for role, sender in enumerate(way.source)}
     edges = {(port_queue(way.leaves[s])[3], port_queue(way.arrives[r])[3]) for r, s in enumerate(way.source)}
@@ -161,7 +165,8 @@ def _joined(system: System, first: int, way: Way) -> Port:
         what = f"the chips of a stage take what is sent by way {way.number} from cables or edges that differ"
         raise ProgramError(what, where=f"system {system.name}")
     port = found.pop()
-    link = replace(port.link, latency=max(way.link.latency, port.link.latency))
+    counted = min(way.link.latency, max(link.latency for link in system.links))
+    link = replace(port.link, latency=max(counted, port.link.latency))
     return replace(port, link=link, source=way.source, sender=way.out)
 
 
