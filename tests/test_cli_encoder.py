@@ -71,13 +71,17 @@ def test_compile_show_and_verify(folder, capsys, tmp_path):
     ref, chip = (ask(capsys, "run", *how) for how in ((folder, "a mat", "--target=ref"), (out, "a mat")))
     assert chip["sequences"][0]["hidden_sha256"] == ref["sequences"][0]["hidden_sha256"]
     assert ask(capsys, "load-weights", out, folder, "-o", tmp_path / "new")
+    assert cli.main(["load-weights", str(out), "demo"]) == 2
+    assert "these are weights of llama, the program is of bert" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("argv", "words"), [
     (["run", "the cat"], "an encoder on the cpu"),
     (["run", "the cat", "--target", "ref", "--temperature", "1"], "an encoder writes no text"),
     (["run", "the cat", "--target", "ref", "--chunk", "2"], "takes a sequence whole"),
-    (["run", " ".join(["cat"] * 13), "--target", "ref"], "the text has 13 tokens"),
+    (["run", "the cat", " ".join(["cat"] * 13), "--target", "ref"], "prompt 2: the text has 13 tokens"),
+    (["run", "the cat", "", "--target", "ref"], "prompt 2: the text has 0 tokens"),
+    (["bench"], "an encoder on the cpu"),
     (["compile", "--system", "node"], "an encoder on several chips"),
     (["compile", "--requests", "2"], "one sequence at a time"),
     (["compile", "--chunk", "2,4"], "chunks of one size"),

@@ -45,6 +45,22 @@ def test_prompts_on_the_stages_of_a_program_have_the_bits_of_each_alone(stages: 
     assert "1 token on chip" in out and "bit for bit" in out and "of 1 request in" in out
 
 
+def test_prompts_may_stand_behind_options(capsys) -> None:
+    assert main(["run", MODEL, "a", *SHORT, "bcd"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["answers"]) == 2
+    for wrong in (["run", MODEL, "a", "--nothing"], ["show", MODEL, "--json", "a"]):
+        with pytest.raises(SystemExit, match="2"):
+            main(wrong)
+    assert capsys.readouterr().err.count("unrecognized arguments") == 2
+
+
+def test_a_model_for_this_processor_is_no_program(tmp_path: Path, capsys) -> None:
+    assert main(["compile", MODEL, "--target", "cpu", "-o", str(tmp_path / "made")]) == 0
+    for command in (["show"], ["verify"], ["load-weights", MODEL]):
+        assert main([command[0], str(tmp_path / "made"), *command[1:]]) == 2
+        assert "compiled for a processor" in capsys.readouterr().err
+
+
 def test_prompts_share_the_steps_of_this_processor(capsys) -> None:
     assert main(["run", MODEL, *PROMPTS, *SHORT]) == 0
     found = json.loads(capsys.readouterr().out)

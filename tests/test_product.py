@@ -152,6 +152,6 @@ def test_the_command_prints_what_it_takes(capsys) -> None:
     assert "the referee accepts it" in capsys.readouterr().out
     assert main(["compile", "--workload", "matmul:8x640x640", "--system", "node", "--chips", "2"]) == 0
     said = capsys.readouterr().out
-    assert "*     2 shares of the columns, 1 sections of k" in said and "      1 shares of the columns, 2 sect" in said
+    assert "*     2 shares of the columns, 1 section of k" in said and "      1 share of the columns, 2 sec" in said
     assert main(["compile", "demo", "--workload", "matmul:1x1x1"]) == 2
     assert "this is for models" in capsys.readouterr().err

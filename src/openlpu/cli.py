@@ -46,7 +46,7 @@ JSON = "print one JSON object"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
-    args = _parser().parse_args(argv)
+    args = _arguments(argv)
     if _computes_in_numpy(args):  # a token at a time: threads of NumPy's own would mostly wait for each other
         os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:
@@ -64,6 +64,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nopenlpu: interrupted", file=sys.stderr)
         return 130
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line; prompts of ``run`` may stand behind options too, where argparse takes none."""
+    parser = _parser()
+    args, rest = parser.parse_known_args(argv)
+    if rest and (args.name != "run" or any(text.startswith("-") for text in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        args.prompts = [*args.prompts, *rest]
+    return args
 
 
 def _computes_in_numpy(args: argparse.Namespace) -> bool:

@@ -108,9 +108,10 @@ def run(args: argparse.Namespace, compiled: Compiled, executable: Any = None) ->
     """The hidden states of texts: their hashes, how many, and how long it took; on a target, or as it is loaded."""
     _refuse_text(args)
     texts = [compiled.checkpoint.tokenizer.encode(prompt) for prompt in args.prompts]
-    for ids in texts:
+    for number, ids in enumerate(texts, 1):
         if not 1 <= len(ids) <= compiled.context:
-            raise BadRequest(f"the text has {len(ids)} tokens", where="prompt", fix=f"use 1 to {compiled.context}")
+            raise BadRequest(f"the text has {units.count(len(ids), 'token')}", where=f"prompt {number}",
+                             fix=f"use 1 to {compiled.context}")
     executable = executable or _load(args, compiled)
     found = [_one(executable, ids, args.target) for ids in texts]
     result = {"model": compiled.name, "target": args.target, "fingerprint": compiled.fingerprint(), "sequences": found}

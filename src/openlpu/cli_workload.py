@@ -140,8 +140,10 @@ def _summary(result: dict[str, Any]) -> Iterator[str]:
            f"of SRAM; {result['instructions']:,} instructions in {units.size(result['instruction_bytes'])}")
     for i, way in enumerate(result["ways"]):
         cost = way["why"] or units.cycles(way["cycles"])
-        yield f"{'* '[i > 0]} {way['columns']:>5} shares of the columns, {way['sections']} sections of k: {cost}"
+        yield (f"{'* '[i > 0]} {way['columns']:>5} share{'s'[: way['columns'] != 1]} of the columns, "
+               f"{units.count(way['sections'], 'section')} of k: {cost}")
+    width = max(map(len, result["parts"]))
     for name, cycles in result["parts"].items():
-        yield f"    {name:<36} {cycles:>11,} cycles {cycles / result['cycles']:7.2%}"
+        yield f"    {name:<{width}} {cycles:>11,} cycles {cycles / result['cycles']:7.2%}"
     yield f"bound by: {max(result['parts'], key=result['parts'].__getitem__)}"
     yield f"the referee accepts it: {result['checked']}"

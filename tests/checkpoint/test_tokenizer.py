@@ -135,7 +135,7 @@ def test_specials_are_added_unless_the_text_has_its_own(bytelevel: Tokenizer) ->
 
 @pytest.mark.parametrize("text", ["\ud800", "a\udfffb"])
 def test_half_a_surrogate_pair_is_refused(bytelevel: Tokenizer, text: str) -> None:
-    with pytest.raises(BadRequest, match="not valid Unicode"):
+    with pytest.raises(BadRequest, match="prompt: not Unicode: surrogates not allowed at character"):
         bytelevel.encode(text)
 
 

@@ -99,8 +99,10 @@ def read(path: Path, format_: str, missing: str, fix: str) -> dict[str, Any]:
         raise ProgramError("this is a file, not a folder", where=str(path.parent), fix=fix) from error
     except ValueError as error:
         raise ProgramError(f"not a manifest: {error}", where=str(path), fix="compile the model again") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != format_:
-        raise ProgramError(f"not in the format '{format_}'", where=str(path), fix="compile the model again")
+    found = manifest.get("format") if isinstance(manifest, dict) else None
+    if not isinstance(manifest, dict) or found != format_:
+        other = f", but in '{found}'" if isinstance(found, str) else ""
+        raise ProgramError(f"not in the format '{format_}'{other}", where=str(path), fix="compile the model again")
     return manifest
 
 

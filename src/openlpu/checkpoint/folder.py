@@ -141,7 +141,7 @@ class _Folder:
             raise BadCheckpoint(what, where=str(path), fix=fix)
         if not (path / "config.json").exists() and (path / MANIFEST).is_file():
             raise BadCheckpoint("this is a program for chips, not a model", where=str(path),
-                                fix="name the model it was compiled from; `openlpu verify DIR` runs the program")
+                                fix="name the model it was compiled from; `openlpu run DIR` runs the program")
         config = Fields.read(path / "config.json")
         return cls(path, config, Fields.optional(path / "generation_config.json"), open_folder(path))
 

@@ -46,7 +46,8 @@ class Tokenizer:
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as broken:
-            raise BadRequest(f"the text is not valid Unicode: {broken}") from broken
+            raise BadRequest(f"not Unicode: {broken.reason} at character {broken.start}", where="prompt",
+                             fix="give text, in UTF-8 on a command line") from broken
         return self._library.encode(text, add_special_tokens=special).ids
 
     def decode(self, ids: Iterable[int], *, after: Sequence[int] = ()) -> str:

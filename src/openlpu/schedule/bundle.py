@@ -151,6 +151,9 @@ def load(folder: Path) -> Bundle:
     """The compiled model in a folder, of which only the manifest is read yet.  Raises :class:`ProgramError`."""
     path = folder / MANIFEST
     fix = "name a folder that `openlpu compile MODEL -o DIR` wrote"
+    if (folder / "stored.json").is_file():
+        raise ProgramError("this model was compiled for a processor", where=str(folder), fix="compile it for a chip: "
+                           "leave --target out")
     manifest = manifest_file.read(path, FORMAT, "there is no compiled model here", fix)
     if damaged := [word for word in (*ABOUT_MODEL, "cycles_per_token", "chips") if word not in manifest]:
         raise ProgramError(f"not a manifest that this version wrote: no {damaged[0]}", where=str(path), fix=AGAIN)
@@ -205,6 +208,9 @@ def require_same(stored: Graph, other: Graph) -> None:
     if mine == yours:
         return
     config, asked = (vars(graph.config) for graph in (stored, other))
+    if config.keys() != asked.keys():  # one of both is an encoder: little else can be compared
+        raise ProgramError(f"these are weights of {other.config.architecture}, the program is of "
+                           f"{stored.config.architecture}", where="weights", fix="compile the checkpoint")
     fields = [f"{name} is {asked[name]}, the program's {config[name]}" for name in config
               if name not in ("eos", "bos", "rope", "architecture") and config[name] != asked[name]]
     first = next(key for key in [*yours, *mine] if mine.get(key) != yours.get(key))

@@ -142,7 +142,7 @@ class Speeds:
 
 def works(context: int, at_context: int = 0) -> tuple[Work, ...]:
     """A prompt, an answer and, if asked for, an answer behind ``at_context`` tokens, as a context has room for."""
-    if not 0 <= at_context <= context - 2 * ANSWER:
+    if at_context and not 0 <= at_context <= context - 2 * ANSWER:
         raise BadRequest(f"{at_context} tokens and an answer do not fit the context of {context}", where="at-context",
                          fix=f"at most {context - 2 * ANSWER}")
     some = (Work("prefill", min(PREFILL, context // 2), 0, True), Work("decode", min(ANSWER, context // 4), 0, False))
