@@ -129,6 +129,11 @@ FIELDS: Mapping[str, Mapping[str, tuple[int, int, int]]] = {
 }
 
 
+def known_chips() -> list[str]:
+    """The names that :func:`load_chip` knows."""
+    return sorted(p.name[:-5].replace("_", "-") for p in (files("openlpu.arch") / "chips").iterdir())
+
+
 def load_chip(name: str) -> Chip:
     """A chip by name (``lpu-v1``, ``tiny``) or by the path of a TOML file.
 
@@ -140,8 +145,7 @@ def load_chip(name: str) -> Chip:
     elif "/" not in name and bundled.is_file():
         where, raw = f"chip {name}", bundled.read_bytes()
     else:
-        known = sorted(p.name[:-5].replace("_", "-") for p in (files("openlpu.arch") / "chips").iterdir())
-        fix = f"use one of {', '.join(known)} or a .toml file"
+        fix = f"use one of {', '.join(known_chips())} or a .toml file"
         raise Unsupported(f"unknown chip {name!r}", where="chip", fix=fix)
     try:
         data = tomllib.loads(raw.decode("utf-8"))

@@ -175,7 +175,7 @@ class Fetcher:
             cycle += ahead + 1
         if all(left < 2 for left in self.left):
             raise DoesNotFit("no rows are left for instructions", where=f"chip {self.asm.chip.name}",
-                             fix="use a larger chip, a shorter context (--context) or a smaller model")
+                             fix="use a larger chip, a smaller --chunk, a shorter --context or a smaller model")
         held = self.asm.chip.queue_bytes + count * self.asm.chip.ifetch_bytes
         raise ProgramError(
             f"its bytes from {held} on cannot be fetched before cycle {due}, in which they are dispatched", where=name,
