@@ -135,6 +135,7 @@ def test_yarn_takes_what_is_absent_from_its_authors(edited: Callable[..., Path])
         ({"hidden_size": "48"}, BadCheckpoint, "hidden_size: is '48', must be an integer"),
         ({"hidden_size": True}, BadCheckpoint, "hidden_size: is True, must be an integer"),
         ({"hidden_size": 50}, BadCheckpoint, "hidden_size: is 50, not a multiple of num_attention_heads 3"),
+        ({"intermediate_size": 131072}, Unsupported, "131,072 channels, whose sums do not fit int32\n  fix: 131,071"),
         ({"num_hidden_layers": 0}, BadCheckpoint, "num_hidden_layers: is 0, must be at least 1"),
         (
             {"num_key_value_heads": 2},

@@ -126,6 +126,7 @@ WRONG = [
     ({"num_attention_heads": 5}, BadCheckpoint, "not a multiple of the 5 heads"),
     ({"layer_norm_eps": 0}, BadCheckpoint, "layer_norm_eps"),
     ({"hidden_size": None}, BadCheckpoint, "hidden_size.*missing"),
+    ({"hidden_size": 65540}, Unsupported, "65,540 channels.*65,536 at most"),
     ({"model_type": "albert"}, Unsupported, "unknown architecture 'albert'.*bert, roberta, distilbert"),
 ]
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from openlpu._base.errors import BadRequest, Unsupported
+from openlpu.arch.truepoint.codes import MAX_K
 from openlpu.checkpoint.fields import Fields
 
 
@@ -116,7 +118,7 @@ def read(config: Fields, generation: Fields, context: int | None = None) -> Mode
     window, full_layers = _window(config, absent, layers, positions)
     experts, per_token = _experts(config, absent)
     bos = generation.ids("bos_token_id") or config.ids("bos_token_id", absent.bos)
-    return ModelConfig(
+    return exact(config, ModelConfig(
         architecture=architecture,
         hidden=hidden,
         layers=layers,
@@ -137,7 +139,19 @@ def read(config: Fields, generation: Fields, context: int | None = None) -> Mode
         full_layers=full_layers,
         experts=experts,
         experts_per_token=per_token,
-    )
+    ))
+
+
+C = TypeVar("C", bound=ModelConfig)
+
+
+def exact(config: Fields, made: C, norms: int = MAX_K) -> C:
+    """The shape itself, of which every sum fits int32, those of its ``norms`` too; raises :class:`Unsupported`."""
+    for width, most in ((made.hidden, norms), (max(made.intermediate, made.heads * made.head_dim), MAX_K)):
+        if width > most:
+            raise Unsupported(f"{width:,} channels, whose sums do not fit int32", where=str(config.path),
+                              fix=f"{most:,} at most")
+    return made
 
 
 def _check_supported(config: Fields) -> None:

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from openlpu._base.errors import BadRequest, Unsupported
-from openlpu.checkpoint.config import ENCODERS, ModelConfig, Rope
+from openlpu.arch.truepoint.codes import MAX_SUM
+from openlpu.checkpoint.config import ENCODERS, ModelConfig, Rope, exact
 from openlpu.checkpoint.fields import Fields
 from openlpu.checkpoint.tensors import Tensors
 
@@ -77,7 +78,7 @@ def read(config: Fields, context: int | None = None) -> EncoderConfig:
     if context is not None and not 1 <= context <= own:
         raise BadRequest(f"a sequence of {context}, but the model has 1 to {own} positions",
                          where=config.where("max_position_embeddings"), fix=f"ask for 1 to {own}")
-    return EncoderConfig(
+    return exact(config, EncoderConfig(
         architecture=architecture, hidden=hidden, layers=config.integer(name("num_hidden_layers")), heads=heads,
         kv_heads=heads, head_dim=hidden // heads, intermediate=config.integer(name("intermediate_size")),
         vocab=config.integer("vocab_size"), context=context or own,
@@ -85,7 +86,7 @@ def read(config: Fields, context: int | None = None) -> EncoderConfig:
         positions=positions,
         types=config.integer("type_vocab_size", words.types) if words.types else 0,
         activation=ACTIVATIONS[config.text(name("hidden_act"), "gelu")], first_position=words.first_position,
-    )
+    ), norms=MAX_SUM)
 
 
 def _check_supported(config: Fields, activation: str) -> None:
