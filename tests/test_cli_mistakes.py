@@ -34,6 +34,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Path:
     ("load-weights DIR demo -o DIR/sub", "this lies inside the compiled model"),
     ("load-weights DIR demo -o DIR", "there is something here already"),
     ("compile demo -o DIR/manifest.json/x", "this is a file, not a folder"),
+    ("compile demo -o /proc/x", "/proc/x: cannot be written"),
     ("compile demo -o .", "this is the folder you are in"),
     ("compile demo --chip ", "unknown chip ''"),
     ("compile demo --system ", "unknown system ''"),

@@ -39,14 +39,27 @@ def require_file(path: Path) -> None:
 
 
 @contextmanager
+def _beside(path: Path, prefix: str) -> Iterator[Path]:
+    """A folder of its own beside ``path``, which lasts as long as the block."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = tempfile.TemporaryDirectory(dir=path.parent, prefix=prefix)
+    except OSError as error:
+        raise BadRequest(f"cannot be written: {error.strerror}", where=str(path),
+                         fix="name a place where you may write") from error
+    with temporary as name:
+        yield Path(name)
+
+
+@contextmanager
 def new_file(path: Path) -> Iterator[Path]:
     """A place to write what becomes the file ``path`` when the block ends without an error; a device is that place."""
     require_file(path)
     if path.exists() and not path.is_file():
         yield path
         return
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as temporary:
-        made = Path(temporary) / "made"
+    with _beside(path, ".writing-") as temporary:
+        made = temporary / "made"
         yield made
         made.replace(path)
 
@@ -55,9 +68,8 @@ def new_file(path: Path) -> Iterator[Path]:
 def new_folder(folder: Path) -> Iterator[Path]:
     """A place to write what becomes ``folder`` when the block ends without an error."""
     require_new(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".compiling-") as temporary:
-        made = Path(temporary) / "made"
+    with _beside(folder, ".compiling-") as temporary:
+        made = temporary / "made"
         made.mkdir()
         yield made
         if folder.exists():
@@ -72,8 +84,8 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
     Two renames: whoever looks in between finds no folder, never half a one.
     """
     _require_other(folder)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".compiling-") as temporary:
-        made, before = Path(temporary) / "made", Path(temporary) / "before"
+    with _beside(folder, ".compiling-") as temporary:
+        made, before = temporary / "made", temporary / "before"
         made.mkdir()
         yield made
         folder.rename(before)

@@ -83,7 +83,7 @@ function drawSplits() {
   document.getElementById("splits-section").hidden = false;
   const heads = Object.keys(data.splits[0]).filter((name) => name !== "chosen");
   const number = (value) => Number.isInteger(value) || value >= 1000 ? count(value) : three(value);
-  const show = (value) => typeof value === "number" ? number(value) : String(value);
+  const show = (value) => typeof value === "number" ? number(value) : value === true ? "yes" : value === false ? "no" : String(value);
   document.getElementById("splits").replaceChildren(table("Splits", [...heads, ""],
     data.splits.map((row) => ({ chosen: row.chosen, cells: [...heads.map((name) => show(row[name])), row.chosen ? "chosen" : ""] }))));
 }
@@ -93,18 +93,17 @@ function drawHead() {
   document.getElementById("title").textContent = data.about.title;
   document.getElementById("subtitle").textContent = about.map(([name, value]) => `${name} ${value}`).join("  ·  ");
   const chips = data.chips.length, joules = data.energy.staticAlone + Object.values(data.energy.dynamic).reduce((a, b) => a + b, 0);
-  let rows = 0, taken = 0, instructions = 0;
+  let fullest = 0, instructions = 0;
   for (const chip of data.chips) {
     const { slices, words } = program(chip).chip;
-    rows += slices * words;
-    taken += data.memories[chip.memory].count.reduce((a, b) => a + b, 0);
+    fullest = Math.max(fullest, data.memories[chip.memory].count.reduce((a, b) => a + b, 0) / (slices * words));
     instructions += program(chip).tracks.reduce((sum, track) => sum + track.cycle.length, 0);
   }
   const figures = [
     ["Time of a token", count(data.cycles), "cycles"], [`At ${clock / 1e6} MHz`, ...scaled(data.cycles / clock, "s")],
     ["One request", count(clock / data.cycles), "tokens/s"],
     ...(chips > 1 ? [["Pipeline full", count(clock / data.interval), "tokens/s"]] : []),
-    ["Energy of a token", ...scaled(joules, "J")], ["SRAM in use", percent(taken / rows), "at most"],
+    ["Energy of a token", ...scaled(joules, "J")], ["SRAM in use", percent(fullest), chips > 1 ? "of the fullest chip" : ""],
     ["Instructions", count(instructions), ""],
   ];
   document.getElementById("figures").replaceChildren(...figures.map(([name, value, unit]) =>
