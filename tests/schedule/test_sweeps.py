@@ -11,9 +11,7 @@ import pytest
 from encoders import drawn
 
 from openlpu import compile
-from openlpu._base import text
 from openlpu._base.errors import BadRequest, DoesNotFit, ProgramError, Unsupported
-from openlpu._base.processes import Workers
 from openlpu.arch.chip import load_chip
 from openlpu.checkpoint.config import Rope
 from openlpu.checkpoint.encoder import EncoderConfig
@@ -28,7 +26,6 @@ from openlpu.partition.shard import shard
 from openlpu.partition.split import Split
 from openlpu.partition.sweeps import sweeps
 from openlpu.place.layout import place
-from openlpu.place.sram import Sram
 from openlpu.schedule import joules, program_file, report, tracks
 from openlpu.schedule import sweeps as schedule
 from openlpu.target.base import Chunk
@@ -147,19 +144,6 @@ def test_the_same_graph_gives_the_same_program_with_and_without_weights():
     for a, b in zip(first.segments, second.segments, strict=True):
         assert a.cycles == b.cycles and all((a.queues[name] == b.queues[name]).all() for name in a.queues)
     assert 0 < schedule.utilisation(graphs[0], first, 40) < 1
-
-
-def test_processes_share_the_sweeps_and_the_program_is_the_same(monkeypatch):
-    graph, programs = outline(replace(SMALL, layers=4)), []
-    for count in (1, 2):
-        monkeypatch.setattr(schedule, "workers_for", lambda weights, count=count: Workers(count))
-        programs.append(schedule.schedule(graph, place(graph, load_chip("lpu-v1")), 1))
-    one, two = programs
-    assert text.dump(one) == text.dump(two) and len(one.segments) == 5
-    assert [checked.chunk for checked in check_chip(two, [40])] == [1] * 5
-    monkeypatch.setattr(Sram, "take_over", lambda *_: False)  # as if temporaries lay where rows are kept
-    anew = schedule.schedule(graph, place(graph, load_chip("lpu-v1")), 1)
-    assert len(list(check_chip(anew, [40]))) == 5
 
 
 def test_what_a_chip_cannot_do():

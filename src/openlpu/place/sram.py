@@ -56,15 +56,6 @@ class Sram:
         self.top = [self.chip.words_per_slice] * self.chip.slices
         del self.used[TEMPORARIES]
 
-    def take_over(self, other: Sram) -> bool:
-        """Begin the next segment with another's temporaries, which were given without knowing of all that is kept
-        here; False, and none taken, where they lie in its place."""
-        self.clear()
-        if any(top < bottom for top, bottom in zip(other.top, self.bottom, strict=True)):
-            return False
-        self.top, self.used[TEMPORARIES] = list(other.top), other.used[TEMPORARIES]
-        return True
-
     def room(self, slices: tuple[int, ...]) -> int:
         """Rows left between both ends, in the fullest of the slices; negative where both ends overlap."""
         return min(min(self.top[s], self.lowest[s]) for s in slices) - max(self.bottom[s] for s in slices)

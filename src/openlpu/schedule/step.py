@@ -116,13 +116,9 @@ def build(
     return b, tuple(origin)
 
 
-def begin_sweep(graph: Graph, layout: Layout, context: int, chunk: int) -> tuple[Build, tuple[tuple[int, str], ...]]:
-    """:func:`build` of a sweep of an encoder (:mod:`openlpu.partition.sweeps`) over the chunks of a sequence."""
-    return build(Stage(graph, {}, 1, 0, graph.config.layers - 1), layout, context, Cabling(), chunk)
-
-
-def end_sweep(b: Build, origin: tuple[tuple[int, str], ...], number: int) -> Sweep:
-    """The sweep, with its fetches."""
+def sweep(graph: Graph, number: int, layout: Layout, context: int, chunk: int) -> Sweep:
+    """A sweep of an encoder (:mod:`openlpu.partition.sweeps`) over the chunks of a sequence."""
+    b, origin = build(Stage(graph, {}, 1, 0, graph.config.layers - 1), layout, context, Cabling(), chunk)
     return _finish(b, origin, partial(Sweep, number=number))
 
 

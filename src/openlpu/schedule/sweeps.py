@@ -7,24 +7,14 @@ do not grow with the sequence, and a short one takes the cycles of its own chunk
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import closing
-from copy import deepcopy
-from dataclasses import dataclass, replace
-from itertools import chain
 
 from openlpu._base.errors import BadRequest
-from openlpu._base.processes import Workers
 from openlpu.graph.ir import Graph
 from openlpu.partition.sweeps import sweeps
-from openlpu.place.fewest import codes
 from openlpu.place.host import Step
 from openlpu.place.layout import Layout
-from openlpu.schedule.kinds import workers_for
 from openlpu.schedule.program import Program, Sweep
-from openlpu.schedule.select.build import Build
-from openlpu.schedule.step import begin_sweep, buckets, end_sweep
-
-ALONE = 3  # sweeps that are made in turn: the first, and one of each hemisphere's cache
+from openlpu.schedule.step import buckets, sweep
 
 
 def schedule(graph: Graph, layout: Layout, chunk: int = 0) -> Program:
@@ -37,47 +27,12 @@ def schedule(graph: Graph, layout: Layout, chunk: int = 0) -> Program:
     able = [n for n in range(1, width + 1) if width % n == 0]
     if chunk and chunk not in able:
         raise BadRequest(f"a chunk of {chunk} positions", where="chunk", fix=f"use {', '.join(map(str, able))}")
-    with workers_for(codes(graph)) as workers:
-        segments = tuple(chain.from_iterable(_bucket(graphs, layout, context, chunk or width, workers)
-                                             for context in buckets(layout.context)))
+    segments = tuple(sweep(part, number, layout, context, chunk or width)
+                     for context in buckets(layout.context) for number, part in enumerate(graphs))
     homes = layout.homes
-    homes.sram.require_fit()
     host = tuple(name.removeprefix("host.") for name in homes.resident if name.startswith("host."))
     return Program(layout.chip, tuple(homes.resident.values()), host, layout.heads.channel_groups,
                    graph.config.vocab, segments)
-
-
-@dataclass(frozen=True)
-class _Work:
-    """A sweep to be built in a layout of its own."""
-
-    graph: Graph
-    layout: Layout
-    context: int
-    chunk: int
-
-
-def _built(work: _Work) -> tuple[Build, tuple[tuple[int, str], ...]]:
-    return begin_sweep(work.graph, deepcopy(work.layout), work.context, work.chunk)
-
-
-def _bucket(graphs: Sequence[Graph], layout: Layout, context: int, chunk: int, workers: Workers) -> Iterator[Sweep]:
-    """The sweeps of a context bucket.  Those behind the first ones, which ask for all rows that sweeps share, know
-    nothing of each other, so that processes can share them; instructions get their rows here, a sweep after the other.
-    """
-    for number, part in enumerate(graphs[:ALONE]):
-        yield end_sweep(*begin_sweep(part, layout, context, chunk), number)
-    known = len(layout.homes.homes)
-    layout_then = deepcopy(layout)
-    pieces = [_Work(replace(part, params={}), layout_then, context, chunk) for part in graphs[ALONE:]]
-    with closing(workers.in_order(_built, pieces)) as results:
-        for number, (b, origin) in enumerate(results, ALONE):
-            own = b.layout.homes
-            if len(own.homes) == known and layout.homes.sram.take_over(own.sram):
-                b.layout = layout
-            else:
-                b, origin = begin_sweep(graphs[number], layout, context, chunk)
-            yield end_sweep(b, origin, number)
 
 
 def is_encoder(program: Program) -> bool:
