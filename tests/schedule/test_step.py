@@ -192,7 +192,7 @@ def test_values_inside_the_token_need_room_too(words):
 
 def test_rows_are_used_again_after_their_last_read(monkeypatch):
     """With little room results take rows that are free again; one taken too early is refused."""
-    graph, machine = random_graph(replace(BASE, layers=2), LLAMA, Scheme()), replace(TINY, words_per_slice=152)
+    graph, machine = random_graph(replace(BASE, layers=2), LLAMA, Scheme()), replace(TINY, words_per_slice=154)
     made = program(graph, machine)
     words = np.concatenate([np.stack([np.full(len(rows), int(name[3:])), rows["address"]], axis=1)
                             for name, queue in made.segments[-1].queues.items() if name.startswith("mem")

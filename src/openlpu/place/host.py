@@ -23,6 +23,7 @@ from openlpu.place.tables import address
 
 I32 = NDArray[np.int32]
 MASKED = np.float32(-(2.0**127))  # added to scores of positions that are not seen: no score is that far below 0
+TURNED = "turned"  # behind a name: the row with both halves of a block's lanes exchanged
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,10 @@ def everywhere(chip: Chip, offset: int) -> U8:
 def row(name: str, chip: Chip, step: Step, v_rows: int, requests: int = 1) -> U8:
     """The bytes [planes, lanes] of the host row ``name``; what follows a dot only tells copies apart."""
     kind, place = name.partition(".")[0].partition("@")[0], place_of(name)
+    if kind.endswith(TURNED):
+        first, second = np.split(np.arange(BLOCK), 2)
+        whole = row(placed(kind.removesuffix(TURNED), place), chip, step, v_rows, requests)
+        return whole[:, np.concatenate([second, first, np.arange(BLOCK, chip.lanes)])]
     position = step.at(place)
     token, block, inside = step.tokens[position - step.start], position // BLOCK, position % BLOCK
     if kind in ("token", "tokenfold", "position", "type", "keep", "block", "request"):

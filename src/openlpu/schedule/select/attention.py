@@ -12,7 +12,7 @@ pass.  A row of flags for each token says which positions it sees.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,15 +52,23 @@ def attention(b: Build, node: Node, q: Mapping[int, Floats], k: Sequence[Floats]
     if "centre" in node.params:
         k = [_centred(b, node, x) for x in k]
     # What scores wait for comes first: K's codes, which become weights, then the queries'.
-    keys = [[cache.coded(b, x.vecs[c], bits, side, transposed=False) for x in k] for c in vectors]
+    keys = [[cache.coded(b, x.parts[c], bits, side, transposed=False) for x in k] for c in vectors]
     heads, queries = _queries(b, node, q, scale)
-    k_rows = [cache.write(b, f"{node.where}.k", keys[c], c, side, transposed=False) for c in vectors]
+    twice = _twice(b, node)
+    k_rows = [cache.write(b, f"{node.where}.k", keys[c], c, side, transposed=False, turned=twice) for c in vectors]
     out: dict[int, list[Vec | Later]] = {place: [] for place in q}
     for c in vectors:
-        codes = [cache.coded(b, x.vecs[c], bits, side, transposed=True) for x in v]
+        codes = [cache.coded(b, x.parts[c], bits, side, transposed=True) for x in v]
         v_rows = cache.write(b, f"{node.where}.v", codes, c, side, transposed=True)
         _outputs(b, node, heads[c], queries, k_rows[c], v_rows, out)
     return {place: Floats(q[place].lanes, vecs) for place, vecs in out.items()}
+
+
+def _twice(b: Build, node: Node) -> bool:
+    """Whether planes side by side take a block's K, one with the halves exchanged: then the larger of two scores of a
+    lane is known before any lane is turned."""
+    return (b.blocks == 1 and b.layout.requests == 1 and node.attrs["kv_bits"] <= 8 and "sinks" not in node.params
+            and b.chip.mxm_planes_per_hemisphere > 1)
 
 
 def remember(b: Build, node: Node, k: Sequence[Floats], v: Sequence[Floats]) -> None:
@@ -153,26 +161,54 @@ def _scores(b: Build, heads: list[Head], queries: Mapping[int, Queries], rows: c
     (``span``: only for the lanes of positions)."""
     out: list[list[Scored]] = [[] for _ in heads]
     for block in range(b.blocks):
-        for i, score in enumerate(_block_scores(b, heads, queries, rows, block, side, flags)):
-            top = b.lane_max(score, "max", span=span, many=len(heads) * b.blocks)
+        for i, (score, seen) in enumerate(_block_scores(b, heads, queries, rows, block, side, flags)):
+            top = b.lane_max(seen, "max", span=span // 2 if rows.turned else span, many=len(heads) * b.blocks)
             out[i].append(Scored(score, top if len(heads) * b.blocks <= CROWD else b.vxm.evaluate(top)))
     return out
 
 
 @scoped
 def _block_scores(b: Build, heads: list[Head], queries: Mapping[int, Queries], rows: cache.Rows, block: int,
-                  side: int, flags: Flags) -> list[Vec]:
-    """[head]: scores of one block."""
+                  side: int, flags: Flags) -> list[tuple[Vec, Vec]]:
+    """[head]: scores of one block, and what has the same maximum: they, or where planes side by side take K, the larger
+    of each two half a block apart."""
     out = []
     planes = [queries[head.place].planes[head] for head in heads]
-    for head, dot in zip(heads, _dots(b, planes, rows, block, side), strict=True):
-        scaled = Op("mul", Op("mul", dot, queries[head.place].scale), rows.scale(b, head.kv_head, block))
-        bias = flags.row(b, "bias", block, head)
-        out.extend(b.vxm.sides([Op("add", scaled, bias)]))
+    dots = _dots_twice(b, planes, rows, block, side) if rows.turned else _dots(b, planes, rows, block, side)
+    for head, own in zip(heads, dots, strict=True):
+        scales = rows.scale(b, head.kv_head, block), rows.turned.get(head.kv_head)
+        found = [Op("add", Op("mul", Op("mul", dot, queries[head.place].scale), scale),
+                    flags.row(b, "bias", block, head, turned=i > 0))
+                 for i, (dot, scale) in enumerate(zip(own, scales, strict=False)) if scale]
+        if len(found) == 1:
+            (score,) = b.vxm.sides(found)
+            out.append((score, score))
+        else:
+            # One two cycles behind the other, so that both planes do not want the same row in the same cycle.
+            larger, score = b.vxm.sides([Op("max", Op("pass", found[0]), found[1])], found[:1])
+            out.append((score, larger))
     return out
 
 
-def _dots(b: Build, queries: list[tuple[Vec, Vec]], rows: cache.Rows, block: int, side: int) -> list[Op]:
+def _dots_twice(b: Build, queries: list[tuple[Vec, Vec]], rows: cache.Rows, block: int, side: int
+                ) -> Iterator[tuple[Op, Op]]:
+    """[head]: like :meth:`_dots`, of K with one byte plane, and again with the halves of the block exchanged."""
+    first, second = b.mxm.pick_some(side, 2)
+    b.mxm.load_twice((first, second), rows.vectors(0, block, 0), tp.BLOCK // b.chip.weight_streams)
+    for plane in (first, second):
+        b.mxm.install(plane)
+    for pair in queries:
+        yield _dot(_both(b, first, pair, direct=True)), _dot(_both(b, second, pair, direct=True))
+
+
+def _dot(sums: tuple[Operand, Operand]) -> Op:
+    """What low and high planes of a query's codes make together."""
+    low, high = sums
+    return Op("add", Op("mul", Op("to_float", high), 256.0), Op("to_float", low))
+
+
+def _dots(b: Build, queries: list[tuple[Vec, Vec]], rows: cache.Rows, block: int, side: int
+          ) -> list[tuple[Op]]:
     """[head]: q·k of one block as fp32; the products of byte planes are exact int32 and meet as ``scores`` says."""
     sums: list[list[tuple[Operand, Operand]]] = []  # by plane of K: per head (low, high) plane of q
     for k_plane in range(len(rows.planes)):
@@ -186,11 +222,11 @@ def _dots(b: Build, queries: list[tuple[Vec, Vec]], rows: cache.Rows, block: int
         b.mxm.install(plane)
         sums.append([_both(b, plane, pair, direct=len(rows.planes) == 1) for pair in queries])
     if len(sums) == 1:
-        return [Op("add", Op("mul", Op("to_float", high), 256.0), Op("to_float", low)) for low, high in sums[0]]
+        return [(_dot(pair),) for pair in sums[0]]
     out = []
     for (ll, hl), (lh, hh) in zip(*sums, strict=True):
         mid = Op("mul", Op("to_float", Op("add_mod", hl, lh)), 256.0)
-        out.append(Op("add", Op("add", Op("mul", Op("to_float", hh), 65536.0), mid), Op("to_float", ll)))
+        out.append((Op("add", Op("add", Op("mul", Op("to_float", hh), 65536.0), mid), Op("to_float", ll)),))
     return out
 
 

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 from openlpu.arch.truepoint import BLOCK
 from openlpu.arch.truepoint.codes import INV_NARROW, INV_NIBBLE, INV_WIDE, NARROW_MAX, NIBBLE_MAX, WIDE_MAX
-from openlpu.schedule.expression import Op
+from openlpu.place.host import TURNED
+from openlpu.schedule.expression import Later, Op
 from openlpu.schedule.select.build import Build
 from openlpu.schedule.select.codes import above, amax, at_least_floor, chain, code_of, float_of, reciprocal, scale_of
 from openlpu.schedule.temporaries import scoped
@@ -43,6 +44,8 @@ class Rows:
     groups: int
     scales: dict[int, Vec]
     requests: int
+    turned: dict[int, Vec]  # of K, where they are wanted: scales with both halves of the block exchanged
+    apart: dict[int, tuple[Vec, Vec]]  # of one token: a block's scales before it, and its own in its head's lanes
 
     def vectors(self, plane: int, block: int, group: int) -> Vec:
         """16 rows that one load takes: 16 positions of K, or 16 channels of V before the transposer."""
@@ -62,9 +65,9 @@ class Rows:
 
 @scoped
 def write(b: Build, where: str, tokens: Sequence[tuple[Sequence[Vec], Vec]], c: int, side: int, *,
-          transposed: bool) -> Rows:
+          transposed: bool, turned: bool = False) -> Rows:
     """Scatter the codes of kv vector ``c`` of K or V of all tokens (see :func:`coded`), heads side by side, and their
-    scales into the cache."""
+    scales into the cache; ``turned``: of the only block also with its halves exchanged."""
     codes, scales = zip(*tokens, strict=True)
     groups = b.heads.channel_groups if transposed else BLOCK // b.chip.weight_streams
     planes = tuple(
@@ -72,9 +75,11 @@ def write(b: Build, where: str, tokens: Sequence[tuple[Sequence[Vec], Vec]], c: 
                      transposed=transposed)
         for i in range(len(codes[0]))
     )
-    tables = {g: _write_scales(b, b.home(f"kv.{where}.scale{g}"), scales, lane, side)
-              for g, lane in b.heads.heads_in(c)}
-    return Rows(planes, groups, tables, b.layout.requests)
+    made = {g: _write_scales(b, b.home(f"kv.{where}.scale{g}"), scales, lane, side, turned=turned)
+            for g, lane in b.heads.heads_in(c)}
+    beside = {g: other for g, (_, _, other) in made.items() if other}
+    apart = {g: (old, scales[0]) for g, (_, old, _) in made.items() if len(tokens) == 1}
+    return Rows(planes, groups, {g: table for g, (table, *_) in made.items()}, b.layout.requests, beside, apart)
 
 
 def stored(b: Build, where: str, c: int, bits: int, *, transposed: bool) -> Rows:
@@ -83,11 +88,11 @@ def stored(b: Build, where: str, c: int, bits: int, *, transposed: bool) -> Rows
     homes = [b.home(f"kv.{where}.{c}.{i}") for i in range(2 if bits == 16 else 1)]
     planes = tuple(Plane(home.slices, home.address, 0, (home.writers,)) for home in homes)
     scales = {g: b.home(f"kv.{where}.scale{g}") for g, _ in b.heads.heads_in(c)}
-    return Rows(planes, groups, scales, b.layout.requests)
+    return Rows(planes, groups, scales, b.layout.requests, {}, {})
 
 
 @scoped
-def coded(b: Build, x: Vec, bits: int, side: int, *, transposed: bool) -> tuple[list[Vec], Vec]:
+def coded(b: Build, x: Vec | Later, bits: int, side: int, *, transposed: bool) -> tuple[list[Vec], Vec]:
     """(codes, scale) of one token's K or V: words whose byte i is plane i, and the scale of each head in its lanes.
     Codes of 4 bits lie between the lower end of the head's lanes and 0, and the upper one."""
     away = () if transposed else _away(b, side, transposed=transposed)  # V is turned first
@@ -150,18 +155,26 @@ def joined(b: Build, parts: Sequence[Op | Vec]) -> Op:
     return tree if isinstance(tree, Op) else Op("pass", tree)
 
 
-def _write_scales(b: Build, table: Vec, scales: Sequence[Vec], lane: int, side: int) -> Vec:
+def _write_scales(b: Build, table: Vec, scales: Sequence[Vec], lane: int, side: int, *, turned: bool
+                  ) -> tuple[Vec, Vec, Vec | None]:
     """Put the tokens' scales of the head that begins in a lane into their lanes of the current block's row; returns the
-    table with its writers.
+    table with its writers, the row before, and the new one with its halves exchanged where that is wanted.
 
     Lanes are masked, not multiplied: a token that runs again must not find what an error left there, NaN say.
     """
     block = b.host_row(f"block.{1 - side}", 1, 1 - side)
     old = b.mem.gather(table, block)
-    kept = Op("mask", old, b.host_row("others"))
-    turned = [b.sxm.turned(scale, [b.host_row(f"turn{lane}.{h}", 2, h, place=i) for h in (0, 1)])
-              for i, scale in enumerate(scales)]
-    own = [Op("mask", scale, b.host_row("onehot", place=i)) for i, scale in enumerate(turned)]
-    new = b.vxm.evaluate(joined(b, [*own, kept]), b.asm.side(side) + block.slices)
+    new = b.vxm.evaluate(_with(b, old, scales, lane, ""), b.asm.side(side) + block.slices)
     ready, ids = b.mem.scatter(new, [(block, 0)] * 4, table.slices, table.address, range(4))
-    return Vec(table.slices, table.address, ready, ids, True)
+    other = None
+    if turned:
+        other = b.vxm.evaluate(_with(b, b.sxm.permute(old, b.rotation(BLOCK // 2, BLOCK)), scales, lane, TURNED))
+    return Vec(table.slices, table.address, ready, ids, True), old, other
+
+
+def _with(b: Build, old: Vec, scales: Sequence[Vec], lane: int, word: str) -> Op:
+    """A block's row of scales with those of the tokens; ``word``: behind the names of the host's rows."""
+    turned = [b.sxm.turned(scale, [b.host_row(f"turn{lane}{word}.{h}", 2, h, place=i) for h in (0, 1)])
+              for i, scale in enumerate(scales)]
+    own = [Op("mask", scale, b.host_row(f"onehot{word}", place=i)) for i, scale in enumerate(turned)]
+    return joined(b, [*own, Op("mask", old, b.host_row(f"others{word}"))])

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from openlpu.arch.truepoint import attention as tp
 from openlpu.place.emplace import Source
-from openlpu.place.host import seen_row
+from openlpu.place.host import TURNED, seen_row
 from openlpu.schedule.expression import Later, Op, Operand
 from openlpu.schedule.guide import Guide
 from openlpu.schedule.select import cache, lane_sum
@@ -58,9 +58,10 @@ class Flags:
         """The place of the chunk whose flags are those of a place."""
         return place if self.causal else 0
 
-    def row(self, b: Build, word: str, block: int, head: Head) -> Vec:
-        """A block's row of flags for a head."""
-        return b.host_row(seen_row(word, block, self.window), place=self.place(head.place))
+    def row(self, b: Build, word: str, block: int, head: Head, *, turned: bool = False) -> Vec:
+        """A block's row of flags for a head; ``turned``: with its halves exchanged."""
+        name = seen_row(word, block, self.window) + TURNED * turned
+        return b.host_row(name, place=self.place(head.place))
 
 
 @dataclass(frozen=True)
@@ -172,8 +173,9 @@ def _shares(b: Build, heads: Sequence[Head], rows: cache.Rows, flags: Flags, lan
         for block in range(b.blocks):
             place = flags.place(head.place)
             if (place, head.kv_head, block) not in shares:
-                scale = rows.scale(b, head.kv_head, block)
-                top = _v_top(b, scale, flags.row(b, "valid", block, head), lanes)
+                scale, valid = rows.scale(b, head.kv_head, block), flags.row(b, "valid", block, head)
+                apart = rows.apart.get(head.kv_head) if b.blocks == 1 else None
+                top = _v_top_apart(b, *apart, valid, head, lanes) if apart else _v_top(b, scale, valid, lanes)
                 shares[place, head.kv_head, block] = b.vxm.evaluate(Op("mul", scale, reciprocal(top)))
                 tops.setdefault((place, block), []).append(top)
     return shares, {key: _joined(b, own, lanes) for key, own in tops.items()}
@@ -183,8 +185,25 @@ def _shares(b: Build, heads: Sequence[Head], rows: cache.Rows, flags: Flags, lan
 def _v_top(b: Build, scale: Vec, valid: Vec, lanes: Sequence[int]) -> Vec:
     """The block's largest V scale over the positions written, at least the floor, in every lane that is a position's or
     a head's."""
-    many, span = b.blocks * len(lanes), tp.BLOCK if lanes[-1] + b.heads.dim <= tp.BLOCK else 0
+    many, span = b.blocks * len(lanes), _reach(b, lanes)
     return b.vxm.evaluate(at_least_floor(b.lane_max(Op("mul", scale, valid), "max", span=span, many=many)))
+
+
+@scoped
+def _v_top_apart(b: Build, old: Vec, own: Vec, valid: Vec, head: Head, lanes: Sequence[int]) -> Vec:
+    """Likewise from the scales before the token, whose maximum is found long before, and its own, which is brought from
+    its head's lanes to all."""
+    many, span = len(lanes), _reach(b, lanes)
+    seen = Op("mul", Op("mask", old, b.host_row("others")), valid)
+    before = b.vxm.evaluate(at_least_floor(b.lane_max(seen, "max", span=span, many=many)))
+    alone = Op("mask", own, b.mask(b.heads.mask(head.lane)))
+    new = b.lane_max(alone, "max", first=b.heads.dim, span=span, many=8 * many)
+    return b.vxm.evaluate(Op("max", new, before))
+
+
+def _reach(b: Build, lanes: Sequence[int]) -> int:
+    """The lanes that are positions or heads side by side: a block's, or 0 for all."""
+    return tp.BLOCK if lanes[-1] + b.heads.dim <= tp.BLOCK else 0
 
 
 @scoped

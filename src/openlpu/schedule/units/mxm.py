@@ -11,7 +11,7 @@ activations of the tile before pass.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -167,6 +167,31 @@ class Mxm:
         asm.claim_each(ids[:, None], np.arange(width), reads, False, 0)
         plane.loads |= zip(groups.tolist(), ids.tolist(), strict=True)
         plane.last_load = max(plane.last_load, int(cycles[-1]))
+
+    def load_twice(self, planes: tuple[Plane, Plane], rows: Vec, count: int) -> None:
+        """``count`` groups of 16 rows into the buffers of two planes of a hemisphere, each read once; the second one
+        has the halves of the tile exchanged."""
+        asm, x = self.asm, planes[0].x
+        start = max(asm.earliest(rows, x), *(plane.buffer_from for plane in planes))
+        for i in range(count):
+            row = replace(rows, address=rows.address + i)
+            groups = i, (i + count // 2) % count
+
+            def attempt(cycle: int, row: Vec = row, groups: tuple[int, int] = groups) -> int | None:
+                if not all(asm.timeline.queue(f"{plane.name}.weights", cycle) for plane in planes):
+                    return None
+                got = asm.fetch(row, x, cycle)
+                if got is None:
+                    return None
+                reads = [(j, source, False, 0) for j, source in enumerate(got[1])]
+                for plane, group in zip(planes, groups, strict=True):
+                    fields = {"stream": got[0], "group": group, "step": 1}
+                    plane.loads[group] = asm.emit(f"{plane.name}.weights", cycle, "load_weights", reads, **fields)
+                return cycle
+
+            start = asm.search(start, attempt) + 1
+        for plane in planes:
+            plane.last_load = max(plane.last_load, start - 1)
 
     def load_transposed(self, planes: Sequence[Plane], group: int, rows: Vec, guide: Guide | None = None) -> None:
         """16 vectors through an SXM transposer into 16 rows of the buffers of some planes of a hemisphere."""
