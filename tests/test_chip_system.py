@@ -157,6 +157,14 @@ def test_an_error_that_stays_names_the_chip(program: SystemProgram) -> None:
     assert executable.replays == REPLAYS
 
 
+def test_replays_for_an_earlier_token_are_not_its_own(program: SystemProgram) -> None:
+    """The second token runs again with the first, which takes all its replays, and has an error of its own then."""
+    executable = SystemExecutable(program, GRAPH.params, SYSTEM)
+    want = logits(SystemExecutable(program, GRAPH.params, SYSTEM), 2)
+    executable.faults += [Fault(at, at, 1, port_queue(1), times=REPLAYS + at) for at in (0, 1)]
+    assert same(logits(executable, 2), want) and executable.replays == 2 * REPLAYS + 1
+
+
 def test_a_damaged_packet_matters(program: SystemProgram, monkeypatch: pytest.MonkeyPatch) -> None:
     """If nobody looked at the flag, the logits would be others: the fault is real."""
     executable = SystemExecutable(program, GRAPH.params, SYSTEM)

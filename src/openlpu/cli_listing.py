@@ -44,7 +44,8 @@ def _run(made: Bundle, chip: int, context: int) -> tuple[ChipRun, str]:
 
     count = made.manifest["chips"]
     if not 0 <= chip < count:
-        raise BadRequest(f"there is no chip {chip}", where="chip", fix=f"use 0 to {count - 1}")
+        known = f"0 to {count - 1}" if count > 1 else "0"
+        raise BadRequest(f"there is no chip {chip}", where="chip", fix=f"use {known}")
     if not made.several:
         program = made.program
         return single(program, program.segment(context - 1)), "chip 0"

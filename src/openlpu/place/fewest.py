@@ -73,9 +73,10 @@ def reported(error: DoesNotFit, graph: Graph, chip: Chip, context: int = 0, requ
                           fix=f"an encoder runs on one chip today; {_roomy(graph, context)}; or {error.fix}")
     split = fewest(graph, chip, context, requests)
     if split is None:
-        lever = f"no number of chips {chip.name} would do: a layer is more than {max(TENSOR)} of them hold"
+        none = f"no number of chips {chip.name} would do: a layer is more than {max(TENSOR)} of them hold"
+        fix = f"{error.fix} ({none})"
     else:
         how = f"--system NAME --tensor {split.tensor} --stages {split.stages}"
         cut = "half" if split.halves else "whole"
-        lever = f"{split.chips:,} chips, which have room for it ({how}, {cut} layers; found by placing)"
-    return DoesNotFit(error.what, where=error.where, fix=f"{lever}; or {error.fix}")
+        fix = f"{split.chips:,} chips, which have room for it ({how}, {cut} layers; found by placing); or {error.fix}"
+    return DoesNotFit(error.what, where=error.where, fix=fix)

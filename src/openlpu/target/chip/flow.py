@@ -46,8 +46,9 @@ class Order:
 class Passage:
     """One step's way through the stages.
 
-    Cycles on the system's clock: it could enter in ``ready``, and did in ``start``.  ``run`` counts those before it.
-    ``fault``: what a link found; ``void``: it reads what an earlier step with a fault left, so it runs again too.
+    Cycles on the system's clock: it could enter in ``ready``, and did in ``start``.  ``run`` counts the runs before
+    it, ``flawed`` those of them with a ``fault`` of their own.  ``fault``: what a link found in this one; ``void``: it
+    reads what an earlier step with a fault left, so it runs again too.
     ``handed``: what the stage that it left handed over.
     """
 
@@ -57,13 +58,15 @@ class Passage:
     ready: int = -1
     start: int = 0
     run: int = 0
+    flawed: int = 0
     fault: Fault | None = None
     void: bool = False
     handed: NDArray[np.uint8] | None = None
 
     def again(self) -> Passage:
         """The same, to run once more."""
-        return replace(self, run=self.run + 1, fault=None, void=False, handed=None)
+        flawed = self.flawed + bool(self.fault)
+        return replace(self, run=self.run + 1, flawed=flawed, fault=None, void=False, handed=None)
 
 
 class Flow:

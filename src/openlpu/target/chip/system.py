@@ -126,7 +126,7 @@ class SystemExecutable:
     def _out(self, passage: Passage) -> bool:
         """A step is done on the last stage; whether its chunk is."""
         order, fault = passage.order, passage.fault
-        if fault and passage.run == REPLAYS:
+        if fault and passage.flawed == REPLAYS:
             raise self._broken(fault)
         self.replays += self.flow.leave(passage)
         if fault or passage.void:
