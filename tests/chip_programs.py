@@ -210,7 +210,7 @@ def everything(seed: int = 0) -> tuple[Board, list[tuple[int, int]]]:
     board.put(f"{sxm}.permute", there, "permute", stream=13, dst=40, map=14, count=1)
     words.append(board.catch(f"{sxm}.permute", there + chip.latency["permute"], 40))
     board.feed(f"{sxm}.distribute", there, 20, rng.integers(0, 16, lanes).astype(np.uint8))
-    board.put(f"{sxm}.distribute", there, "distribute", stream=13, dst=44, map=20)
+    board.put(f"{sxm}.distribute", there, "distribute", stream=13, dst=44, map=20, count=1)
     words.append(board.catch(f"{sxm}.distribute", there + 2, 44))
     for k in range(16):
         board.feed(f"{sxm}.transpose0", there + 30, k, vector())

@@ -157,7 +157,7 @@ def test_a_bad_map_on_one_chip(op: str) -> None:
     board.feed(queue, 60, 0, np.zeros((2, L), np.uint8))
     for k, vectors in enumerate(bad):
         board.feed(queue, 60, 4 + k, vectors)
-    fields = {"permute": {"dst": 40, "count": 1, "map": 4}, "distribute": {"dst": 40, "map": 4},
+    fields = {"permute": {"dst": 40, "count": 1, "map": 4}, "distribute": {"dst": 40, "count": 1, "map": 4},
               "gather": {"address": 0, "map": 4}}[op]
     board.put(queue, 60, op, stream=9 if op == "gather" else 0, **fields)
     with pytest.raises(ProgramError, match=rf"cycle 60, {queue}, {op} \(instruction \d+\) on role 1: "):

@@ -196,14 +196,15 @@ def test_permute() -> None:
 
 
 def test_distribute() -> None:
-    data, maps = random_bytes(1), np.random.default_rng(1).integers(0, 16, (1, L)).astype(np.uint8)
+    data, maps = random_bytes(3), np.random.default_rng(1).integers(0, 16, (1, L)).astype(np.uint8)
     maps[0, 5] = 255
-    expected = data[0, np.arange(L) // 16 * 16 + maps[0] % 16]
-    expected[5] = 0
-    assert (sxm("distribute", data, 1, maps) == expected).all()
+    expected = data[:, np.arange(L) // 16 * 16 + maps[0] % 16]
+    expected[:, 5] = 0
+    assert (sxm("distribute", data, 3, maps, count=3) == expected).all()
+    assert (sxm("distribute", data[:1], 1, maps, count=1) == expected[:1]).all()
     maps[0, 9] = 16
     with pytest.raises(ProgramError, match=r"distribute .*neither 0..15 nor 255"):
-        sxm("distribute", data, 1, maps)
+        sxm("distribute", data, 3, maps, count=3)
 
 
 @pytest.mark.parametrize("size", [3, 4])

@@ -36,6 +36,7 @@ BAD: dict[str, tuple[Mapping[str, Sequence[Line]], str]] = {
     "amount": ({"sxme.shift": [(0, "shift", {"amount": 256, "count": 1})]}, r"amount is not in 0..255"),
     "count": ({"sxme.shift": [(0, "shift", {})]}, r"count is not in 1..7"),
     "permute count": ({"sxme.permute": [(0, "permute", {})]}, r"count is not in 1..7"),
+    "distribute count": ({"sxme.distribute": [(0, "distribute", {})]}, r"count is not in 1..7"),
     "size": ({"sxme.rotate": [(0, "rotate", {"size": 2})]}, r"size is not in 3..4"),
     "kind": ({"vxm0": [(0, "pass", PASS | {"a_kind": 5})]}, r"operand a is of no known kind"),
     "alu": ({"vxm0": [(0, "pass", PASS | {"a_kind": ALU, "a": 16})]}, r"operand a names an ALU not there"),

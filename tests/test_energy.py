@@ -53,6 +53,7 @@ def test_a_value_that_replaces_another_ends_its_way() -> None:
     ("vxm3", "add", {"dst_kind": QUAD, "dst": 4}, 4), ("vxm3", "add", {"dst_kind": BYTE, "dst": 4}, 1),
     ("vxm3", "add", {"dst_kind": ALU}, 0), ("mxmw0.accumulate", "accumulate", {"emit": 1}, 4),
     ("mxmw0.accumulate", "accumulate", {"emit": 0}, 0), ("sxmw.permute", "permute", {"count": 4}, 4),
+    ("sxmw.distribute", "distribute", {"count": 4}, 4),
     ("sxmw.rotate", "rotate", {"size": 3}, 9), ("sxmw.transpose0", "transpose", {}, 16),
     ("c2cw0", "receive", {"stream": 2}, 1), ("mem3", "gather", {"stream": 2}, 1), ("mem3", "write", {"stream": 2}, 0),
 ])

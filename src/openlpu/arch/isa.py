@@ -141,8 +141,8 @@ _ROWS += [
      "lanes moved by `amount`, zeros in; `count` streams", None),
     ("permute", "sxm.permute", "stream:6 dst:6 map:6 count:3", "permute",
      "out[lane] = in[map[lane]], a bijection; map low bytes on `map`, high on `map` + 1; `count` streams", None),
-    ("distribute", "sxm.distribute", "stream:6 dst:6 map:6", "distribute",
-     "inside each superlane: out[lane] = in[map[lane]], 255 gives zero", None),
+    ("distribute", "sxm.distribute", "stream:6 dst:6 map:6 count:3", "distribute",
+     "inside each superlane: out[lane] = in[map[lane]], 255 gives zero; `count` streams", None),
     ("rotate", "sxm.rotate", "stream:6 dst:6 size:3", "rotate",
      "`size` streams in, size*size rotations out", None),
     ("transpose", "sxm.transpose", "stream:6 dst:6", "transpose",
@@ -176,7 +176,7 @@ ACCUMULATES = ("accumulate", "accumulate_fp32")  # of the sums that the activate
 POSTS: tuple[tuple[str, str, int | str], ...] = (
     ("read", "stream", 1), ("gather", "stream", 1), ("accumulate", "stream", "emit"),
     ("accumulate_fp32", "stream", "emit"), ("shift", "dst", "count"), ("permute", "dst", "count"),
-    ("distribute", "dst", 1), ("rotate", "dst", "size"), ("transpose", "dst", 16), ("receive", "stream", 1),
+    ("distribute", "dst", "count"), ("rotate", "dst", "size"), ("transpose", "dst", 16), ("receive", "stream", 1),
 )
 
 

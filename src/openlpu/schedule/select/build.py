@@ -185,6 +185,12 @@ class Build:
         turned = lane - lane % span + (lane % span + by) % span
         return self.lane_map(np.where(lane < self.chip.lanes // span * span, turned, lane))
 
+    def turn(self, by: int, span: int) -> list[Vec]:
+        """As :meth:`rotation`, of ``span`` lanes of a superlane: a plane for ``distribute``, in both hemispheres."""
+        lane = np.arange(self.chip.lanes, dtype=np.int32) % self.chip.lanes_per_superlane
+        turned = lane - lane % span + (lane % span + by) % span
+        return [self.constant(turned, planes=1, side=i) for i in (0, 1)]
+
     def host_row(self, name: str, planes: int = 4, hemisphere: int | None = None, *, place: int = 0) -> Vec:
         """A row the host rewrites before each step; ``place``: of the chunk, for what differs between its tokens."""
         return self._keep(f"host.{placed(name, place)}", Source("zeros"), planes, hemisphere)
@@ -204,15 +210,34 @@ class Build:
         nothing is smaller than zeros, so that the SXMs may shift some, too.
         """
         shifts = least and many == 1 and not span and self.chip.latency["shift"] == self.chip.latency["permute"]
-        window = first
-        parts = -(-(span or self.chip.lanes) // first)  # one trip even if there is one alone, for the checks
-        for radix in rounds(max(parts, 2), many, SHIFTED if shifts else 2):
-            vec = x if isinstance(x, Vec) else self.vxm.sides([x], checks=checks)[0]
-            checks = ()
+        far, near, side = self._rounds(-(-(span or self.chip.lanes) // first), first, many, SHIFTED if shifts else 2)
+        window = first * side
+        for radix in far:
+            vec, checks = x if isinstance(x, Vec) else self.vxm.sides([x], checks=checks)[0], ()
             by = [r * window for r in range(1, radix)]
             x = self._moved(op, vec, by) if shifts else self._largest(op, vec, [self.rotation(r, span) for r in by])
             window *= radix
+        window = 1
+        for radix in near:
+            vec, checks = x if isinstance(x, Vec) else self.vxm.sides([x], checks=checks)[0], ()
+            maps = [self.turn(r * window, side) for r in range(1, radix)]
+            x = self._largest(op, vec, maps, "distribute")
+            window *= radix
         return x if isinstance(x, Op) else Op("pass", x)
+
+    def _rounds(self, parts: int, first: int, many: int, chained: int) -> tuple[list[int], list[int], int]:
+        """The rounds of a maximum over so many windows of ``first`` lanes that take the fewest cycles: those across
+        superlanes, then those inside, where runs of so many lanes (1: none) are turned."""
+        parts = max(parts, 2)  # one trip even if there is one alone, for the checks
+        cost, plain = rounds(parts, many, chained)
+        side = math.gcd(parts, self.chip.lanes_per_superlane) if first == 1 else 1
+        if side > 1:
+            saved = self.chip.latency["permute"] - self.chip.latency["distribute"]
+            less, near = rounds(side, many, trip=TRIP - saved)
+            more, far = rounds(parts // side, many, chained) if parts > side else (0, [])
+            if less + more < cost:
+                return far, near, side
+        return plain, [], 1
 
     def _moved(self, op: str, vec: Vec, by: Sequence[int]) -> Op:
         """Like :meth:`_largest`, of rotations by so many lanes.  Beside those that the SXMs permute in a cycle one is
@@ -233,10 +258,10 @@ class Build:
                 chains[side] = Op(op, found, chains[side])
         return Op(op, chains[0], chains[1]) if chains[1:] else chains[0]
 
-    def _largest(self, op: str, vec: Vec, maps: Sequence[Sequence[Vec]]) -> Op:
+    def _largest(self, op: str, vec: Vec, maps: Sequence[Sequence[Vec]], way: str = "permute") -> Op:
         """The maximum of a vector and what some maps make of it, in a chain of what comes from each SXM: from one SXM
         at most one vector at the same offset.  The vector itself comes last, when the SXMs have read it."""
-        turned = [Turned(self.asm, vec, lane_map, i % 2) for i, lane_map in enumerate(maps)]
+        turned = [Turned(self.asm, vec, lane_map, i % 2, way) for i, lane_map in enumerate(maps)]
         chains = [Op("pass", own[0]) for own in (turned[::2], turned[1::2]) if own]
         for i, other in enumerate(turned[2:]):
             chains[i % 2] = Op(op, other, chains[i % 2])
@@ -253,14 +278,14 @@ SHIFTED = 3  # rotations in two cycles of a chain, of which the SXMs shift one
 TRIP = 64  # cycles, about, of a trip to the SXM and back, however few rotations are made
 
 
-def rounds(lanes: int, many: int, chained: int = 2) -> list[int]:
+def rounds(lanes: int, many: int, chained: int = 2, trip: int = TRIP) -> tuple[int, list[int]]:
     """Factors of which the product is at least a number of lanes, 2 or more, so that ``many`` maxima take the fewest
-    cycles: each round takes a trip and a dispatch per rotation; one chain takes ``chained`` rotations in two cycles,
-    both SXMs four."""
+    cycles, and these: each round takes a trip and a dispatch per rotation; one chain takes ``chained`` rotations in two
+    cycles, both SXMs four."""
 
     def cost(factors: list[int]) -> int:
         turns = [many * (radix - 1) for radix in factors]
-        return sum(TRIP + max(-(-2 * n // many // chained), -(-n // 2)) for n in turns)
+        return sum(trip + max(-(-2 * n // many // chained), -(-n // 2)) for n in turns)
 
     best: list[int] = []
     for count in range(1, lanes.bit_length() + 1):
@@ -271,4 +296,4 @@ def rounds(lanes: int, many: int, chained: int = 2) -> list[int]:
                 factors[i] -= 1
         if not best or cost(factors) < cost(best):
             best = factors
-    return best
+    return cost(best), best

@@ -57,10 +57,12 @@ def amax(b: Build, vecs: Sequence[Vec | Later], span: int = 0, many: int = 1) ->
 
 
 def narrow_span(b: Build, lanes: Lanes) -> int:
-    """Of a value that leaves a fifth of the lanes idle how many in front it uses, else 0: a maximum over them alone is
-    found sooner, and :func:`everywhere` brings it to the others while the codes are on their way."""
-    used = int(np.flatnonzero((lanes.channel >= 0).any(axis=(0, 1)))[-1]) + 1
-    return used if 1 < used <= b.chip.lanes * 4 // 5 else 0
+    """Of a value that leaves two fifths of the lanes idle how many in front it takes, in whole superlanes, else 0: a
+    maximum over them alone is found sooner, and :func:`everywhere` brings it to the others while the codes are on
+    their way."""
+    width = b.chip.lanes_per_superlane
+    used = -(-(int(np.flatnonzero((lanes.channel >= 0).any(axis=(0, 1)))[-1]) + 1) // width) * width
+    return used if 1 < used <= b.chip.lanes * 3 // 5 else 0
 
 
 def everywhere(b: Build, x: Vec, span: int) -> Op:

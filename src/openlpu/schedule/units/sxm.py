@@ -19,12 +19,20 @@ Fetched = tuple[int, list[int]]  # the first stream; the reads
 
 @dataclass(frozen=True, eq=False)
 class Turned:
-    """out[lane] = in[map[lane]] by the SXM of a hemisphere; the map, two planes, is taken where it meets no clash."""
+    """out[lane] = in[map[lane]] by the SXM of a hemisphere; the map, two planes, is taken where it meets no clash.
+
+    ``op``: ``permute``, or ``distribute``, which takes less time, stays inside superlanes and has maps of one plane."""
 
     asm: Assembler
     vec: Vec
     maps: Sequence[Vec]
     hemisphere: int
+    op: str = "permute"
+
+    @property
+    def latency(self) -> int:
+        """Cycles from its dispatch to the result."""
+        return self.asm.chip.latency[self.op]
 
     @property
     def x(self) -> int:
@@ -33,8 +41,8 @@ class Turned:
 
     @property
     def lead(self) -> int:
-        """Cycles from the dispatch of the permutation until its result passes the VXM."""
-        return self.asm.chip.latency["permute"] + abs(self.asm.chip.vxm_position - self.x)
+        """Cycles from the dispatch until its result passes the VXM."""
+        return self.latency + abs(self.asm.chip.vxm_position - self.x)
 
     def earliest(self) -> int:
         """First cycle in which it can pass the VXM."""
@@ -56,7 +64,7 @@ class Turned:
         operands = self._operands(at)
         if operands is None:
             return None
-        base = asm.timeline.stream_group(width, self.x, at + asm.chip.latency["permute"], asm.chip.vxm_position)
+        base = asm.timeline.stream_group(width, self.x, at + self.latency, asm.chip.vxm_position)
         if base is None:
             return None
         number = asm.next_id
@@ -74,7 +82,7 @@ class Turned:
                 return None
             number = asm.next_id  # taken first: the writes claim it
             asm.next_id += 1
-            place = asm.store(self.x, cycle + asm.chip.latency["permute"], [number] * width, avoid)
+            place = asm.store(self.x, cycle + self.latency, [number] * width, avoid)
             if place is None:
                 return None
             self._emit(number, cycle, operands, place[0])
@@ -82,9 +90,13 @@ class Turned:
 
         return asm.search(self._start, attempt)
 
+    @property
+    def _queue(self) -> str:
+        return f"sxm{'we'[self.hemisphere]}.{self.op}"
+
     def _operands(self, at: int) -> tuple[Fetched, Fetched] | None:
         """Data and map on streams to the SXM, and a slot there, in a cycle."""
-        if not self.asm.timeline.queue(f"sxm{'we'[self.hemisphere]}.permute", at):
+        if not self.asm.timeline.queue(self._queue, at):
             return None
         data = self.asm.fetch(self.vec, self.x, at)
         for lane_map in sorted(self.maps, key=lambda m: abs(self.asm.x(m) - self.x)) if data else ():
@@ -99,7 +111,7 @@ class Turned:
         reads = [(i, source, False, 0) for i, source in enumerate(data[1])]
         reads += [(16 + i, source, False, 0) for i, source in enumerate(where[1])]
         fields = {"stream": data[0], "dst": base, "map": where[0], "count": len(data[1])}
-        self.asm.emit_as(number, f"sxm{'we'[self.hemisphere]}.permute", at, "permute", reads, fields)
+        self.asm.emit_as(number, self._queue, at, self.op, reads, fields)
 
 
 @dataclass(frozen=True, eq=False)

@@ -89,10 +89,10 @@ def permute(data: U8, maps: U8, roles: int) -> U8:
 
 
 def distribute(data: U8, maps: U8, roles: int) -> U8:
-    """Inside each superlane out[lane] = in[map[lane]]; 255 gives zero."""
+    """``data`` [n, count, width] by ``maps`` [n, width]: inside each superlane out[lane] = in[map[lane]], 255: zero."""
     _require((maps < SUPERLANE) | (maps == ZERO), roles, "a lane of the map is neither 0..15 nor 255")
-    groups, source = (a.reshape(len(a), -1, SUPERLANE) for a in (data, maps))
-    out = np.take_along_axis(groups, (source % SUPERLANE).astype(np.int64), axis=2)
+    groups, source = data.reshape(*data.shape[:2], -1, SUPERLANE), maps.reshape(len(maps), 1, -1, SUPERLANE)
+    out = np.take_along_axis(groups, (source % SUPERLANE).astype(np.int64), axis=3)
     return np.where(source == ZERO, np.uint8(0), out).reshape(data.shape)
 
 

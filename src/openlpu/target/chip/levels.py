@@ -80,9 +80,9 @@ def _variant(code: Code, flow: Flow) -> Ints:
     variant[vxm] = kinds[0] * 8 + kinds[1]
     activates = code.rows(*ACTIVATES)
     variant[activates] = flow.writer[flow.entry(activates, 1)]
-    for name, key in (*((name, f["clear"]) for name in ACCUMULATES), ("rotate", f["size"]), ("permute", f["count"])):
-        rows = code.rows(name)
-        variant[rows] = key[rows]
+    for names, key in ((ACCUMULATES, "clear"), (("rotate",), "size"), (("permute", "distribute"), "count")):
+        rows = code.rows(*names)
+        variant[rows] = f[key][rows]
     shifts = code.rows("shift")
     variant[shifts] = (f["amount"][shifts] * 2 + f["north"][shifts]) * 8 + f["count"][shifts]
     return variant

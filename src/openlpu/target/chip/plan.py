@@ -153,7 +153,8 @@ class _Numbering:
             count = {"write": 1, "transpose": LOADED, "rotate": int(first["size"]), "shift": int(first["count"])}
             data = self.run(rows, 0, count[name])
             return (data[:, 0],) if name == "write" else (data,)
+        data = self.run(rows, 0, int(first["count"]))
         if name == "permute":
-            return self.run(rows, 0, int(first["count"])), self.run(rows, MAP, 2)
+            return data, self.run(rows, MAP, 2)
         assert name == "distribute", f"{name} has a kernel"
-        return self.source(rows, 0), self.source(rows, MAP)
+        return data, self.source(rows, MAP)

@@ -64,7 +64,7 @@ def _ranges(code: Code) -> None:
     _limit(code, code.rows("load_weights"), "group", 0, chip.lanes // LOADED)
     _limit(code, code.rows(*ACCUMULATES), "slot", 0, chip.accumulators)
     _limit(code, code.rows("shift"), "amount", 0, chip.lanes)
-    _limit(code, code.rows("shift", "permute"), "count", 1, 8)
+    _limit(code, code.rows("shift", "permute", "distribute"), "count", 1, 8)
     _limit(code, code.rows("rotate"), "size", 3, 5)
 
 

@@ -23,7 +23,7 @@ _READS: tuple[tuple[str, str, int | str, int], ...] = (
     ("write", "stream", 1, 0), ("gather", "map", 1, 1), ("scatter", "stream", 1, 0), ("scatter", "map", 1, 1),
     ("load_weights", "stream", LOADED, 0), ("activate", "stream", 1, 0), ("activate_fp16", "stream", 1, 0),
     ("shift", "stream", "count", 0), ("permute", "stream", "count", 0), ("permute", "map", 2, MAP),
-    ("distribute", "stream", 1, 0), ("distribute", "map", 1, MAP),
+    ("distribute", "stream", "count", 0), ("distribute", "map", 1, MAP),
     ("rotate", "stream", "size", 0), ("transpose", "stream", 16, 0), ("send", "stream", 1, 0),
 )
 _POSTS = tuple((*post, 0) for post in POSTS)
