@@ -11,7 +11,7 @@ from openlpu.arch.chip import load_chip
 from openlpu.arch.isa import BY_NAME
 from openlpu.place.sram import Sram
 from openlpu.schedule.assembler import Assembler
-from openlpu.schedule.timeline import Passage, Timeline
+from openlpu.schedule.timeline import SPELL, Passage, Timeline
 from openlpu.schedule.units.mxm import Mxm
 from openlpu.schedule.values import Vec
 from openlpu.target.chip.machine import resolve
@@ -119,7 +119,7 @@ def test_many_at_once_are_as_one_after_the_other(share, slices):
 def test_a_search_passes_over_what_is_taken():
     asm = Assembler(TINY, Sram(TINY, ()))
     for cycle in range(5000):
-        asm.timeline.queue("vxm3", cycle)
+        asm.timeline.ifetch("vxm3", cycle)
         asm.timeline.memory(0, cycle + 3000, 7, write=False)
     asm.timeline.keep()
     tried = []
@@ -129,7 +129,7 @@ def test_a_search_passes_over_what_is_taken():
         return cycle if asm.timeline.queue("vxm3", cycle) and asm.timeline.memory(0, cycle, 7, write=False) else None
 
     asm.last = 10_000
-    assert asm.search(10, attempt) == 8000 and tried == [10, 5000, 8000]
+    assert asm.search(10, attempt) == 8000 and tried == [10, 5000, 5001, 8000], "one cycle stays free"
 
 
 def test_what_an_attempt_takes_itself_is_not_passed_over():
@@ -201,3 +201,12 @@ def test_weights_flow_at_nearly_the_full_rate_on_all_planes():
     loads = [q["cycle"][q["op"] == BY_NAME["load_weights"].opcode] for n, q in queues.items() if n.endswith(".weights")]
     assert [len(c) for c in loads if len(c)] == [20 * tiles] * 4
     assert all(int(c[-1] - c[0]) <= 21 * tiles + 10 for c in loads if len(c))
+
+
+def test_a_queue_that_is_wanted_in_every_cycle_keeps_slots_to_fetch_in() -> None:
+    timeline, name = Timeline(TINY), "sxmw.permute"
+    assert all(timeline.queue(name, c) for c in range(SPELL, 0, -1)) and not timeline.queue(name, 0)
+    assert not timeline.queue(name, SPELL + 1) and timeline.later() == 1
+    later = [c for c in range(SPELL + 2, 10 * SPELL) if timeline.queue(name, c)]
+    runs = np.diff([SPELL + 1, *(c for c in range(SPELL + 2, 10 * SPELL) if c not in later)])
+    assert runs.max() == SPELL + 1 and timeline.ifetch(name, SPELL + 1), "fetches take what is kept for them"

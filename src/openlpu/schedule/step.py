@@ -107,7 +107,7 @@ def build(
             rope_rows = [elementwise.rope_row(b, place) for place in range(chunk)]
         b.temporaries.enter()
         _node(b, node, places[node.output], rope_rows)
-        filed = b.floats, b.coded, b.routes, b.sums
+        filed = b.floats, b.coded, b.routes, b.sums, b.partners
         made = [values.get((node.output, i)) for i in places[node.output] for values in filed]
         b.temporaries.leave(vectors(made))
     for value in b.floats.values():

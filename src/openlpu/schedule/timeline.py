@@ -23,6 +23,7 @@ NO_BANK = 254  # the dispatch slot is taken, not the SRAM
 BANK_CODES = 253  # banks beyond share a code, and so are taken for one
 GROWTH = 4096  # bytes by which a row grows at least
 AHEAD = 32  # cycles that a look ahead takes in
+SPELL = 96  # dispatches of a queue in a row at most, so that it finds a slot to fetch in before it runs empty
 
 Bytes = NDArray[np.uint8]
 Ints = NDArray[np.int64]
@@ -138,10 +139,13 @@ class Timeline:
         self.log.append((row, at, 1))
 
     def queue(self, name: str, cycle: int) -> bool:
-        """Take a dispatch slot."""
+        """Take a dispatch slot, unless that makes a run of more than :data:`SPELL`."""
         row = self.queues[name]
         if cycle < 0 or (cycle < len(row) and row[cycle]):
             self.later = lambda: free(row, max(cycle, 0)) - cycle
+            return False
+        if cycle < len(row) and free(row, cycle + 1) - row.rfind(0, max(cycle - SPELL, 0), cycle) - 1 > SPELL:
+            self.later = _next
             return False
         self._take(row, cycle)
         return True
@@ -175,10 +179,11 @@ class Timeline:
 
     def ifetch(self, queue: str, cycle: int) -> bool:
         """Take a dispatch slot for an ``ifetch``; in a MEM queue that of a write or a read, which leaves the other."""
-        if not queue.startswith("mem"):
-            return self.queue(queue, cycle)
-        slice_ = int(queue[3:])
-        for row in (self.writes[slice_], self.reads[slice_]):
+        rows = [self.queues[queue]]
+        if queue.startswith("mem"):
+            slice_ = int(queue[3:])
+            rows = [self.writes[slice_], self.reads[slice_]]
+        for row in rows:
             if cycle >= len(row) or not row[cycle]:
                 self._take(row, cycle, NO_BANK)
                 return True
