@@ -144,7 +144,9 @@ class Timeline:
         if cycle < 0 or (cycle < len(row) and row[cycle]):
             self.later = lambda: free(row, max(cycle, 0)) - cycle
             return False
-        if cycle < len(row) and free(row, cycle + 1) - row.rfind(0, max(cycle - SPELL, 0), cycle) - 1 > SPELL:
+        front, behind = row[max(cycle - SPELL, 0) : cycle], row[cycle + 1 : cycle + 1 + SPELL]
+        between = len(front.rstrip(b"\1")), len(behind.lstrip(b"\1"))  # what a dispatch here joins lies between these
+        if len(front) + len(behind) - sum(between) >= SPELL:
             self.later = _next
             return False
         self._take(row, cycle)
