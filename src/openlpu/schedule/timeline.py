@@ -23,7 +23,7 @@ NO_BANK = 254  # the dispatch slot is taken, not the SRAM
 BANK_CODES = 253  # banks beyond share a code, and so are taken for one
 GROWTH = 4096  # bytes by which a row grows at least
 AHEAD = 32  # cycles that a look ahead takes in
-SPELL = 96  # dispatches of a queue in a row at most, so that it finds a slot to fetch in before it runs empty
+SPELL = 96  # dispatches of an SXM's queue in a row at most, so that it finds a slot to fetch in before it runs empty
 
 Bytes = NDArray[np.uint8]
 Ints = NDArray[np.int64]
@@ -139,18 +139,21 @@ class Timeline:
         self.log.append((row, at, 1))
 
     def queue(self, name: str, cycle: int) -> bool:
-        """Take a dispatch slot, unless that makes a run of more than :data:`SPELL`."""
+        """Take a dispatch slot, unless an SXM's queue had more than :data:`SPELL` in a row."""
         row = self.queues[name]
         if cycle < 0 or (cycle < len(row) and row[cycle]):
             self.later = lambda: free(row, max(cycle, 0)) - cycle
             return False
-        front, behind = row[max(cycle - SPELL, 0) : cycle], row[cycle + 1 : cycle + 1 + SPELL]
-        between = len(front.rstrip(b"\1")), len(behind.lstrip(b"\1"))  # what a dispatch here joins lies between these
-        if len(front) + len(behind) - sum(between) >= SPELL:
+        if name.startswith("sxm") and self._spell(row, cycle) >= SPELL:
             self.later = _next
             return False
         self._take(row, cycle)
         return True
+
+    def _spell(self, row: bytearray, cycle: int) -> int:
+        """How many dispatches one in a cycle would join."""
+        front, behind = row[max(cycle - SPELL, 0) : cycle], row[cycle + 1 : cycle + 1 + SPELL]
+        return len(front) - len(front.rstrip(b"\1")) + len(behind) - len(behind.lstrip(b"\1"))
 
     def hold(self, start: int, end: int) -> None:
         """Take everything from ``start`` to ``end``, streams included: nothing crosses.

@@ -51,7 +51,7 @@ SHORT = 1024  # positions, of a token early in a context
 LLAMA_2_70B = Model("llama-2-70b", Split(8, 72, halves=True), 4096, (SHORT,))
 LLAMA_2_7B = Model("llama-2-7b", Split(8, 16), 2048)
 LLAMA_3_8B = Model("llama-3-8b", Split(8, 16), 2048)
-MISTRAL = Model("mistral-7b", Split(8, 16), 8192)
+MISTRAL = Model("mistral-7b", Split(8, 18, halves=True), 8192)
 MIXTRAL = Model("mixtral-8x7b", Split(8, 36, halves=True), 4096)
 
 

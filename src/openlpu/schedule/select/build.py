@@ -233,7 +233,7 @@ class Build:
         side = math.gcd(parts, self.chip.lanes_per_superlane) if first == 1 else 1
         if side > 1:
             saved = self.chip.latency["permute"] - self.chip.latency["distribute"]
-            less, near = rounds(side, many, trip=TRIP - saved)
+            less, near = rounds(side, many, trip=max(TRIP - saved, 1))
             more, far = rounds(parts // side, many, chained) if parts > side else (0, [])
             if less + more < cost:
                 return far, near, side
