@@ -13,6 +13,7 @@ import numpy as np
 
 from openlpu.checkpoint.config import ModelConfig
 from openlpu.graph.ir import Builder, Graph
+from openlpu.graph.layers import Layers
 from openlpu.graph.parameters import Parameters
 
 
@@ -58,12 +59,12 @@ def shapes(config: ModelConfig, variant: Variant) -> Mapping[str, tuple[int, ...
     return params.taken
 
 
-class _Decoder:
-    """One graph in the making: each method appends operators and returns the name of the value they write."""
+class _Decoder(Layers):
+    """The decoder's parts."""
 
     def __init__(self, config: ModelConfig, params: Parameters, variant: Variant) -> None:
-        self.config, self.params, self.variant = config, params, variant
-        self.graph = Builder("float", config, params)
+        super().__init__(Builder("float", config, params), params)
+        self.config, self.variant = config, variant
 
     def run(self) -> Graph:
         c, table = self.config, "model.embed_tokens"
@@ -134,12 +135,6 @@ class _Decoder:
             gain = {"gain": self.params.take(f"{source}_norm.weight", c.head_dim)}
             y = self.graph.add("headnorm", where, (y,), size, params=gain, heads=heads, eps=c.norm_eps)
         return self.graph.add("rope", where, (y,), size, heads=heads)
-
-    def linear(self, where: str, source: str, x: str, size: int, *, bias: bool = False, name: str = "") -> str:
-        params = {"weight": self.params.take(f"{source}.weight", size, self.graph.values[x].size)}
-        if bias:
-            params["bias"] = self.params.take(f"{source}.bias", size)
-        return self.graph.add("linear", where, (x,), size, name=name, params=params)
 
     def norm(self, where: str, source: str, x: str) -> str:
         c = self.config

@@ -13,6 +13,7 @@ import numpy as np
 
 from openlpu.checkpoint.encoder import EncoderConfig
 from openlpu.graph.ir import Builder, Graph
+from openlpu.graph.layers import Layers
 from openlpu.graph.parameters import Parameters
 
 
@@ -46,12 +47,13 @@ def shapes(config: EncoderConfig, names: Names) -> Mapping[str, tuple[int, ...]]
     return params.taken
 
 
-class _Encoder:
-    """One graph in the making: each method appends operators and returns the name of the value they write."""
+class _Encoder(Layers):
+    """The encoder's parts."""
 
     def __init__(self, config: EncoderConfig, params: Parameters, names: Names) -> None:
-        self.config, self.params, self.names = config, params, names
-        self.graph = Builder("float", config, params, ("position", "type") if config.types else ("position",))
+        inputs = ("position", "type") if config.types else ("position",)
+        super().__init__(Builder("float", config, params, inputs), params)
+        self.config, self.names = config, names
 
     def run(self) -> Graph:
         x = self.embeddings()
@@ -79,28 +81,22 @@ class _Encoder:
         A key's bias moves all scores of a query alike, which the softmax does not see: it is left out.
         """
         c, at, source, names = self.config, f"layers.{i}.attn", self.names.layer.format(i), self.names
-        q = self.linear(f"{at}.q", f"{source}.{names.query}", x, c.hidden)
-        k = self.linear(f"{at}.k", f"{source}.{names.key}", x, c.hidden, bias=False)
-        v = self.linear(f"{at}.v", f"{source}.{names.value}", x, c.hidden)
+        q = self.linear(f"{at}.q", f"{source}.{names.query}", x, c.hidden, bias=True)
+        k = self.linear(f"{at}.k", f"{source}.{names.key}", x, c.hidden)
+        v = self.linear(f"{at}.v", f"{source}.{names.value}", x, c.hidden, bias=True)
         a = self.graph.add("attention", at, (q, k, v), c.hidden, layer=i, heads=c.heads, kv_heads=c.kv_heads,
                            head_dim=c.head_dim, causal=False)
-        o = self.linear(f"{at}.o", f"{source}.{names.out}", a, c.hidden)
+        o = self.linear(f"{at}.o", f"{source}.{names.out}", a, c.hidden, bias=True)
         return self.norm(at, f"{source}.{names.first_norm}", self.graph.add("add", at, (x, o), c.hidden))
 
     def mlp(self, i: int, x: str) -> str:
         """Two matrices with a GELU between, and the norm of what they add; the layer's output, ``layers.<i>.out``."""
         c, at, source, names = self.config, f"layers.{i}.mlp", self.names.layer.format(i), self.names
-        up = self.linear(f"{at}.up", f"{source}.{names.up}", x, c.intermediate)
+        up = self.linear(f"{at}.up", f"{source}.{names.up}", x, c.intermediate, bias=True)
         h = self.graph.add("gelu", at, (up,), c.intermediate, form=c.activation)
-        down = self.linear(f"{at}.down", f"{source}.{names.down}", h, c.hidden)
+        down = self.linear(f"{at}.down", f"{source}.{names.down}", h, c.hidden, bias=True)
         added = self.graph.add("add", at, (x, down), c.hidden)
         return self.norm(at, f"{source}.{names.second_norm}", added, f"layers.{i}.out")
-
-    def linear(self, where: str, source: str, x: str, size: int, *, bias: bool = True) -> str:
-        params = {"weight": self.params.take(f"{source}.weight", size, self.graph.values[x].size)}
-        if bias:
-            params["bias"] = self.params.take(f"{source}.bias", size)
-        return self.graph.add("linear", where, (x,), size, params=params)
 
     def norm(self, where: str, source: str, x: str, name: str = "") -> str:
         words = {word: self.params.take(f"{source}.{key}", self.config.hidden)

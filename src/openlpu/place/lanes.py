@@ -19,6 +19,11 @@ from openlpu.arch.truepoint import BLOCK
 I32 = NDArray[np.int32]
 
 
+def around(lane: I32, by: int, span: int) -> I32:
+    """The lane ``by`` further on, around inside each segment of ``span`` lanes."""
+    return lane - lane % span + (lane % span + by) % span
+
+
 @dataclass(frozen=True)
 class Lanes:
     """``channel[r, v, l]``: the channel in lane l of vector v on role r, -1 where the lane is idle.  A chip

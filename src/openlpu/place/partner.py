@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openlpu.arch.chip import Chip
-from openlpu.place.lanes import HeadLanes
+from openlpu.place.lanes import HeadLanes, around
 
 I32 = NDArray[np.int32]
 
@@ -29,8 +29,7 @@ class Order:
 def swapped(heads: HeadLanes, chip: Chip) -> I32:
     """The partner of each lane; itself where no head is."""
     lane, dim = np.arange(chip.lanes, dtype=np.int32), heads.dim
-    partner = lane - lane % dim + (lane % dim + dim // 2) % dim
-    return np.where(lane < heads.per_vector * dim, partner, lane).astype(np.int32)
+    return np.where(lane < heads.per_vector * dim, around(lane, dim // 2, dim), lane).astype(np.int32)
 
 
 def order(heads: HeadLanes, chip: Chip) -> Order | None:

@@ -20,7 +20,7 @@ from openlpu.place.emplace import Source
 from openlpu.place.homes import Home, Homes, Resident
 from openlpu.schedule.assembler import Assembler
 from openlpu.schedule.expression import Op
-from openlpu.schedule.fetch import Fetcher, keep
+from openlpu.schedule.fetch import fetched, keep
 from openlpu.schedule.program import Claims
 from openlpu.schedule.select.codes import chain
 from openlpu.schedule.units.c2c import C2c, Cabling
@@ -89,17 +89,13 @@ def _made(system: System, plan: Callable[[_Maker], list[Vec]]) -> Collective:
     vecs, asm, homes = plan(make), make.asm, make.homes
     for vec in vecs:
         asm.outputs.extend((s, vec.address, w, False) for s, w in zip(vec.slices, vec.writers, strict=True) if w)
-    fetcher = Fetcher(asm, homes)
-    fetcher.all()
-    queues, claims = asm.finish()
-    for queue in queues.values():
-        queue["cycle"] -= fetcher.first
+    queues, claims, first, pages = fetched(asm, homes)
     given = tuple(homes.homes[f"given.{i}"] for i in range(make.taken))
-    keep(homes, "0", queues, fetcher.pages)
+    keep(homes, "0", queues, pages)
     homes.sram.require_fit()
     return Collective(system, (*make.local, *make.across), queues, claims, tuple(homes.resident.values()), given,
                       tuple((vec.slices, vec.address) for vec in vecs), make.sources,
-                      max(vec.ready for vec in vecs) - fetcher.first)
+                      max(vec.ready for vec in vecs) - first)
 
 
 class _Maker:

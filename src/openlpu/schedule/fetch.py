@@ -22,7 +22,7 @@ from openlpu.arch.isa import BY_NAME
 from openlpu.place.emplace import Source
 from openlpu.place.homes import Homes
 from openlpu.schedule.assembler import Assembler
-from openlpu.schedule.program import RESIDENT
+from openlpu.schedule.program import RESIDENT, Claims
 
 Ints = NDArray[np.int64]
 REACH = 32  # cycles in which a slice is looked for at once
@@ -262,6 +262,17 @@ class Fetcher:
                 return stream
             timeline.undo(mark)
         return None
+
+
+def fetched(asm: Assembler, homes: Homes) -> tuple[dict[str, NDArray], Claims, int, list[Page]]:
+    """Sorted queues with their fetches, in cycles from the first dispatch; the claims; the assembler's cycle of that
+    dispatch; the pages, which :func:`keep` gives their rows."""
+    fetcher = Fetcher(asm, homes)
+    fetcher.all()
+    queues, claims = asm.finish()
+    for queue in queues.values():
+        queue["cycle"] -= fetcher.first
+    return queues, claims, fetcher.first, fetcher.pages
 
 
 def keep(homes: Homes, segment: str, queues: Mapping[str, NDArray], pages: list[Page]) -> None:

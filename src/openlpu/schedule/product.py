@@ -18,7 +18,7 @@ from openlpu.arch.chip import Chip
 from openlpu.place.homes import Resident
 from openlpu.place.product import Engine, Homing, Ints, Product, Store, Tiling, place_product, tilings
 from openlpu.schedule.assembler import Assembler
-from openlpu.schedule.fetch import Fetcher, keep
+from openlpu.schedule.fetch import fetched, keep
 from openlpu.schedule.program import RESIDENT, Claims
 
 STEP_BYTES = 8  # of instructions that a step has for the accumulators, about: one of them, repeated
@@ -84,15 +84,11 @@ def multiply(asm: Assembler, homing: Homing) -> list[Sums]:
 
 def finish(asm: Assembler, homing: Homing, last: int) -> ProductProgram:
     """The program with its fetches; ``last``: the cycle after the last result is written."""
-    fetcher = Fetcher(asm, homing.homes)
-    fetcher.all()
-    queues, claims = asm.finish()
-    for queue in queues.values():
-        queue["cycle"] -= fetcher.first
-    keep(homing.homes, "0", queues, fetcher.pages)
+    queues, claims, first, pages = fetched(asm, homing.homes)
+    keep(homing.homes, "0", queues, pages)
     homing.homes.sram.require_fit()
     resident = tuple(homing.homes.resident.values())
-    return ProductProgram(homing, queues, claims, last - fetcher.first, resident)
+    return ProductProgram(homing, queues, claims, last - first, resident)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from openlpu.arch.truepoint import BLOCK
 from openlpu.graph.ir import Graph, Node
 from openlpu.partition.split import Stage, alone
 from openlpu.place.layout import Layout
-from openlpu.schedule.fetch import Fetcher, keep
+from openlpu.schedule.fetch import fetched, keep
 from openlpu.schedule.program import Program, Rows, Segment, StageProgram, Sweep
 from openlpu.schedule.select import attention, codes, elementwise, exchange, experts, headnorm, layernorm, linear, state
 from openlpu.schedule.select.build import Build, Floats
@@ -228,22 +228,18 @@ def _finish(b: Build, origin: tuple[tuple[int, str], ...], kind: Callable[..., S
     for vec in logits.vecs if logits else ():
         b.asm.outputs.extend((s, vec.address, w, False) for s, w in zip(vec.slices, vec.writers, strict=True))
     origin = (*origin, (b.asm.next_id, FETCH))
-    fetcher = Fetcher(b.asm, b.layout.homes)
-    fetcher.all()
-    queues, claims = b.asm.finish()
-    for q in queues.values():
-        q["cycle"] -= fetcher.first
+    queues, claims, first, pages = fetched(b.asm, b.layout.homes)
     end = max(vec.ready for vec in logits.vecs) if logits else b.last_send + 1
     segment = kind(
         context=b.context,
         queues=queues,
         tensors={name: _rows(value) for name, value in last.items()},
-        cycles=max(end, b.last_write) - fetcher.first,
+        cycles=max(end, b.last_write) - first,
         claims=claims,
         origin=origin,
         chunk=b.chunk,
     )
-    keep(b.layout.homes, segment.name, queues, fetcher.pages)
+    keep(b.layout.homes, segment.name, queues, pages)
     return segment
 
 

@@ -184,11 +184,7 @@ class Timeline:
 
     def ifetch(self, queue: str, cycle: int) -> bool:
         """Take a dispatch slot for an ``ifetch``; in a MEM queue that of a write or a read, which leaves the other."""
-        rows = [self.queues[queue]]
-        if queue.startswith("mem"):
-            slice_ = int(queue[3:])
-            rows = [self.writes[slice_], self.reads[slice_]]
-        for row in rows:
+        for row in self._fetching(queue):
             if cycle >= len(row) or not row[cycle]:
                 self._take(row, cycle, NO_BANK)
                 return True
@@ -352,10 +348,14 @@ class Timeline:
 
     def fetchable(self, queue: str, cycle: int, count: int) -> NDArray[np.bool_]:
         """In which of ``count`` cycles from ``cycle`` :meth:`ifetch` can have a slot."""
+        return np.any([window(row, cycle, count) == 0 for row in self._fetching(queue)], axis=0)
+
+    def _fetching(self, queue: str) -> list[bytearray]:
+        """The rows of which one must be free for an ``ifetch``."""
         if not queue.startswith("mem"):
-            return window(self.queues[queue], cycle, count) == 0
-        rows = self.writes[int(queue[3:])], self.reads[int(queue[3:])]
-        return (window(rows[0], cycle, count) == 0) | (window(rows[1], cycle, count) == 0)
+            return [self.queues[queue]]
+        slice_ = int(queue[3:])
+        return [self.writes[slice_], self.reads[slice_]]
 
     def _cells(self, passage: Passage, start: int, count: int) -> Bytes:
         """[cycle of arrival, option, stream, position]: the registers of all streams of the passage's direction."""

@@ -20,7 +20,7 @@ from openlpu.partition.split import Stage
 from openlpu.place.emplace import Source, byte_planes
 from openlpu.place.homes import Home
 from openlpu.place.host import placed
-from openlpu.place.lanes import HeadLanes, Lanes
+from openlpu.place.lanes import HeadLanes, Lanes, around
 from openlpu.place.layout import Layout
 from openlpu.schedule.assembler import Assembler
 from openlpu.schedule.expression import Later, Op, Part
@@ -182,14 +182,12 @@ class Build:
     def rotation(self, by: int, span: int = 0) -> list[Vec]:
         """The map that brings lane l + by to lane l, around; ``span``: around inside each segment of so many lanes."""
         lane, span = np.arange(self.chip.lanes, dtype=np.int32), span or self.chip.lanes
-        turned = lane - lane % span + (lane % span + by) % span
-        return self.lane_map(np.where(lane < self.chip.lanes // span * span, turned, lane))
+        return self.lane_map(np.where(lane < self.chip.lanes // span * span, around(lane, by, span), lane))
 
     def turn(self, by: int, span: int) -> list[Vec]:
         """As :meth:`rotation`, of ``span`` lanes of a superlane: a plane for ``distribute``, in both hemispheres."""
         lane = np.arange(self.chip.lanes, dtype=np.int32) % self.chip.lanes_per_superlane
-        turned = lane - lane % span + (lane % span + by) % span
-        return [self.constant(turned, planes=1, side=i) for i in (0, 1)]
+        return [self.constant(around(lane, by, span), planes=1, side=i) for i in (0, 1)]
 
     def host_row(self, name: str, planes: int = 4, hemisphere: int | None = None, *, place: int = 0) -> Vec:
         """A row the host rewrites before each step; ``place``: of the chunk, for what differs between its tokens."""
