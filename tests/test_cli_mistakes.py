@@ -43,7 +43,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Path:
     ("compile smollm2-135m --shapes-only --context 0", "a context of 0"),
     ("compile smollm2-135m --shapes-only --context 999999", "the model has"),
     ("compile --workload ", "'' is not a workload"),
-    ("compile --workload matmul:1x2x3 --kv-bits 8", "kv_bits: this is for models"),
+    ("compile --workload matmul:1x2x3 --kv-bits 8", "kv-bits: this is for models"),
     ("compile --workload matmul:1x2x3 --target chip", "target: this is for models"),
     ("compile --workload matmul:1x2x3 --requests 1", "requests: this is for models"),
     ("compile --workload matmul:1x2x3:", "is not a workload"),

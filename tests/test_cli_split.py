@@ -90,6 +90,8 @@ def test_the_splits_considered_use_what_there_is() -> None:
 @pytest.mark.parametrize(("options", "said"), [
     (["--chips", "2"], "this is for several chips"),
     (["--tensor", "2"], "this is for several chips"),
+    (["--latency-limit", "1"], "latency-limit: this is for several chips"),
+    ([*NODE, "--latency-limit", "0.00001"], "latency-limit: the shortest token found takes"),
     ([*NODE, "--chip", "tiny"], "the system's file names its chip"),
     ([*NODE, "--target", "cpu", "-o", "x"], "this is for chips"),
     ([*NODE, "--tensor", "4"], "4 chips a stage are more than the 2 there are"),

@@ -110,9 +110,10 @@ def _compile_chip(
     if pipeline.is_encoder(graph):
         return cli_encoder.compile_chip(args, graph, progress)
     if args.system is not None:
-        wanted = cli_split.wanted(args)
-        made = pipeline.programs(graph, cli_split.system(args), wanted, args.chunk, dump=args.dump,
-                                 progress=progress, requests=args.requests)
+        system = cli_split.system(args)
+        wanted = cli_split.wanted(args, system.chip.clock_hz)
+        made = pipeline.programs(graph, system, wanted, args.chunk, dump=args.dump, progress=progress,
+                                 requests=args.requests)
         return made, cli_split.report(made)
     program = pipeline.program(graph, "lpu-v1" if args.chip is None else args.chip, args.chunk, dump=args.dump,
                                progress=progress, requests=args.requests)

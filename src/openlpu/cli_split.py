@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from openlpu.schedule.search import Choice, Found, Wanted
 
 AIMS = ("latency", "throughput", "chips")
-ONLY = ("chips", "tensor", "stages", "exchange", "aim")  # of use with --system alone
+ONLY = ("chips", "tensor", "stages", "exchange", "aim", "latency_limit")  # of use with --system alone
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +32,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "search)")
     add("--aim", choices=AIMS, help="of the search: the shortest token (default), most tokens a second with the "
         "pipeline full, or the fewest chips")
+    add("--latency-limit", type=milliseconds, metavar="MS", help="of the search: a token of no context takes longer "
+        "(default: no limit)")
+
+
+def milliseconds(text: str) -> float:
+    """The value of ``--latency-limit``."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of milliseconds above 0")
+    return number
 
 
 def check(args: argparse.Namespace) -> None:
@@ -52,7 +65,7 @@ def check(args: argparse.Namespace) -> None:
         raise BadRequest("this is for chips", where="chip", fix="leave --target or --chip out")
     for name in ONLY:
         if getattr(args, name) is not None:
-            raise BadRequest("this is for several chips", where=name, fix="add --system NAME")
+            raise BadRequest("this is for several chips", where=name.replace("_", "-"), fix="add --system NAME")
 
 
 def system(args: argparse.Namespace) -> System:
@@ -62,15 +75,16 @@ def system(args: argparse.Namespace) -> System:
     return load_system(args.system, args.chips)
 
 
-def wanted(args: argparse.Namespace) -> Wanted:
-    """What to search; refuses a number of stages below one, and an exchange that nobody takes part in."""
+def wanted(args: argparse.Namespace, clock_hz: int) -> Wanted:
+    """What to search on chips of this clock; refuses fewer than one stage, and an exchange that nobody takes part in."""
     from openlpu.schedule.search import Wanted
 
     if args.stages is not None and args.stages < 1:
         raise BadRequest(f"{args.stages} is out of range", where="stages", fix="use 1 or more")
     if args.tensor == 1 and args.exchange:
         raise BadRequest("one chip a stage exchanges nothing", where="exchange", fix="leave --exchange out")
-    return Wanted(args.aim or AIMS[0], args.tensor or 0, args.stages or 0, args.exchange or "")
+    limit = max(int(args.latency_limit * clock_hz / 1000), 1) if args.latency_limit else 0
+    return Wanted(args.aim or AIMS[0], limit, args.tensor or 0, args.stages or 0, args.exchange or "")
 
 
 def report(found: Found) -> dict[str, Any]:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 SMALL = 1 << 27  # products that are also run on values
 # Options of `compile` that say something of a model, and what they are when nobody gives them.
 OF_MODELS = {"model": None, "output": None, "target": None, "tensor": None, "stages": None, "exchange": None,
-             "aim": None, "context": None, "kv_bits": None, "bits": None, "prune": None, "shapes_only": False,
-             "dump": None, "chunk": (), "requests": None}
+             "aim": None, "latency_limit": None, "context": None, "kv_bits": None, "bits": None, "prune": None,
+             "shapes_only": False, "dump": None, "chunk": (), "requests": None}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +42,7 @@ def compile_workload(args: argparse.Namespace) -> int:
 
     for name, default in OF_MODELS.items():
         if getattr(args, name) != default:
-            raise BadRequest("this is for models", where=name, fix="leave it out, or --workload")
+            raise BadRequest("this is for models", where=name.replace("_", "-"), fix="leave it out, or --workload")
     product = Product.parse(args.workload)
     if args.system is not None:
         if args.chip is not None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import pytest
 from random_models import BASE, LLAMA, random_graph
 
-from openlpu._base.errors import DoesNotFit
+from openlpu._base.errors import DoesNotFit, Unsupported
 from openlpu.arch.system import load_system
 from openlpu.numerics.scheme import Scheme
 from openlpu.partition.shard import shard
@@ -17,7 +17,7 @@ from openlpu.place.layout import place_stage
 from openlpu.schedule import search as module
 from openlpu.schedule.kinds import Parts, Work
 from openlpu.schedule.limit import Dearer, at_least
-from openlpu.schedule.search import AIMS, CHIPS, Found, Wanted, search
+from openlpu.schedule.search import AIMS, CHIPS, LATENCY, Found, Wanted, search
 from openlpu.schedule.system import cables, schedule_system
 from openlpu.schedule.units.c2c import Cabling
 
@@ -60,7 +60,7 @@ class Made:
         return 0
 
 
-def found(monkeypatch: pytest.MonkeyPatch, aim: str, full: set[Split], *, large: bool) -> Found:
+def found(monkeypatch: pytest.MonkeyPatch, aim: str, full: set[Split], *, large: bool, limit: int = 0) -> Found:
     """The search with made-up costs; ``full``: splits with no room for chunks."""
 
     def schedule(graph, system, split, contexts, chunks, programs, worth):
@@ -73,7 +73,7 @@ def found(monkeypatch: pytest.MonkeyPatch, aim: str, full: set[Split], *, large:
 
     monkeypatch.setattr(module, "_schedule", schedule)
     monkeypatch.setattr(module, "LARGE", 0 if large else 1 << 60)
-    return search(GRAPH, SYSTEM, Wanted(aim), chunks=(2,))
+    return search(GRAPH, SYSTEM, Wanted(aim, limit), chunks=(2,))
 
 
 @pytest.mark.parametrize("aim", AIMS)
@@ -95,4 +95,29 @@ def test_giving_up_what_is_dearer_changes_nothing_that_is_found(aim: str, monkey
         assert every.program.split == min(able, key=lambda c: c.rank(aim)).split
         full.add(every.program.split)
 
+
+@pytest.mark.parametrize("aim", AIMS)
+def test_no_token_exceeds_the_limit(aim: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is found is the best of those within it, in every context; where none is, the shortest token is named."""
+    free = found(monkeypatch, aim, set(), large=False)
+    costs = sorted(c.cycles for c in free.choices if c.split.exchange != SUMS)
+    for limit in (costs[0], costs[len(costs) // 2]):
+        some = [found(monkeypatch, aim, set(), large=large, limit=limit) for large in (False, True)]
+        assert some[0].program == some[1].program
+        able = [c for c in some[0].choices if not c.why]
+        assert able and all(c.cycles <= limit for c in able)
+        assert some[0].program.split == min(able, key=lambda c: c.rank(aim)).split
+        assert all("are allowed" in c.why for c in some[0].choices if c.cycles > limit)
+    with pytest.raises(Unsupported, match="the shortest token found takes .* are allowed"):
+        found(monkeypatch, aim, set(), large=True, limit=1)
+
+
+def test_the_limit_holds_in_every_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A longer context may exceed it where the shortest one does not."""
+    longer = 2 * found(monkeypatch, LATENCY, set(), large=False).program.cycles(0)
+    monkeypatch.setattr(Made, "cycles", lambda self, segment: self.cost * (1 + segment))
+    monkeypatch.setattr(module, "buckets", lambda context: [16, 32])
+    assert found(monkeypatch, LATENCY, set(), large=False, limit=longer).program.cycles(1) == longer
+    with pytest.raises(Unsupported, match="where .* are allowed"):
+        found(monkeypatch, LATENCY, set(), large=False, limit=longer - 1)
 

@@ -12,7 +12,7 @@ from itertools import product
 
 from openlpu._base.errors import DoesNotFit, OpenLpuError, ProgramError, Unsupported
 from openlpu._base.progress import Progress, silent
-from openlpu._base.units import size
+from openlpu._base.units import duration, size
 from openlpu.arch.system import System
 from openlpu.arch.topology import NODE
 from openlpu.graph.ir import Graph
@@ -31,9 +31,11 @@ LATENCY, THROUGHPUT, CHIPS = AIMS = ("latency", "throughput", "chips")
 @dataclass(frozen=True)
 class Wanted:
     """What to search: an ``aim`` (the shortest token, the shortest interval between tokens of a full pipeline, or the
-    fewest chips), and the fields of the split that are fixed; 0 and "" leave them open."""
+    fewest chips), at most how many cycles a token of any context may take, and the fields of the split that are fixed;
+    0 and "" leave them open."""
 
     aim: str = LATENCY
+    limit: int = 0
     tensor: int = 0
     stages: int = 0
     exchange: str = ""
@@ -42,7 +44,7 @@ class Wanted:
 @dataclass(frozen=True)
 class Choice:
     """A split, the cycles of its token and between two tokens, and the bytes that chips send each other for one; or why
-    there is no program, in ``why``."""
+    it is none to choose, in ``why``."""
 
     split: Split
     cycles: int = 0
@@ -108,8 +110,8 @@ def search(
     for all buckets, and for ``chunks`` of a prompt; ``requests`` as in :func:`~openlpu.place.layout.place_stage`.
 
     A split that has no room for all of that gives way to the next best.
-    Raises :class:`DoesNotFit`, :class:`ProgramError` or :class:`Unsupported` with the last split's reason if none has
-    a program.
+    Raises :class:`Unsupported` if all that have a program exceed the limit, and :class:`DoesNotFit`,
+    :class:`ProgramError` or :class:`Unsupported` with the last split's reason if none has a program.
     """
     context = context or graph.config.context
     asked = least(graph, system, wanted) if wanted.aim == CHIPS else []
@@ -145,9 +147,15 @@ class _Search:
 
     @property
     def best(self) -> Choice | None:
-        """The best by now that has a program."""
+        """The best by now that has a program, within the limit."""
         able = (choice for choice in self.choices.values() if not choice.why)
         return min(able, key=lambda choice: choice.rank(self.wanted.aim), default=None)
+
+    @property
+    def nearest(self) -> Choice | None:
+        """The shortest token by now of those that exceed the limit."""
+        slow = (choice for choice in self.choices.values() if choice.why and choice.cycles)
+        return min(slow, key=lambda choice: choice.rank(LATENCY), default=None)
 
     def best_of(self, asked: Sequence[Split], more: Sequence[Split]) -> SystemProgram:
         """The program of the best of some splits, of ``more`` if none of those has one, or of the best with sums
@@ -157,13 +165,18 @@ class _Search:
             self._look([*order, *self.choices])
             if not self.best:
                 self._look(more)
-            if (best := self.best) and best.split.tensor > 1 and not self.wanted.exchange:
-                self._look([replace(best.split, exchange=SUMS)])
+            if (near := self.best or self.nearest) and near.split.tensor > 1 and not self.wanted.exchange:
+                self._look([replace(near.split, exchange=SUMS)])
             if not (best := self.best):
                 break
             self.progress(f"split {best.split}", len(asked), len(asked))
             if made := self._scheduled(best.split, self.contexts, self.chunks):
-                return made
+                if not (slow := self._exceeded(made, len(self.contexts))):
+                    return made
+                self.choices[best.split] = replace(best, why=slow)
+        if near := self.nearest:
+            raise Unsupported(f"the shortest token found takes {near.why}", where="latency-limit",
+                              fix="allow more, or use a system with more chips")
         last = self.errors[[*asked, *more][-1]]
         homes = self.programs.context, self.programs.requests
         raise reported(last, self.graph, self.system.chip, *homes) if isinstance(last, DoesNotFit) else last
@@ -179,7 +192,16 @@ class _Search:
             if split not in self.choices or split in self.dearer:
                 self.progress(f"split {split}", done, len(splits))
                 if made := self._scheduled(split, self.contexts[:1], (), best):
-                    self.choices[split] = Choice(split, made.cycles(0), made.interval(0), moved=made.moved(0))
+                    self.choices[split] = Choice(split, made.cycles(0), made.interval(0), self._exceeded(made, 1),
+                                                 made.moved(0))
+
+    def _exceeded(self, made: SystemProgram, contexts: int) -> str:
+        """By which of its first segments a program exceeds the limit, if it does."""
+        cycles, limit = max(made.cycles(i) for i in range(contexts)), self.wanted.limit
+        clock = self.system.chip.clock_hz
+        if not 0 < limit < cycles:
+            return ""
+        return f"{cycles:,} cycles, {duration(cycles / clock)}, where {duration(limit / clock)} are allowed"
 
     def _scheduled(
         self, split: Split, contexts: Sequence[int], chunks: Sequence[int], best: Choice | None = None
@@ -188,8 +210,8 @@ class _Search:
         best one."""
 
         def worth(cycles: int, interval: int) -> bool:
-            aim, least = self.wanted.aim, Choice(split, cycles, interval)
-            return not best or least.rank(aim) <= best.rank(aim)
+            aim, limit, least = self.wanted.aim, self.wanted.limit, Choice(split, cycles, interval)
+            return not best or (least.rank(aim) <= best.rank(aim) and not 0 < limit < cycles)
 
         self.dearer.discard(split)
         large = codes(self.graph) >= LARGE
