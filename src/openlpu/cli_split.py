@@ -76,7 +76,7 @@ def system(args: argparse.Namespace) -> System:
 
 
 def wanted(args: argparse.Namespace, clock_hz: int) -> Wanted:
-    """What to search on chips of this clock; refuses fewer than one stage, and an exchange that nobody takes part in."""
+    """What to search on chips of a clock; refuses fewer than one stage, and an exchange that nobody takes part in."""
     from openlpu.schedule.search import Wanted
 
     if args.stages is not None and args.stages < 1:
