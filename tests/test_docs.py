@@ -10,6 +10,7 @@ import pytest
 
 from openlpu.cli import main
 
+SOURCE = Path(__file__).resolve().parents[1] / "src" / "openlpu"
 PAGES = sorted((Path(__file__).resolve().parents[1] / "docs").rglob("*.md"))
 
 
@@ -31,3 +32,22 @@ def test_the_worked_example_is_what_the_tool_prints(tmp_path: Path, capsys, requ
         text = re.sub(r"(first bucket:\n\n```text\n).*?```", lambda found: f"{found[1]}{first}```", text, flags=re.S)
         page.write_text(text, "utf-8")
     assert f"```text\n{first}```" in text, "if the change is meant: pytest --update-golden"
+
+
+def test_every_file_is_in_the_table_of_its_folder_s_page() -> None:
+    """And every file that a table names is there; ``*`` stands for a file of each kind."""
+    files = {path.relative_to(SOURCE) for kind in ("*.py", "*.toml", "*.js", "*.css", "*.html")
+             for path in SOURCE.rglob(kind) if path.name != "__init__.py"}
+    tables: dict[str, set[str]] = {}  # page, without its number: what the first cells of its rows name
+    for page in PAGES:
+        cells = [line.split("|")[1:3] for line in page.read_text("utf-8").splitlines() if line.startswith("| ")]
+        tables[re.sub(r"^\d+-", "", page.stem)] = set(re.findall(r"`([\w./*]+)`", " ".join(map("".join, cells))))
+    for path in sorted(files):
+        folder, *inside = path.parts
+        about = [page for page in tables if page in inside or page.partition("-")[0] == folder.lstrip("_")]
+        named = {name for page in (about if inside else ["README"]) for name in tables[page]}
+        assert any(path.match(name.removeprefix("../")) for name in named), f"no page has a row for {path}"
+    for page, named in tables.items():
+        missing = [name for name in named if name.endswith((".py", ".js", ".html"))
+                   and not any(path.match(name.removeprefix("../")) for path in files)]
+        assert not missing, f"{page}: {missing}"
