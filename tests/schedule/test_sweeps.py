@@ -26,7 +26,7 @@ from openlpu.partition.shard import shard
 from openlpu.partition.split import Split
 from openlpu.partition.sweeps import sweeps
 from openlpu.place.layout import place
-from openlpu.schedule import joules, program_file, report, tracks
+from openlpu.schedule import joules, program_file, report, step, tracks
 from openlpu.schedule import sweeps as schedule
 from openlpu.target.base import Chunk
 from openlpu.target.chip import run as chip
@@ -34,7 +34,7 @@ from openlpu.target.chip.value_free import check_chip
 from openlpu.target.ref import run as ref
 from openlpu.tokens.verify import verify
 
-SMALL = EncoderConfig("bert", 64, 2, 4, 4, 16, 96, 50, 40, 1e-12, Rope(1.0, "none"), True, positions=40)
+SMALL = EncoderConfig("bert", 64, 3, 4, 4, 16, 96, 50, 40, 1e-12, Rope(1.0, "none"), True, positions=40)
 
 
 def graph_of(config: EncoderConfig, scheme: Scheme = Scheme()):  # noqa: B008
@@ -66,6 +66,35 @@ def test_sequences_of_any_length_have_the_references_bits(small):
     assert made.cycles == schedule.cycles(made.program, 7) == 2 * sum(s.cycles for s in made.program.segments)
 
 
+def test_equal_sweeps_are_scheduled_once_and_moved(small):
+    """What is moved has the same cycles and, but for addresses, the same instructions."""
+    one, two = small[1].program.segments[1:3]
+    assert one.cycles == two.cycles and ("layers.0.out" in one.tensors, "layers.1.out" in two.tensors) == (True, True)
+    assert all(rows is two.queues[name] for name, rows in one.queues.items() if name[:3] != "mem")
+    words = [{(name, a) for name, rows in s.queues.items() if name[:3] == "mem" for a in rows["address"].tolist()}
+             for s in (one, two)]
+    assert words[0] - words[1] and words[1] - words[0]
+
+
+def test_a_schedule_that_does_not_serve_another_sweep_is_not_moved():
+    graph = outline(SMALL)
+    parts, layout = sweeps(graph), place(graph, load_chip("lpu-v1"))
+    one = step.sweep(parts[2], 2, layout, 40, 4, 3)
+    assert one.moved(parts[1], 1, layout)
+    assert one.moved(parts[3], 3, layout) is None, "the last one remembers nothing"
+    nodes = tuple(replace(node, attrs={**node.attrs, "kv_bits": 16}) for node in parts[1].nodes)
+    assert one.moved(replace(parts[1], nodes=nodes), 1, layout) is None
+    homes, half, page = layout.homes.homes, layout.chip.words_per_slice // 2, one.pages[0]
+    own = {name: home for name, home in homes.items() if ".layers.0." in name}
+    homes |= {name: replace(home, address=home.address + half) for name, home in own.items()}
+    assert one.moved(parts[1], 1, layout) is None, "a slice would read and write one bank in a cycle"
+    homes |= {name: replace(home, slices=home.slices[::-1]) for name, home in own.items()}
+    assert one.moved(parts[1], 1, layout) is None, "it would be read from other slices"
+    homes |= own
+    layout.homes.sram.top[page.slice_] = layout.homes.sram.bottom[page.slice_]
+    assert one.moved(parts[1], 1, layout) is None, "its instructions have no room"
+
+
 def test_a_second_block_and_another_chunk_change_no_bit():
     """Blocks of positions that a sequence does not reach take no part."""
     config = replace(SMALL, context=258, positions=258, layers=1, hidden=32, heads=2, kv_heads=2, intermediate=24)
@@ -93,9 +122,9 @@ def test_a_program_is_stored_verified_and_checked_without_values(small, tmp_path
     graph, made = small
     program_file.save(made.program, tmp_path / "program")
     stored = program_file.load(tmp_path / "program")
-    assert [s.name for s in stored.segments] == ["40x4.0", "40x4.1", "40x4.2"]
+    assert [s.name for s in stored.segments] == ["40x4.0", "40x4.1", "40x4.2", "40x4.3"]
     assert verify(graph, stored, 6).difference == ""
-    assert [checked.chunk for checked in check_chip(stored, [40])] == [4, 4, 4]
+    assert [checked.chunk for checked in check_chip(stored, [40])] == [4, 4, 4, 4]
     other = replace(graph, params={name: x + (name == "embed.norm.bias") for name, x in graph.params.items()})
     broken = chip.EncoderExecutable(stored, other.params)
     assert not same(broken.run([sequence(3)]), ref.load(graph).run([sequence(3)]))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from openlpu.arch.chip import Chip
+from openlpu.partition.names import shift
 from openlpu.place.emplace import Source
 from openlpu.place.sram import Sram
 
@@ -38,6 +39,26 @@ class Home:
     count: int
 
 
+def of_layer(name: str, by: int) -> str:
+    """The name of a home of a layer so many further on; one of no layer keeps its name."""
+    word, dot, rest = name.partition(".")
+    return f"{word}{dot}{shift(rest, by)}"
+
+
+def strides(homes: Iterable[Home]) -> dict[int, int]:
+    """By slice, the rows that some homes take, gaps included: the same in slices that a home has its address in."""
+    parts: list[tuple[set[int], int, int]] = []
+    for home in homes:
+        slices, low, high, apart = set(home.slices), home.address, home.address + home.count, []
+        for part in parts:
+            if slices.isdisjoint(part[0]):
+                apart.append(part)
+            else:
+                slices, low, high = slices | part[0], min(low, part[1]), max(high, part[2])
+        parts = [*apart, (slices, low, high)]
+    return {s: high - low for slices, low, high in parts for s in slices}
+
+
 class Homes:
     """The growing table of homes of one chip; asked twice for a name, it gives the same home."""
 
@@ -50,11 +71,30 @@ class Homes:
         self.runs: dict[str, list[tuple[int, Home]]] = {}  # of a tile of several experts, by their first groups
         self.shared: dict[tuple[int, int, int], tuple[tuple[int, ...], int, int]] = {}  # slices, address, idle ones
         self.turn = 0
+        self.layer = 0  # whose homes are asked for, of layers that lie alike
+        self.stride: dict[int, int] = {}  # by slice, rows from a home of one of them to that of the next
+
+    def repeat(self, layer: int) -> None:
+        """What is asked for next is of this layer and lies as it did for layer 0, further on in the same slices; for
+        layer 0 it lies where there is room."""
+        if not self.stride:
+            self.stride, self.sram.copies = strides(self.homes.values()), 1
+        self.layer = layer
+
+    def _room(self, name: str, slices: tuple[int, ...], count: int) -> tuple[tuple[int, ...], int]:
+        """The slices and the first address of a home: those given and where they have room, or as of layer 0."""
+        what = name.split(".")[0]
+        if not self.layer:
+            return slices, self.sram.keep(slices, count, what)
+        first = self.homes[of_layer(name, -self.layer)]
+        address = first.address + self.layer * self.stride[first.slices[0]]
+        self.sram.keep_at(address, first.slices, count, what)
+        return first.slices, address
 
     def keep(self, name: str, source: Source, slices: tuple[int, ...], count: int = 1) -> Home:
         """``count`` vectors of ``len(slices)`` planes at consecutive addresses."""
         if name not in self.homes:
-            address = self.sram.keep(slices, count, name.split(".")[0])
+            slices, address = self._room(name, slices, count)
             rows = np.arange(address, address + count, dtype=np.int32)
             self.resident[name] = Resident(name, np.tile(np.array(slices, np.int32), (count, 1)), rows, source)
             self.homes[name] = Home(slices, address, count)
@@ -63,7 +103,7 @@ class Homes:
     def keep_tile(self, name: str, source: Source, slices: tuple[int, ...], groups: int) -> Home:
         """``groups`` addresses over 16 slices: row i of the source is plane i % 16 of group i // 16."""
         if name not in self.homes:
-            address = self.sram.keep(slices, groups, name.split(".")[0])
+            slices, address = self._room(name, slices, groups)
             grid = np.tile(np.array(slices, np.int32), groups)[:, None]
             rows = np.repeat(np.arange(address, address + groups, dtype=np.int32), len(slices))
             self.resident[name] = Resident(name, grid, rows, source)
@@ -167,7 +207,7 @@ class Homes:
         width, count = self.chip.weight_streams, self.chip.slices_per_hemisphere
         sets, left = self._sets(hemisphere)
         mine = sets[own % len(sets)]
-        enough = rows + self.chip.words_per_slice // (TIGHT if tight else RESERVE)
+        enough = rows * self.sram.copies + self.chip.words_per_slice // (TIGHT if tight else RESERVE)
         if rows and self.sram.room(mine) >= enough:
             return mine
         best = max(sets, key=self.sram.room)

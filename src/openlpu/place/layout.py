@@ -9,7 +9,7 @@ The chips of a stage have the same homes; what fills them differs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -21,11 +21,11 @@ from openlpu.arch.group import Table, relative
 from openlpu.arch.truepoint import BLOCK
 from openlpu.checkpoint.config import ModelConfig
 from openlpu.checkpoint.encoder import EncoderConfig
-from openlpu.graph.ir import Graph, Node
+from openlpu.graph.ir import Graph, Node, layer_of
 from openlpu.partition.experts import bank, parameters
 from openlpu.partition.split import Stage, alone
 from openlpu.place.emplace import Source
-from openlpu.place.homes import Homes
+from openlpu.place.homes import Homes, of_layer
 from openlpu.place.lanes import HeadLanes, Lanes
 from openlpu.place.maps import lane_maps, stage_heads
 from openlpu.place.packing import Packing
@@ -87,7 +87,7 @@ def place_stage(
     _partners(layout, graph)
     caches: list[Node] = []  # where experts leave room
     later: list[tuple[Node, int]] = []  # large tables go where weights have left room
-    for node in graph.nodes:
+    for node in _in_order(layout, graph, work):
         if node.op in ("embed", "rope"):
             rows = table_rows(node, c, context)
             later.append((node, rows)) if large(rows, chip) else _tables(layout, node, rows)
@@ -96,7 +96,7 @@ def place_stage(
                 for j in range(maps[node.output].vectors):
                     _tiles(layout, node, j, work, range(len(work)))
         elif node.op == "attention":
-            caches.append(node) if mixtures else _cache(layout, node, node.attrs["layer"] % 2)
+            caches.append(node) if mixtures else _cache(layout, node, _side(node, c))
         if not bank(node):
             _vectors(layout, node)
     _experts(layout, [node for node in graph.nodes if bank(node)], work)
@@ -108,6 +108,26 @@ def place_stage(
     layout.homes.finish()
     layout.homes.sram.require_fit()
     return layout
+
+
+def _in_order(layout: Layout, graph: Graph, work: list[int]) -> Iterator[Node]:
+    """The nodes in the order in which they get homes.  An encoder's layers come first, each as the first of them lies,
+    so that the program of a sweep is that of another, at other addresses."""
+    if not isinstance(graph.config, EncoderConfig):
+        yield from graph.nodes
+        return
+    layout.homes.sram.copies = graph.config.layers
+    for node in sorted(graph.nodes, key=lambda node: layer_of(node) < 0):
+        if (layer := max(layer_of(node), 0)) != layout.homes.layer:
+            layout.homes.repeat(layer)
+            work[:] = [0] * len(work)
+        yield node
+
+
+def _side(node: Node, config: ModelConfig) -> int:
+    """The hemisphere of an attention's cache: layers by turns, but those of an encoder lie alike, and the first planes
+    that linears take have their weights west."""
+    return EAST if isinstance(config, EncoderConfig) else node.attrs["layer"] % 2
 
 
 def _levers(graph: Graph, requests: int) -> tuple[str, ...]:
@@ -285,15 +305,26 @@ def _states(layout: Layout, encodes: bool) -> None:
     if not rows[0].whole:
         raise Unsupported(f"a sequence of {layout.context} positions on {layout.chip.name}", where="context",
                           fix="use a shorter one")
-    for number in range(2):
-        for v in range(layout.lanes["embed.out"].vectors):
-            name, slices = state(number, v), layout.homes.quad_slices(EAST)
-            layout.homes.keep(name, Source("zeros"), slices, layout.context)
+    for v in range(layout.lanes["embed.out"].vectors):
+        slices = layout.homes.quad_slices(EAST)
+        for number in range(2):
+            layout.homes.keep(state(number, v), Source("zeros"), slices, layout.context)
 
 
 def state(number: int, v: int) -> str:
     """Name of where vector v of a state lies."""
     return f"state.{number}.{v}"
+
+
+def of_sweep(name: str, number: int, by: int) -> str:
+    """The home that the sweep ``by`` further on uses as sweep ``number`` of an encoder uses one of this name: another
+    layer's, the other state's, or the same."""
+    word, _, rest = name.partition(".")
+    head, _, tail = rest.partition(".")
+    if word == "state":
+        return state((int(head) + by) % 2, int(tail))
+    own = head == "layers" and int(tail.partition(".")[0]) in (number - 1, number)
+    return of_layer(name, by) if own else name
 
 
 def _cache(layout: Layout, node: Node, side: int) -> None:

@@ -25,14 +25,19 @@ class Sram:
         self.top = [chip.words_per_slice] * chip.slices
         self.lowest = list(self.top)  # where the temporaries of finished segments reached down to
         self.used: Counter[str] = Counter()
+        self.copies = 1  # how often the rows kept so far will be kept again beside them
 
     def keep(self, slices: tuple[int, ...], rows: int, what: str) -> int:
         """``rows`` consecutive addresses, the same in all ``slices``, for the program's life; the first."""
         address = max(self.bottom[s] for s in slices)
-        for s in slices:
-            self.bottom[s] = address + rows
-        self.used[what] += rows * len(slices)
+        self.keep_at(address, slices, rows, what)
         return address
+
+    def keep_at(self, address: int, slices: tuple[int, ...], rows: int, what: str) -> None:
+        """Likewise at an address that nothing kept lies at."""
+        for s in slices:
+            self.bottom[s] = max(self.bottom[s], address + rows)
+        self.used[what] += rows * len(slices)
 
     def temporary(self, slices: tuple[int, ...]) -> int:
         """One address, the same in all ``slices`` (which have room), for a value inside a token."""
@@ -58,7 +63,8 @@ class Sram:
 
     def room(self, slices: tuple[int, ...]) -> int:
         """Rows left between both ends, in the fullest of the slices; negative where both ends overlap."""
-        return min(min(self.top[s], self.lowest[s]) for s in slices) - max(self.bottom[s] for s in slices)
+        kept = self.copies * max(self.bottom[s] for s in slices)
+        return min(min(self.top[s], self.lowest[s]) for s in slices) - kept
 
     def require_fit(self) -> None:
         """Raise :class:`DoesNotFit` with all that was asked for, if some of it lies past the end of a slice."""

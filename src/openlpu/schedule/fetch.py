@@ -128,13 +128,16 @@ class Page:
 
 
 class Fetcher:
-    """Inserts the fetches of one segment; ``pages`` are those placed so far."""
+    """Inserts the fetches of one segment; ``pages`` are those placed so far.
 
-    def __init__(self, asm: Assembler, homes: Homes) -> None:
-        self.asm = asm
+    ``alike``: how many segments its schedule may serve.  Then each has room for its pages, and as those lie in one bank
+    or another, nothing is written to a slice in the cycle in which it sends one."""
+
+    def __init__(self, asm: Assembler, homes: Homes, alike: int = 1) -> None:
+        self.asm, self.alike = asm, alike
         self.pages: list[Page] = []
         slices = range(asm.chip.slices)
-        self.left = [homes.sram.room((s,)) for s in slices]  # rows for more pages
+        self.left = [homes.sram.room((s,)) // alike for s in slices]  # rows for more pages
         self.next = [homes.sram.bottom[s] for s in slices]  # the first of them
         self.at = [asm.chip.slice_position(s) for s in slices]
         tables = {name: asm.queue(name) for name in asm.chip.queues}
@@ -231,7 +234,8 @@ class Fetcher:
         here, there, address = self.at[slice_], chip.queue_position(name), self.next[slice_]
         read = cycle - abs(there - here) - chip.latency["read"]
         mark = timeline.mark()
-        if read >= 0 and all(timeline.memory(slice_, read + self.first + i, address + i, False) for i in (0, 1)):
+        rows = (address, address + 1) if self.alike == 1 else (None, None)
+        if read >= 0 and all(timeline.memory(slice_, read + self.first + i, row, False) for i, row in enumerate(rows)):
             stream = self._stream(here, read + chip.latency["read"] + self.first, there)
             if stream is not None:
                 fields = {"address": [address, address + 1], "stream": [stream, stream]}
@@ -264,10 +268,10 @@ class Fetcher:
         return None
 
 
-def fetched(asm: Assembler, homes: Homes) -> tuple[dict[str, NDArray], Claims, int, list[Page]]:
+def fetched(asm: Assembler, homes: Homes, alike: int = 1) -> tuple[dict[str, NDArray], Claims, int, list[Page]]:
     """Sorted queues with their fetches, in cycles from the first dispatch; the claims; the assembler's cycle of that
-    dispatch; the pages, which :func:`keep` gives their rows."""
-    fetcher = Fetcher(asm, homes)
+    dispatch; the pages, which :func:`keep` gives their rows; ``alike`` as :class:`Fetcher` takes it."""
+    fetcher = Fetcher(asm, homes, alike)
     fetcher.all()
     queues, claims = asm.finish()
     for queue in queues.values():

@@ -18,8 +18,9 @@ from openlpu.arch.truepoint import BLOCK
 from openlpu.graph.ir import Graph, Node
 from openlpu.partition.split import Stage, alone
 from openlpu.place.layout import Layout
-from openlpu.schedule.fetch import fetched, keep
+from openlpu.schedule.fetch import Page, fetched, keep
 from openlpu.schedule.program import Program, Rows, Segment, StageProgram, Sweep
+from openlpu.schedule.relocate import Scheduled
 from openlpu.schedule.select import attention, codes, elementwise, exchange, experts, headnorm, layernorm, linear, state
 from openlpu.schedule.select.build import Build, Floats
 from openlpu.schedule.temporaries import vectors
@@ -116,10 +117,12 @@ def build(
     return b, tuple(origin)
 
 
-def sweep(graph: Graph, number: int, layout: Layout, context: int, chunk: int) -> Sweep:
-    """A sweep of an encoder (:mod:`openlpu.partition.sweeps`) over the chunks of a sequence."""
+def sweep(graph: Graph, number: int, layout: Layout, context: int, chunk: int, alike: int) -> Scheduled:
+    """A sweep of an encoder (:mod:`openlpu.partition.sweeps`) over the chunks of a sequence, whose schedule may serve
+    as many as are ``alike``."""
     b, origin = build(Stage(graph, {}, 1, 0, graph.config.layers - 1), layout, context, Cabling(), chunk)
-    return _finish(b, origin, partial(Sweep, number=number))
+    segment, pages = _fetched(b, origin, partial(Sweep, number=number), alike)
+    return Scheduled(graph, segment, pages)
 
 
 ENDS = ("pass", "keep", "remember")  # what a step leaves for others
@@ -221,14 +224,22 @@ def _float_node(b: Build, node: Node, place: int, rope_rows: Sequence[RopeRow]) 
                       fix="run this model with --target cpu")
 
 
-def _finish(b: Build, origin: tuple[tuple[int, str], ...], kind: Callable[..., S] = Segment) -> S:
-    """The segment: fetches inserted, cycles counted from its first instruction."""
+def _finish(b: Build, origin: tuple[tuple[int, str], ...]) -> Segment:
+    """The segment, whose instructions lie in SRAM."""
+    segment, pages = _fetched(b, origin)
+    keep(b.layout.homes, segment.name, segment.queues, pages)
+    return segment
+
+
+def _fetched(b: Build, origin: tuple[tuple[int, str], ...], kind: Callable[..., S] = Segment,
+             alike: int = 1) -> tuple[S, list[Page]]:
+    """The segment: fetches inserted, cycles counted from its first instruction; and its pages of instructions."""
     last = {name: value for (name, place), value in b.floats.items() if place == b.chunk - 1}
     logits = last.get(b.graph.output)
     for vec in logits.vecs if logits else ():
         b.asm.outputs.extend((s, vec.address, w, False) for s, w in zip(vec.slices, vec.writers, strict=True))
     origin = (*origin, (b.asm.next_id, FETCH))
-    queues, claims, first, pages = fetched(b.asm, b.layout.homes)
+    queues, claims, first, pages = fetched(b.asm, b.layout.homes, alike)
     end = max(vec.ready for vec in logits.vecs) if logits else b.last_send + 1
     segment = kind(
         context=b.context,
@@ -239,8 +250,7 @@ def _finish(b: Build, origin: tuple[tuple[int, str], ...], kind: Callable[..., S
         origin=origin,
         chunk=b.chunk,
     )
-    keep(b.layout.homes, segment.name, queues, pages)
-    return segment
+    return segment, pages
 
 
 def _rows(value: Floats) -> Rows:

@@ -13,7 +13,9 @@ from openlpu.graph.ir import Graph
 from openlpu.partition.sweeps import sweeps
 from openlpu.place.host import Step
 from openlpu.place.layout import Layout
+from openlpu.schedule.fetch import keep
 from openlpu.schedule.program import Program, Sweep
+from openlpu.schedule.relocate import Scheduled
 from openlpu.schedule.step import buckets, sweep
 
 
@@ -27,12 +29,28 @@ def schedule(graph: Graph, layout: Layout, chunk: int = 0) -> Program:
     able = [n for n in range(1, width + 1) if width % n == 0]
     if chunk and chunk not in able:
         raise BadRequest(f"a chunk of {chunk} positions", where="chunk", fix=f"use {', '.join(map(str, able))}")
-    segments = tuple(sweep(part, number, layout, context, chunk or width)
-                     for context in buckets(layout.context) for number, part in enumerate(graphs))
+    segments = tuple(part for context in buckets(layout.context)
+                     for part in _sweeps(graphs, layout, context, chunk or width))
     homes = layout.homes
     host = tuple(name.removeprefix("host.") for name in homes.resident if name.startswith("host."))
     return Program(layout.chip, tuple(homes.resident.values()), host, layout.heads.channel_groups,
                    graph.config.vocab, segments)
+
+
+def _sweeps(graphs: Sequence[Graph], layout: Layout, context: int, chunk: int) -> list[Sweep]:
+    """The sweeps of a context bucket, those that are alike scheduled once: the last of them first, whose weights lie
+    highest, in the bank in which values inside a step are written; further down they meet fewer writes."""
+    known: list[Scheduled] = []
+    made: list[Sweep] = []
+    for number, graph in reversed([*enumerate(graphs)]):
+        moved = (one.moved(graph, number, layout) for one in known)
+        new = next((one for one in moved if one), None)
+        if new is None:
+            new = sweep(graph, number, layout, context, chunk, number + 1)
+            known.append(new)
+        keep(layout.homes, new.sweep.name, new.sweep.queues, new.pages)
+        made.append(new.sweep)
+    return made[::-1]
 
 
 def is_encoder(program: Program) -> bool:
