@@ -75,6 +75,26 @@ def test_compile_show_and_verify(folder, capsys, tmp_path):
     assert "these are weights of llama, the program is of bert" in capsys.readouterr().err
 
 
+def test_pictures_and_the_schedule_of_a_sequence(folder, capsys, tmp_path):
+    """Five positions in chunks of two: three steps of each sweep, one behind the other, as the report counts them."""
+    out, page, trace = (tmp_path / name for name in ("out", "page.html", "trace.json"))
+    ask(capsys, "compile", folder / "config.json", "--shapes-only", "--chunk", "2", "-o", out)
+    made = ask(capsys, "show", out, "--html", page, "--perfetto", trace, "--context", "5")
+    cycles, count = (3 * sum(s[word] for s in made["sweeps"]) for word in ("cycles", "instructions"))
+    spans = [e for e in json.loads(trace.read_text("utf-8"))["traceEvents"] if e["ph"] == "X"]
+    path = [e for e in spans if e["pid"] == 1]
+    assert len(spans) - len(path) == count and sum(e["args"]["cycles"] for e in path) == cycles
+    text = page.read_text("utf-8")
+    assert f'"cycles":{cycles}' in text and '"what":"sequence"' in text and "Whole sequence" in text
+    capsys.readouterr()
+    assert cli.main(["show", str(out), "--chip", "0", "--context", "5"]) == 0
+    head, _, *rows = capsys.readouterr().out.splitlines()
+    assert head == f"chip 0, a sequence of 5 positions, done in {cycles:,} cycles"
+    assert len(rows) == 1 + count and int(rows[-1].split()[0]) < cycles
+    assert cli.main(["show", str(out), "--chip", "0", "--context", "13"]) == 2
+    assert "13 is out of range" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("argv", "words"), [
     (["run", "the cat"], "an encoder on the cpu"),
     (["run", "the cat", "--target", "ref", "--temperature", "1"], "an encoder writes no text"),

@@ -25,36 +25,43 @@ def show(args: argparse.Namespace, made: Bundle) -> int:
     """Print the schedule."""
     from openlpu.schedule import listing
 
-    context = made.serving(1 if args.context is None else args.context)
-    run, where = _run(made, args.chip, context)
+    run, where = _run(made, args.chip, 1 if args.context is None else args.context)
     queues = listing.select(run, args.unit)
     first, end = args.cycles or (0, None)
     if first >= run.cycles:
         raise BadRequest(f"it is done in {units.cycles(run.cycles)}", where="cycles", fix="begin with an earlier one")
-    print(f"{where}, contexts up to {context}: begins in cycle {run.start:,} of the token, done in "
-          f"{units.cycles(run.cycles)}\n\n{listing.HEAD}")
+    print(f"{where}, done in {units.cycles(run.cycles)}\n\n{listing.HEAD}")
     for line in listing.lines(run, queues, first, end):
         print(line)
     return 0
 
 
-def _run(made: Bundle, chip: int, context: int) -> tuple[ChipRun, str]:
-    """The chip of that number in a token, read alone; and its name."""
-    from openlpu.schedule.tracks import of_role, single
+def _run(made: Bundle, chip: int, positions: int) -> tuple[ChipRun, str]:
+    """The chip of that number in a token that sees so many positions, or a sequence of so many, read alone; and its
+    name."""
+    from openlpu.schedule.tracks import of_role, sequence, single
+
+    context = made.serving(positions)
 
     count = made.manifest["chips"]
     if not 0 <= chip < count:
         known = f"0 to {count - 1}" if count > 1 else "0"
         raise BadRequest(f"there is no chip {chip}", where="chip", fix=f"use {known}")
+    if made.encoder:
+        return sequence(made.program, positions), f"chip 0, a sequence of {units.count(positions, 'position')}"
     if not made.several:
         program = made.program
-        return single(program, program.segment(context - 1)), "chip 0"
+        return single(program, program.segment(context - 1)), f"chip 0, {_when(context, 0)}"
     starts = made.manifest["stage_starts"][str(context)]
     tensor = count // len(starts)
     s, role = divmod(chip, tensor)
     program = made.part((s,), (context,)).program
     run = of_role(program, s, role, 0, starts[s])
-    return replace(run, resident=()), f"chip {chip} of {count}: role {role} of stage {s}"
+    return replace(run, resident=()), f"chip {chip} of {count}: role {role} of stage {s}, {_when(context, starts[s])}"
+
+
+def _when(context: int, start: int) -> str:
+    return f"contexts up to {context}: begins in cycle {start:,} of the token"
 
 
 def _range(text: str) -> tuple[int, int | None]:

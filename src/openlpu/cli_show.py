@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from openlpu import cli_encoder, cli_listing, cli_prefill, cli_program, cli_split, cli_tables
 from openlpu._base import units
-from openlpu._base.errors import BadRequest, Unsupported
+from openlpu._base.errors import BadRequest
 from openlpu._base.manifest import new_file, require_file
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def add_commands(commands: Any) -> None:
     one.add_argument("--html", type=Path, metavar="FILE", help="write a token as a page: map, timeline, SRAM, energy")
     cli_listing.add_options(one)
     one.add_argument("--context", type=int, metavar="N", help="positions the token of a picture or schedule sees, its "
-                     "own among them (default 1)")
+                     "own among them, or of an encoder's sequence (default 1)")
     one.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -37,10 +37,10 @@ def show(args: argparse.Namespace) -> int:
 
     made = bundle.load(args.folder)
     _check(args)
-    if made.encoder:
-        return _encoder(args, made)
     if args.chip is not None:
         return cli_listing.show(args, made)
+    if made.encoder:
+        return _encoder(args, made)
     pictures = _pictures(args, made)
     about = cli_split.report(made.found) if made.found else cli_program.report(made.outline, made.program)
     result = {"model": made.manifest["model"], "weights": made.weights} | about | pictures
@@ -51,10 +51,9 @@ def show(args: argparse.Namespace) -> int:
 
 def _encoder(args: argparse.Namespace, made: Bundle) -> int:
     """The report of an encoder's program."""
-    if args.chip is not None or args.perfetto or args.html:
-        raise Unsupported("schedules and pictures of an encoder", where=str(args.folder), fix="leave the options out")
+    pictures = _pictures(args, made)
     result = {"model": made.manifest["model"], "weights": made.weights}
-    result |= cli_encoder.report(made.outline, made.program)
+    result |= cli_encoder.report(made.outline, made.program) | pictures
     print(json.dumps(result) if args.json else "\n".join([*cli_program.summary(result), *cli_encoder.details(result)]))
     return 0
 
@@ -80,10 +79,15 @@ def _pictures(args: argparse.Namespace, made: Bundle) -> dict[str, Any]:
     """Write the pictures that were asked for; what was written, and how large."""
     if not args.perfetto and not args.html:
         return {}
-    from openlpu.schedule.tracks import of_chip, of_system
+    from openlpu.schedule.tracks import of_chip, of_sequence, of_system
 
+    positions = 1 if args.context is None else args.context
     program = made.found.program.stage(0).program if made.found else made.program
-    context = made.serving(1 if args.context is None else args.context)
+    context = made.serving(positions)
+    if made.encoder:
+        about = {"title": f"{made.manifest['model']} on {program.chip.name}", "numerics": str(made.scheme),
+                 "positions": positions}
+        return {"written": _draw(args, of_sequence(program, positions), about)}
     segment = program.segment(context - 1)
     about = {"title": f"{made.manifest['model']} on {program.chip.name}", "numerics": str(made.scheme),
              "context": f"up to {context}"}

@@ -141,6 +141,8 @@ def test_every_cycle_of_a_sequence_has_one_kind_and_one_operator(small):
     assert all(a.start + a.cycles == b.start for a, b in pairwise(use.pieces))
     assert sum(use.path.values()) == sum(use.operators.values()) == use.cycles
     assert use.path["MXM"] == sum(times * one.path["MXM"] for one, times in each)
+    token = tracks.of_sequence(made, 40)
+    assert token.path == use.pieces and token.cycles == token.chips[0].cycles == use.cycles
     one = joules.energy([tracks.single(made, made.segments[1])])
     ten = joules.in_turn([(tracks.single(made, made.segments[1]), 10)])
     assert ten.dynamic == {name: 10 * spent for name, spent in one.dynamic.items()}

@@ -37,7 +37,7 @@ def write(path: Path, token: Token, about: Mapping[str, Any]) -> int:
 def _lines(token: Token) -> Iterator[str]:
     """Every event of the trace, one a line."""
     yield from _named(1, 0, "process", PATH)
-    yield from _named(1, 1, "thread", "what the token waits for")
+    yield from _named(1, 1, "thread", f"what the {token.what} waits for")
     for piece in token.path:
         words = {"name": piece.operator, "cat": piece.kind, "args": {"what": piece.kind, "cycles": piece.cycles}}
         yield f"{_front(1, 1, piece.start, piece.cycles)}, {json.dumps(words)[1:]}"

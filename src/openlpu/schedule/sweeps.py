@@ -66,6 +66,11 @@ def turns(program: Program, length: int) -> list[tuple[Sweep, int]]:
     return [(s, -(-length // s.chunk)) for s in sweeps]
 
 
+def in_order(program: Program, length: int) -> Iterator[Sweep]:
+    """The sweep of each step of a sequence."""
+    return (part for part, times in turns(program, length) for _ in range(times))
+
+
 def steps(program: Program, tokens: Sequence[int], types: Sequence[int] = ()) -> Iterator[tuple[Step, Sweep]]:
     """All steps of a sequence."""
     length = len(tokens)

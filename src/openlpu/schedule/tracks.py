@@ -1,4 +1,5 @@
 """Scheduled programs in; one token as pictures see it out: named chips, and what each unit does in which cycle.
+Of an encoder that is a sequence: its steps one behind the other.
 
 One chip is the case of length 1.  Chips that run the same instructions hold the same ``queues`` object, so whatever is
 derived from them is derived once.
@@ -20,6 +21,7 @@ from openlpu.partition.names import shift
 from openlpu.place.homes import Resident
 from openlpu.schedule.program import Program, Segment, StageProgram, SystemProgram
 from openlpu.schedule.report import LINKS, Piece, critical_path
+from openlpu.schedule.sweeps import in_order, turns
 
 READS = tuple(BY_NAME[name].opcode for name in ("read", "gather"))
 WRITES = tuple(BY_NAME[name].opcode for name in ("write", "scatter"))
@@ -52,10 +54,12 @@ class ChipRun:
 
 @dataclass(frozen=True)
 class Token:
-    """A token over all chips: ``path`` tiles its cycles from 0 to ``cycles`` with what it waited for."""
+    """A token over all chips, or ``what`` else: ``path`` tiles its cycles from 0 to ``cycles`` with what it waited
+    for."""
 
     chips: tuple[ChipRun, ...]
     path: tuple[Piece, ...]
+    what: str = "token"
 
     @property
     def cycles(self) -> int:
@@ -81,6 +85,33 @@ def single(program: Program, segment: Segment) -> ChipRun:
 def of_chip(program: Program, segment: Segment) -> Token:
     """A token on one chip."""
     return Token((single(program, segment),), critical_path(program.chip, segment))
+
+
+def of_sequence(program: Program, length: int) -> Token:
+    """A sequence of so many positions through an encoder on one chip."""
+    paths = {part.name: critical_path(program.chip, part) for part, _ in turns(program, length)}
+    path, end = [], 0
+    for part in in_order(program, length):
+        path += [replace(piece, start=end + piece.start) for piece in paths[part.name]]
+        end += part.cycles
+    return Token((sequence(program, length),), tuple(path), "sequence")
+
+
+def sequence(program: Program, length: int) -> ChipRun:
+    """The only chip of a sequence: the instructions of all steps, each behind those of the step before."""
+    rows: dict[str, list[NDArray]] = {queue: [] for queue in program.chip.queues}
+    origin: list[tuple[int, str]] = []
+    cycle = number = 0
+    for part in in_order(program, length):
+        for queue, own in part.queues.items():
+            rows[queue].append(own.copy())
+            rows[queue][-1]["cycle"] += cycle
+            rows[queue][-1]["id"] += number
+        origin += [(number + first, name) for first, name in part.origin]
+        cycle += part.cycles
+        number += max(int(own["id"].max(initial=0)) for own in part.queues.values())
+    queues = {queue: np.concatenate(parts) for queue, parts in rows.items()}
+    return ChipRun("chip 0", program.chip, 0, cycle, queues, tuple(origin), program.resident)
 
 
 def of_system(system: SystemProgram, segment: int) -> Token:

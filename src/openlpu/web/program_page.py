@@ -37,6 +37,7 @@ def render(token: Token, about: Mapping[str, Any], splits: Sequence[Mapping[str,
     data = json.dumps(_data(token, about, splits), separators=(",", ":"), ensure_ascii=False)
     parts = {
         "TITLE": html.escape(str(about["title"])),
+        "WHAT": token.what,
         "STYLE": texts["page.css"],
         "SCRIPT": "\n".join(texts[name] for name in SCRIPTS),
         "DATA": data.replace("<", "\\u003c"),  # so that no name can end the element that holds the data
@@ -78,7 +79,7 @@ def _data(token: Token, about: Mapping[str, Any], splits: Sequence[Mapping[str, 
         "operator": column([_index(operators, p.operator) for p in token.path], "<u2"),
     }
     return {
-        "about": dict(about), "cycles": token.cycles, "interval": interval(token.chips),
+        "about": dict(about), "what": token.what, "cycles": token.cycles, "interval": interval(token.chips),
         "instructions": [[i.name, i.unit] for i in TABLE], "chips": chips, "path": path, "kinds": list(kinds),
         "programs": programs.made, "memories": memories.made, "operators": list(operators),
         "energy": _energy(token), "splits": [dict(row) for row in splits],

@@ -100,10 +100,10 @@ function drawHead() {
     instructions += program(chip).tracks.reduce((sum, track) => sum + track.cycle.length, 0);
   }
   const figures = [
-    ["Time of a token", count(data.cycles), "cycles"], [`At ${clock / 1e6} MHz`, ...scaled(data.cycles / clock, "s")],
-    ["One request", count(clock / data.cycles), "tokens/s"],
-    ...(chips > 1 ? [["Pipeline full", count(clock / data.interval), "tokens/s"]] : []),
-    ["Energy of a token", ...scaled(joules, "J")], ["SRAM in use", percent(fullest), chips > 1 ? "of the fullest chip" : ""],
+    [`Time of a ${data.what}`, count(data.cycles), "cycles"], [`At ${clock / 1e6} MHz`, ...scaled(data.cycles / clock, "s")],
+    ["One request", count(clock / data.cycles), `${data.what}s/s`],
+    ...(chips > 1 ? [["Pipeline full", count(clock / data.interval), `${data.what}s/s`]] : []),
+    [`Energy of a ${data.what}`, ...scaled(joules, "J")], ["SRAM in use", percent(fullest), chips > 1 ? "of the fullest chip" : ""],
     ["Instructions", count(instructions), ""],
   ];
   document.getElementById("figures").replaceChildren(...figures.map(([name, value, unit]) =>
