@@ -19,7 +19,7 @@ def add_commands(commands: Any, bars: Bars) -> None:
     """Add validate to a parser's commands; ``bars`` gives it its progress."""
     one = commands.add_parser("validate", help="what was published of LPUs, and what the model gives")
     one.set_defaults(command=lambda args: validate(args, bars))
-    one.add_argument("--full", action="store_true", help="also the rows that take minutes")
+    one.add_argument("--full", action="store_true", help="compute the rows that take minutes too")
     one.add_argument("--markdown", metavar="FILE", type=Path, help="write the table as a page instead")
     one.add_argument("--json", action="store_true", help="print one JSON object")
 

@@ -5,6 +5,7 @@ A row that disagrees stays: the table says what the model is good for.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -72,10 +73,15 @@ class Open:
 
 @dataclass(frozen=True)
 class Result:
-    """A row and what the model gives for it."""
+    """A row and what the model gives for it; nan where that was not computed, because it takes long."""
 
     row: Row
     ours: float
+
+    @property
+    def computed(self) -> bool:
+        """Whether there is a figure of ours."""
+        return not math.isnan(self.ours)
 
     @property
     def ratio(self) -> float:
@@ -93,14 +99,14 @@ class Result:
         return {
             "id": row.id, "what": row.what, "configuration": row.configuration,
             "published": {"low": row.low, "high": row.high}, "unit": row.unit, "source": row.source,
-            "ours": self.ours, "ratio": self.ratio, "agreement": str(row.kind), "constants": list(row.constants),
-            "why": row.why, "missing": row.missing,
+            "ours": self.ours if self.computed else None, "ratio": self.ratio if self.computed else None,
+            "agreement": str(row.kind), "constants": list(row.constants), "why": row.why, "missing": row.missing,
         }
 
 
 def compare(rows: Iterable[Row], *, full: bool = False) -> list[Result]:
     """What the model gives for each row; for those that take long only with ``full``."""
-    return [Result(row, row.ours()) for row in rows if full or not row.long]
+    return [Result(row, row.ours() if full or not row.long else math.nan) for row in rows]
 
 
 def compare_parts(
@@ -108,10 +114,10 @@ def compare_parts(
 ) -> list[list[Result]]:
     """:func:`compare` of the ``rows()`` of each part, where ``processes`` share the rows that take long: the last part
     first, rows that share something together."""
-    tables = [(part.__name__, [row for row in part.rows() if full or not row.long]) for part in parts]
+    tables = [(part.__name__, part.rows()) for part in parts]
     pieces: dict[tuple[str, str], list[str]] = {}
     for name, rows in reversed(tables):
-        for row in (row for row in rows if row.long):
+        for row in (row for row in rows if full and row.long):
             pieces.setdefault((name, row.share or row.id), []).append(row.id)
     works = [(name, tuple(ids)) for (name, _), ids in pieces.items()]
     found: dict[str, float] = {}
@@ -119,7 +125,8 @@ def compare_parts(
         for number, values in workers.as_done(computed, works):
             progress(f"rows {', '.join(works[number][1])}", len(found), sum(len(ids) for _, ids in works))
             found |= values
-    return [[Result(row, found[row.id] if row.long else row.ours()) for row in rows] for _, rows in tables]
+    return [[Result(row, found[row.id]) if row.id in found else result for row, result in zip(
+        rows, compare(rows), strict=True)] for _, rows in tables]
 
 
 def computed(work: tuple[str, tuple[str, ...]]) -> dict[str, float]:

@@ -8,12 +8,18 @@ from openlpu.tradeoff.validate import Kind, Row
 from openlpu.tradeoff.validate_programs import dense_watts, install_cycles, weight_rate
 
 STAGGER = "a cycle is that of superlane 0; whether the published 40 are is not said, see next row"
+VXM = "not counted: operations of the VXM, which the sheet seems to add"
 TILES = 40  # of each plane, to measure a rate
 
 
 def macs(chip: Chip) -> int:
     """int8 products that all MXM planes add up in a cycle."""
     return 2 * chip.mxm_planes_per_hemisphere * chip.lanes**2
+
+
+def half_macs(chip: Chip) -> int:
+    """The same of fp16: two planes in tandem sum 160 products, two bytes each, where each alone would sum 320."""
+    return macs(chip) // 4
 
 
 def sram_bytes(chip: Chip) -> int:
@@ -34,7 +40,9 @@ def _rates() -> list[Row]:
             lambda: 2 * macs(chip) * 1e9 / 1e12, Kind.EXACT),
         Row("C1.2", "peak, int8", "spec sheet, 900 MHz", 750, 750, "TOPS", "B",
             lambda: 2 * macs(chip) * chip.clock_hz / 1e12, Kind.PREDICTED,
-            missing="not counted: operations of the VXM, which the sheet seems to add"),
+            missing=VXM),
+        Row("C1.3", "peak, fp16", "spec sheet, 900 MHz; planes in pairs, two passes", 188, 188, "TFLOPS", "B",
+            lambda: 2 * half_macs(chip) * chip.clock_hz / 1e12, Kind.PREDICTED, missing=VXM),
         Row("C2", "stream bandwidth", "2 directions × 32 streams", 20_480, 20_480, "B/cycle", "T Eq 1",
             lambda: 2 * chip.streams_per_direction * chip.lanes, Kind.EXACT),
         Row("C2.2", "SRAM bandwidth", "88 slices × 2 banks", 56_320, 56_320, "B/cycle", "T Eq 2",

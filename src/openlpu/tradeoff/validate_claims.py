@@ -10,7 +10,7 @@ from openlpu.arch import published
 from openlpu.arch.chip import load_chip
 from openlpu.arch.system import load_system
 from openlpu.tradeoff.validate import Kind, Row
-from openlpu.tradeoff.validate_chip import macs, sram_bytes, sram_rate
+from openlpu.tradeoff.validate_chip import half_macs, sram_bytes, sram_rate
 
 WEIGHTS_7B = 7e9  # bytes, one for each weight
 GPU_FLOPS = 2800e12  # of 432 V100, double precision, as the paper gives it
@@ -33,7 +33,7 @@ def rows() -> list[Row]:
         row("X3", "memory on a chip", "one chip", 400, 400, "GB", "press",
             sram_bytes(chip) / 1e9, "88 slices × 8,192 words × 320 B; a chip has no other memory"),
         row("X4", "matrix product against 432 V100", "300 chips, N = 650,000 (M2)", 100, 100, "times", "S §5.2",
-            300 * 2 * macs(chip) / 4 * chip.clock_hz / GPU_FLOPS,
+            300 * 2 * half_macs(chip) * chip.clock_hz / GPU_FLOPS,
             "300 chips × 102,400 MAC of fp16 × 2 × 900 MHz / 2,800 TFLOPS of fp64: the peak, in another precision"),
         row("X5", "energy per token, one request alone", "Llama-2-70B, 576 chips", 1, 3, "J", "press",
             CHIPS * WATTS / TOKENS, "576 chips × 185 W / 300 tokens/s; 1–3 J need 118 to 355 requests at once"),

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from math import prod
 
 from openlpu.arch.energy import FJ_PER_JOULE
 from openlpu.arch.system import load_system
+from openlpu.graph.models import shapes
 from openlpu.graph.shapes import shape
 from openlpu.numerics.outline import outline
 from openlpu.partition.shard import shard
@@ -70,6 +72,9 @@ def rows() -> list[Row]:
         _row("L4.2", "a layer of it", MIXTRAL, 62.5, 65.1, "µs", "press", layer_us, LAYER),
         _row("L5", "Llama-3-8B, one request", LLAMA_3_8B, 1300, None, "tok/s", "press", rate, "chips not published"),
         _row("L5.2", "a layer of it", LLAMA_3_8B, 24.0, 35.6, "µs", "press", layer_us, LAYER),
+        Row("L8.3", "SRAM beside the weights of gpt-oss-120b", "576 chips, experts in 4.25 bits, all else in 8", 69.7,
+            69.7, "GB", "SHIP", beside_weights, Kind.PREDICTED,
+            missing="ours would take 8 bits everywhere, and 640 chips: 4-bit weights lie expanded in a chip"),
         _row("P1", "time to the first token", LLAMA_2_70B, None, 100, "ms", "press", first_ms,
              f"prompt not published; {PROMPT:,} tokens here"),
         _row("P2", "Mistral-7B, a token at 8k context", MISTRAL, None, 10, "ms", "press", token_ms,
@@ -79,6 +84,14 @@ def rows() -> list[Row]:
         _row("P4", "energy per token, one request alone", LLAMA_2_70B, 1, 3, "J", "press", alone_joules,
              "no primary source; see X5"),
     ]
+
+
+def beside_weights() -> float:
+    """GB of SRAM that the published formats of weights leave; MXFP4 has a byte of scale for every 32 codes."""
+    sizes = {name: prod(size) for name, size in shapes(shape("gpt-oss-120b")).items() if name.endswith("weight")}
+    experts = sum(size for name, size in sizes.items() if ".experts." in name)
+    weights = experts * (4 + 8 / 32) / 8 + sum(sizes.values()) - experts
+    return (load_system("rack", 576).sram_bytes - weights) / 1e9
 
 
 def _row(

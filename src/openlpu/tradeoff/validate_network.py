@@ -16,6 +16,7 @@ from openlpu.schedule.collective import all_reduce, swap
 from openlpu.target.chip import pipeline
 from openlpu.target.chip.machine import resolve
 from openlpu.tradeoff.validate import Kind, Row
+from openlpu.tradeoff.validate_chip import VXM, half_macs, macs
 
 SLOW_HOP = 650  # cycles: 722 ns at 900 MHz
 FORWARD = (427, 256, 128, 43)  # GB/s past 0 to 3 dead nodes in a row
@@ -154,4 +155,8 @@ def _racks() -> list[Row]:
         Row("N10.2", "bisection", "rack of 64 chips", 3200, 3200, "GB/s", "R",
             lambda: published.bisection_bandwidth(rack) / 1e9, Kind.PREDICTED,
             missing="not said: how it is counted; the 853 GB/s of 72 chips in N9 disagree with it"),
+        Row("N10.3", "peak, int8", "rack of 64 chips", 48, 48, "POPS", "R",
+            lambda: rack.chips * 2 * macs(rack.chip) * rack.chip.clock_hz / 1e15, Kind.PREDICTED, missing=VXM),
+        Row("N10.4", "peak, fp16", "rack of 64 chips", 12, 12, "PFLOPS", "R",
+            lambda: rack.chips * 2 * half_macs(rack.chip) * rack.chip.clock_hz / 1e15, Kind.PREDICTED, missing=VXM),
     ]

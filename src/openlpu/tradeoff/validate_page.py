@@ -15,6 +15,7 @@ PARTS = {
     "Language models": validate_models, "Cannot be right": validate_claims,
 }
 TITLES = tuple(PARTS)
+LATER = "--full"  # in place of a figure that was not computed
 SHORT = {Kind.EXACT: "exact", Kind.PREDICTED: "predicted", Kind.CALIBRATED: "calibrated", Kind.WRONG: "impossible"}
 
 
@@ -40,11 +41,15 @@ def _text(
         yield f"{title:<52}  {'published':>16}  {'ours':>8}  {'unit':<7}  {'ratio':>6}  agreement"
         for result in table:
             row = result.row
-            yield (f"{row.id:<5} {row.what:<46}  {_published(result):>16}  {_number(result.ours):>8}  "
+            ours = _number(result.ours) if result.computed else LATER
+            yield (f"{row.id:<5} {row.what:<46}  {_published(result):>16}  {ours:>8}  "
                    f"{row.unit:<7}  {_ratio(result):>6}  {SHORT[row.kind]}")
             yield f"      {row.configuration}  [{row.source}]"
             if row.why or row.missing:
                 yield f"      {row.why or row.missing}"
+        yield ""
+    if not all(result.computed for table in tables for result in table):
+        yield f"{LATER}: these rows take minutes, `openlpu validate --full` computes them; docs/validation.md has them"
         yield ""
     yield "Calibrated: the chosen constants that rows were used to set; no others"
     for c in constants:
@@ -69,7 +74,7 @@ def _markdown(
         yield from ["", f"## {title}", "",
                     f"| id | what | configuration | published | ours | ratio | agreement | {last} | source |",
                     "|---|---|---|--:|--:|--:|---|---|---|"]
-        for result in table:
+        for result in filter(lambda result: result.computed, table):
             row = result.row
             kind = str(row.kind) + (": " + ", ".join(f"`{name}`" for name in row.constants) if row.constants else "")
             unit = f" {row.unit}" if row.unit else ""
@@ -106,7 +111,9 @@ def _published(result: Result) -> str:
 
 
 def _ratio(result: Result) -> str:
-    """Two decimals, or the inverse where they would show nothing."""
+    """Two decimals, or the inverse where they would show nothing; empty where there is none."""
+    if not result.computed:
+        return ""
     ratio = result.ratio
     return f"1/{1 / ratio:,.0f}" if 0 < ratio < 0.01 else f"{ratio:,.2f}" if ratio < 100 else f"{ratio:,.0f}"
 

@@ -19,6 +19,11 @@ SOURCES = {
 NOT_COMPARED = (
     Open("C10.2", "accuracy of ResNet-50 with layers of 320", "network and training are not published; its time "
          "is row C10"),
+    Open("C18", "beside TPUv3 and Goya", "other machines are not modelled; the LPU's side of it is row C7"),
+    Open("L9", "388 W provisioned for a chip", "hosts, fans and network included, which are not modelled; the "
+         "chip's own power is row C17"),
+    Open("N10b", "240 GB/s of a node, 2.5 µs across 320 chips", "of 2020, before the wiring that the later papers "
+         "describe"),
     Open("N7", "all-reduce bandwidth by size", "published as a curve only, no number in the text"),
     Open("M2", "products of N × N on 100 to 300 chips", "a curve, no number in the text but X4's; input over PCIe is "
          "not modelled"),
