@@ -14,7 +14,7 @@ from openlpu.arch.chip import load_chip
 from openlpu.arch.encoding import extents
 from openlpu.arch.isa import ALU, BY_NAME, IMM
 from openlpu.target.chip.machine import Machine, resolve
-from openlpu.target.chip.mutants import run_mutants
+from openlpu.target.chip.mutants import Subject, run_mutants
 
 IFETCH = BY_NAME["ifetch"].opcode
 ADD = {"a_kind": IMM, "b_kind": IMM, "dst_kind": ALU}
@@ -164,7 +164,7 @@ def test_no_mutant_of_a_fetching_program_ends_with_other_bits() -> None:
     queues = board.queues()
     claims = claims_of(resolve(SHORT, queues), words)
     slices, addresses = np.array(words).T
-    report = run_mutants(board.machine, queues, claims, (slices, addresses), 600)
+    report = run_mutants(Subject(board.machine, queues, claims, (slices, addresses)), 600)
     assert report.escaped == []
     assert report.outcome("hardware") and report.outcome("claims")
 

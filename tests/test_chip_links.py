@@ -20,7 +20,7 @@ from openlpu.schedule.program import RESIDENT
 from openlpu.target.chip import links, pipeline
 from openlpu.target.chip.links import Port
 from openlpu.target.chip.machine import Machine, Trace, resolve
-from openlpu.target.chip.mutants import run_mutants
+from openlpu.target.chip.mutants import Subject, run_mutants
 from openlpu.target.chip.mutations import LINK_KINDS
 
 L = TINY.lanes
@@ -229,7 +229,7 @@ def test_no_mutant_of_an_exchange_ends_with_other_bits() -> None:
     slices, addresses = np.array(words).T
     for role in range(4):
         board.machine.load(slices, addresses, np.zeros((len(words), L), np.uint8), role)
-    report = run_mutants(board.machine, queues, claims, (slices, addresses), 300, seed=1, among="c2c")
+    report = run_mutants(Subject(board.machine, queues, claims, (slices, addresses)), 300, seed=1, among="c2c")
     assert report.escaped == [] and report.outcome("other") == 0
     assert {kind for kind, _ in report.counts} == {*LINK_KINDS, "cycle", "stream", "direction", "order", "drop"}
     assert report.counts["cross", "claims"] > 0, "ports that trade places are legal: only claims show it"

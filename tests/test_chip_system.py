@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
 import pytest
+from chip_programs import Board
 from random_models import BASE, LLAMA, random_graph, same, tokens
 
 from openlpu._base.errors import LinkError, ProgramError
 from openlpu.arch.alignment import PPM
-from openlpu.arch.link import port_queue
+from openlpu.arch.link import Link, port_queue
 from openlpu.arch.system import System, load_system
 from openlpu.numerics.scheme import Scheme
 from openlpu.partition.shard import shard
@@ -24,9 +26,12 @@ from openlpu.schedule.system import cables, paced, schedule_system
 from openlpu.target.base import Chunk
 from openlpu.target.chip import host
 from openlpu.target.chip.clocks import DRIFT
-from openlpu.target.chip.mutants import CLAIMS, hop_mutants, run_mutants
+from openlpu.target.chip.code import flatten
+from openlpu.target.chip.links import Port
+from openlpu.target.chip.mutants import CLAIMS, Subject, hop_mutants, run_mutants
 from openlpu.target.chip.mutations import trades
 from openlpu.target.chip.system import REPLAYS, Fault, SystemExecutable, load
+from openlpu.target.chip.turns import Course, Crossing, Turns
 from openlpu.target.ref import run as ref
 
 SYSTEM = load_system("tiny-node")
@@ -86,9 +91,48 @@ def test_two_requests_interleaved_have_the_bits_of_each_alone() -> None:
     assert same(prefilled, [rows[-1:] for rows in alone]), "two tokens a step"
 
 
+def test_requests_of_different_steps_follow_each_other_only_when_there_is_room() -> None:
+    """A prompt's chunks and single tokens of other requests, whose steps take different times."""
+    executable = load(GRAPH, slots=3, context=64, system=SYSTEM, split=Split(1, 2), chunks=(4,))
+    ids, gap = chunk(5).tokens, executable.program.gap
+    chunks = [Chunk(0, 0, ids), Chunk(1, 0, ids[:1]), Chunk(2, 0, ids[:4])]
+    executable.run(chunks)
+    executable.flow._gap = lambda here, behind: gap(here, behind) - 1
+    message = r"stage \d, a step that enters in cycle \d+, .*: the stage is at work on the step before for 1 cycle more"
+    with pytest.raises(ProgramError, match=message):
+        executable.run(chunks)
+
+
+def test_vectors_of_steps_in_a_row_find_room_on_their_link() -> None:
+    """A link that takes a vector every 24 cycles and holds one; each step sends one, which some take late."""
+    link = Link("short", cycles=24, packet_bytes=328, mean=20, sigma=1, minimum=18, maximum=22, align=2, latency=30)
+    board = Board(SYSTEM.chip)
+    board.put("c2cw1", 0, "send", stream=0)
+    code, nothing = flatten(SYSTEM.chip, board.queues()), np.zeros(2, np.int64)
+    courses = [Course((), nothing, nothing, [Crossing(code, np.array([0]), np.array([0]), np.array([taken]))])
+               for taken in (30, 70)]
+    for second, segment, message in ((24, 0, ""), (23, 0, "takes a vector every 24 cycles"), (52, 1, ""),
+                                     (51, 1, "can find the buffer of the link full: 1 vectors wait there")):
+        turns = Turns([Port(link)], courses.__getitem__)
+        turns.enter(0, segment)
+        where = rf"from stage 0 to 1, a step that enters in cycle {second}, cycle 0, c2cw1, send .*{message}"
+        with pytest.raises(ProgramError, match=where) if message else nullcontext():
+            turns.enter(second, 0)
+
+
+def test_logits_come_when_they_are_promised(program: SystemProgram) -> None:
+    last = program.stage(1)
+    segment = last.program.segments[0]
+    sooner = replace(last.program, segments=(replace(segment, cycles=segment.cycles - 1),))
+    wrong = replace(program, programs=tuple(replace(p, program=sooner) if p is last else p for p in program.programs))
+    with pytest.raises(ProgramError, match=rf"stage 1, .*write .*: logits are promised in cycle {segment.cycles - 1}"):
+        logits(SystemExecutable(wrong, GRAPH.params, SYSTEM), 1)
+
+
 def test_vectors_that_trade_places_between_stages_are_refused_without_values(program: SystemProgram) -> None:
-    report = hop_mutants(SYSTEM, program, 0, 20)
-    assert not report.escaped and report.silent == report.outcome(CLAIMS) == 40, str(report)
+    for one, count in ((program, 20), (made(Split(2, 2, "sums")), 5)):
+        report = hop_mutants(SYSTEM, one, 0, count)
+        assert not report.escaped and report.silent == report.outcome(CLAIMS) == 2 * count, str(report)
     stage = program.stage(0)
     segment = stage.program.segments[0]
     mutant = next(trades({**segment.queues}, segment.claims, stage.next, 1, seed=1))  # planes 1 and 2
@@ -289,7 +333,7 @@ def test_no_mutant_of_a_compiled_group_ends_with_other_bits() -> None:
     host.write_rows(machine, program.stage(0).program, Step(2, (5,)))
     rows = segment.logits
     words = rows.slices.ravel(), np.repeat(rows.addresses, rows.slices.shape[1])
-    report = run_mutants(machine, program.queues(0, 0), segment.claims, words, 40, among="c2c")
+    report = run_mutants(Subject(machine, program.queues(0, 0), segment.claims, words), 40, among="c2c")
     assert report.escaped == [] and sum(report.counts.values()) == 40
     assert report.outcome("hardware") > 10 and report.outcome("claims") > 0
 

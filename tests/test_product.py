@@ -22,7 +22,7 @@ from openlpu.schedule.product import ProductProgram, compile_product, schedule_p
 from openlpu.schedule.product_group import node_ways, schedule_group
 from openlpu.target.chip import product
 from openlpu.target.chip.machine import Machine, resolve
-from openlpu.target.chip.mutants import OTHER, run_mutants
+from openlpu.target.chip.mutants import OTHER, Subject, run_mutants
 
 LPU = replace(load_chip("lpu-v1"), words_per_slice=512)  # 14 MiB: fast to make
 
@@ -110,7 +110,7 @@ def test_no_mutant_ends_with_other_bits(form: str) -> None:
     machine = Machine(LPU)
     product.fill(machine, program, a, w)
     outputs = tuple(program.claims.outputs[name].astype(np.int64) for name in ("slice", "address"))
-    report = run_mutants(machine, program.queues, program.claims, (outputs[0], outputs[1]), count=80)
+    report = run_mutants(Subject(machine, program.queues, program.claims, (outputs[0], outputs[1])), count=80)
     assert report.outcome(OTHER) == 0, report.escaped
 
 

@@ -16,7 +16,7 @@ from openlpu.schedule.collective import Collective, all_gather, all_reduce, swap
 from openlpu.target.chip import host, pipeline
 from openlpu.target.chip.links import Ports
 from openlpu.target.chip.machine import Machine, resolve
-from openlpu.target.chip.mutants import OTHER, run_mutants
+from openlpu.target.chip.mutants import OTHER, Subject, run_mutants
 
 TINY = replace(load_chip("tiny"), c2c_links=16)
 
@@ -114,9 +114,13 @@ def test_wires_that_reach_some_twice_are_refused() -> None:
             all_reduce(load_system(name, chips), 1)
 
 
-def test_no_mutant_ends_with_other_bits() -> None:
-    made = all_reduce(system("node", 4, node=4), 1)
-    machine, _ = filled(made)
-    outputs = tuple(made.claims.outputs[name].astype(np.int64) for name in ("slice", "address"))
-    report = run_mutants(machine, made.queues, made.claims, (outputs[0], outputs[1]), count=60)
-    assert report.outcome(OTHER) == 0, report.escaped
+@pytest.mark.parametrize("made", [
+    all_reduce(system("node", 4, node=4), 1), all_reduce(NODE, 9), all_reduce(FLY, 1), all_gather(FLY, 1),
+    swap(NODE, 20),
+], ids=["sum", "sum in parts", "sum in three hops", "gather in three hops", "several routes"])
+def test_no_mutant_ends_with_other_bits(made: Collective) -> None:
+    """A sample of what ``bench/mutants.py`` counts."""
+    subject = Subject(filled(made)[0], made.queues, made.claims, made.words)
+    for among in ("", "c2c"):
+        report = run_mutants(subject, 15, among=among)
+        assert report.outcome(OTHER) == 0, report.escaped

@@ -29,7 +29,7 @@ from openlpu.schedule.system import cables, schedule_system
 from openlpu.target.base import Chunk
 from openlpu.target.chip.host import fill
 from openlpu.target.chip.machine import Machine
-from openlpu.target.chip.mutants import step_mutants
+from openlpu.target.chip.mutants import run_mutants, step_of
 from openlpu.target.chip.run import ChipExecutable
 from openlpu.target.chip.system import SystemExecutable
 from openlpu.target.ref import run as ref
@@ -109,7 +109,7 @@ def test_verify_looks_at_every_tensor_of_the_last_token_of_a_chunk(executable: C
 
 def test_no_mutant_of_a_chunk_ends_with_other_bits(executable: ChipExecutable) -> None:
     executable.run([Chunk(0, 0, IDS[:5])])
-    report = step_mutants(executable, host.Step(5, IDS[5:6], 2), 20)
+    report = run_mutants(step_of(executable, host.Step(5, IDS[5:6], 2)), 20)
     assert report.escaped == [] and report.outcome("claims") > 0
 
 

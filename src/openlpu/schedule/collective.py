@@ -54,6 +54,13 @@ class Collective:
         return sum(len(home.slices) for home in self.given) * self.system.chip.lanes
 
     @property
+    def words(self) -> tuple[Ints, Ints]:
+        """Slices and addresses of all words that are made."""
+        at = [(s, address) for slices, address in self.made for s in slices]
+        slices, addresses = np.array(at, np.int64).T
+        return slices, addresses
+
+    @property
     def bandwidth(self) -> float:
         """Bytes that a chip gives, a second."""
         return self.size / self.system.seconds(self.cycles)

@@ -51,6 +51,11 @@ class Code:
         table = np.array([self.chip.latency[i.latency] if i.latency else 0 for i in TABLE], np.int64)
         return table[self.op]
 
+    @cached_property
+    def done(self) -> Ints:
+        """The cycle in which nothing of each instruction is left."""
+        return self.cycle + np.maximum(self.latency, 1) + self.field["delay"]
+
     def rows(self, *ops: str) -> Ints:
         """Rows of the named instructions, in queue order."""
         order, start = self._by_op

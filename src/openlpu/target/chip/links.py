@@ -119,14 +119,21 @@ def again(
     if len(out):
         start = interval * np.arange(port.depth // len(out) + 2)[:, None]
         sent, taken = ((start + cycles).ravel() for cycles in (sender.cycle[out] - shift, receiver.cycle[into]))
-        sender.refuse(np.tile(out, len(start))[1:][np.diff(sent) < port.link.cycles], BUSY.format(port.link.cycles))
-        _room(sender, np.tile(out, len(start)), sent, taken, port)
+        crowded(sender, np.tile(out, len(start)), sent, taken, port)
+
+
+def crowded(sender: Code, out: Ints, sent: Ints, taken: Ints, port: Port) -> None:
+    """Check vectors of several steps, ``sent`` and ``taken`` in these cycles; ``out`` are the sends of the last."""
+    known = len(sent) - len(out)
+    tight = np.flatnonzero(np.diff(sent) < port.link.cycles) + 1 - known
+    sender.refuse(out[tight[tight >= 0]], BUSY.format(port.link.cycles))
+    _room(sender, out, sent, taken, port)
 
 
 def _room(sender: Code, out: Ints, sent: Ints, taken: Ints, port: Port) -> None:
     """No vector finds the buffer full, however early it comes: the one ``depth`` before it was taken."""
-    first = sent[port.depth :] + port.link.minimum - port.misaligned
+    first, known = sent[port.depth :] + port.link.minimum - port.misaligned, len(sent) - len(out)
     for k in np.flatnonzero(first < taken[: len(first)])[:1]:
         what = f"its vector can find the buffer of the link full: {port.depth} vectors wait there, the first until " \
                f"cycle {taken[k]}"
-        sender.refuse(out[[k + port.depth]], what)
+        sender.refuse(out[[max(k + port.depth - known, 0)]], what)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from openlpu._base.errors import ProgramError
 from openlpu.arch.chip import Chip
-from openlpu.schedule.program import Claims
+from openlpu.schedule.program import Claims, Segment
 from openlpu.target.chip import claims as claiming
 from openlpu.target.chip import fetch as fetching
 from openlpu.target.chip import operands as operanding
@@ -60,6 +60,15 @@ def resolve(
     pages = fetching.resolve(code, queues)
     trace = Trace(code, operanding.resolve(code, links or {}), pages)
     return with_claims(trace, claims) if claims is not None else trace
+
+
+def resolve_segment(chip: Chip, segment: Segment, check: bool = True) -> Trace:
+    """:func:`resolve` a segment of one chip, with ``check`` against its claims; it must be done in its cycles, when the
+    next step begins."""
+    trace = resolve(chip, segment.queues, segment.claims if check else None)
+    late = np.flatnonzero(trace.code.done > segment.cycles)
+    trace.code.refuse(late, f"is not done in cycle {segment.cycles}, when the next step begins")
+    return trace
 
 
 def with_claims(trace: Trace, claims: Claims) -> Trace:

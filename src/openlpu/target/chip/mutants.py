@@ -6,7 +6,7 @@ None may run to the end with other bits when claims are compared.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,11 +16,15 @@ from openlpu._base.errors import NumericsError, ProgramError
 from openlpu.arch.link import port_queue
 from openlpu.arch.system import System
 from openlpu.place.host import Step
-from openlpu.schedule.program import Claims, SystemProgram
-from openlpu.target.chip import pipeline
+from openlpu.schedule.program import Claims, Program, Segment, SystemProgram
+from openlpu.target.chip import host, pipeline
 from openlpu.target.chip.machine import Machine, Trace, resolve, with_claims
 from openlpu.target.chip.mutations import Mutant, mutants, trades
 from openlpu.target.chip.run import ChipExecutable
+from openlpu.target.chip.system import SystemExecutable
+
+Words = tuple[NDArray, NDArray]  # slices and addresses
+KEPT = ("kv.", "state.")  # what a step leaves for later ones
 
 HARDWARE, CLAIMS, SAME, OTHER = "hardware", "claims", "same", "other"
 OUTCOMES = (HARDWARE, CLAIMS, SAME, OTHER)
@@ -51,24 +55,41 @@ class MutantReport:
         return "\n".join([*lines, f"refused with claims that would have ended with other bits: {self.silent}"])
 
 
-def run_mutants(
-    machine: Machine, queues: Mapping[str, NDArray], claims: Claims, outputs: tuple[NDArray, NDArray],
-    count: int = 1000, seed: int = 0, among: str = "",
-) -> MutantReport:
-    """Break ``queues`` ``count`` times on ``machine``, whose SRAM is as before the run (and is so again afterwards).
+@dataclass(frozen=True)
+class Subject:
+    """A program that is broken on ``machine``, whose SRAM is as before the run (and is so again afterwards).
 
-    ``outputs``: slices and addresses of the words whose bits are compared with those of the program itself, on every
-    chip.  ``among``: how the names of the queues that are broken begin.
+    ``outputs``: the words whose bits are compared with those of the program itself, on every chip; so is what it hands
+    over to the next stage.  ``arriving``: what the stage before handed over.  ``beside`` raises
+    :class:`ProgramError` where the program does not fit those of the stages beside it.
+    """
+
+    machine: Machine
+    queues: Mapping[str, NDArray]
+    claims: Claims
+    outputs: Words
+    arriving: NDArray[np.uint8] | None = None
+    beside: Callable[[Trace], None] = lambda trace: None
+
+    def run(self, trace: Trace) -> list[NDArray[np.uint8]]:
+        """What is compared, of a run."""
+        handed = self.machine.execute(trace, self.arriving)
+        return [handed, *(self.machine.peek(*self.outputs, role=role) for role in range(self.machine.roles))]
+
+
+def run_mutants(subject: Subject, count: int = 1000, seed: int = 0, among: str = "") -> MutantReport:
+    """Break a program ``count`` times; ``among``: how the names of the queues that are broken begin.
+
     Raises :class:`ProgramError` when the program itself is refused.
     """
-    restore = _Restore(machine)
-    trace = machine.resolve(queues, claims)
-    machine.execute(trace)
-    reference = _bits(machine, outputs)
+    trace = subject.machine.resolve(subject.queues, subject.claims)
+    subject.beside(trace)
+    restore = _Restore(subject.machine)
+    reference = subject.run(trace)
     restore(trace)
     report = MutantReport()
-    for mutant in mutants(dict(queues), count, seed, among):
-        outcome, other = _classify(machine, mutant, claims, outputs, reference, restore)
+    for mutant in mutants(dict(subject.queues), count, seed, among):
+        outcome, other = _classify(subject, mutant, reference, restore)
         report.counts[mutant.kind, outcome] += 1
         report.silent += outcome == CLAIMS and other
         if outcome == OTHER:
@@ -76,15 +97,37 @@ def run_mutants(
     return report
 
 
-def step_mutants(executable: ChipExecutable, step: Step, count: int, seed: int = 0) -> MutantReport:
-    """:func:`run_mutants` of a compiled step; its outputs are logits and KV cache."""
-    segment = executable.program.segment(step.end - 1, step.chunk)
+def step_of(executable: ChipExecutable, step: Step, segment: Segment | None = None) -> Subject:
+    """A step of one chip: a decoder's in the smallest segment that has room, or the sweep of an encoder that is given.
+
+    What is compared is all that it leaves: logits, and the KV cache of every request or an encoder's states."""
+    segment = segment or executable.program.segment(step.end - 1, step.chunk)
     executable.write_host_rows(step)
-    cache = [item for item in executable.program.resident if item.name.startswith("kv.")]
-    places = [(segment.logits.slices, segment.logits.addresses), *((item.slices, item.addresses) for item in cache)]
-    slices = np.concatenate([s.ravel() for s, _ in places])
-    words = np.concatenate([np.repeat(a, s.shape[1]) for s, a in places])
-    return run_mutants(executable.machine, segment.queues, segment.claims, (slices, words), count, seed)
+    return Subject(executable.machine, segment.queues, segment.claims, _left(executable.program, segment))
+
+
+def stage_of(executable: SystemExecutable, s: int, step: Step, segment: int = 0) -> Subject:
+    """Stage ``s`` of a step, behind the stages before it, which run here; it must fit those beside it."""
+    arriving, traces = None, executable.traces(segment)
+    for machine, stage in zip(executable.machines[: s + 1], executable.stages, strict=False):
+        host.write_rows(machine, stage.program, step)
+    for machine, trace in zip(executable.machines[:s], traces, strict=False):
+        arriving = machine.execute(trace, arriving)
+    program = executable.stages[s].program
+    made = program.segments[segment]
+
+    def beside(trace: Trace) -> None:
+        executable.fit([*traces[:s], trace, *traces[s + 1 :]], segment)
+
+    queues = executable.program.queues(s, segment)
+    return Subject(executable.machines[s], queues, made.claims, _left(program, made), arriving, beside)
+
+
+def _left(program: Program, segment: Segment) -> Words:
+    """The words that a step leaves: the segment's last value, and what lasts."""
+    lasting = [item for item in program.resident if item.name.startswith(KEPT)]
+    places = [(segment.logits.slices, segment.logits.addresses), *((item.slices, item.addresses) for item in lasting)]
+    return np.concatenate([s.ravel() for s, _ in places]), np.concatenate([np.repeat(a, s.shape[1]) for s, a in places])
 
 
 def hop_mutants(system: System, program: SystemProgram, s: int, count: int, seed: int = 0) -> MutantReport:
@@ -139,40 +182,33 @@ class _Restore:
 
 
 def _classify(
-    machine: Machine, mutant: Mutant, claims: Claims, outputs: tuple[NDArray, NDArray], reference: NDArray,
-    restore: _Restore,
+    subject: Subject, mutant: Mutant, reference: list[NDArray[np.uint8]], restore: _Restore
 ) -> tuple[str, bool]:
     """The outcome, and whether the bits without claims were others."""
     try:
-        trace = machine.resolve(mutant.queues)
+        trace = subject.machine.resolve(mutant.queues)
+        subject.beside(trace)
     except ProgramError:
         return HARDWARE, False
-    bits = _run(machine, trace, outputs, restore)
+    bits = _run(subject, trace, restore)
     if bits is None:
         return HARDWARE, False
-    other = not np.array_equal(bits, reference)
+    other = not all(map(np.array_equal, bits, reference))
     try:
-        claimed = with_claims(trace, claims)
+        claimed = with_claims(trace, subject.claims)
+        subject.beside(claimed)
     except ProgramError:
         return CLAIMS, other
-    if _run(machine, claimed, outputs, restore) is None:
+    if _run(subject, claimed, restore) is None:
         return CLAIMS, other
     return OTHER if other else SAME, other
 
 
-def _run(
-    machine: Machine, trace: Trace, outputs: tuple[NDArray, NDArray], restore: _Restore
-) -> NDArray[np.uint8] | None:
+def _run(subject: Subject, trace: Trace, restore: _Restore) -> list[NDArray[np.uint8]] | None:
     """Output bits of a run, None when it was refused."""
     try:
-        machine.execute(trace)
-        return _bits(machine, outputs)
+        return subject.run(trace)
     except (ProgramError, NumericsError):
         return None
     finally:
         restore(trace)
-
-
-def _bits(machine: Machine, outputs: tuple[NDArray, NDArray]) -> NDArray[np.uint8]:
-    """The words of every chip of the group."""
-    return np.stack([machine.peek(*outputs, role=role) for role in range(machine.roles)])

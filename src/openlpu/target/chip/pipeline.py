@@ -19,7 +19,7 @@ from openlpu._base.errors import ProgramError
 from openlpu.arch.group import Group, Way
 from openlpu.arch.link import port_queue, together
 from openlpu.arch.system import System
-from openlpu.schedule.program import SystemProgram
+from openlpu.schedule.program import Segment, SystemProgram
 from openlpu.target.chip.code import Code, Ints
 from openlpu.target.chip.links import Passing, Port, Ports, again, pair
 from openlpu.target.chip.machine import Trace
@@ -105,11 +105,20 @@ def stage_full(s: int, end: Ends, group: Ports, interval: int) -> None:
     """What :func:`check_full` does, of stage ``s``; here all its instructions matter."""
     code, passing = end.code, end.passing
     with named(f"stage {s}, a token every {interval} cycles"):
-        done = code.cycle + np.maximum(code.latency, 1) + code.field["delay"]
-        code.refuse(np.flatnonzero(done > interval), "is not done when the next token comes")
+        code.refuse(np.flatnonzero(code.done > interval), "is not done when the next token comes")
         for port in group.values():
             own = passing.peer == port.peer
             again(code, passing.sends[own], code, passing.receives[own], port, interval)
+
+
+def on_time(s: int, trace: Trace, segment: Segment) -> None:
+    """The last stage ``s`` has written all logits when its segment says so."""
+    code, logits = trace.code, segment.logits
+    places = logits.slices * code.chip.words_per_slice + logits.addresses[:, None]
+    writes = code.rows("write")
+    own = writes[np.isin(code.number[writes] * code.chip.words_per_slice + code.field["address"][writes], places)]
+    with named(f"stage {s}"):
+        code.refuse(own[code.done[own] > segment.cycles], f"logits are promised in cycle {segment.cycles}")
 
 
 def hop_full(s: int, here: Ends, there: Ends, port: Port, shift: int, interval: int) -> None:

@@ -23,7 +23,7 @@ from openlpu.schedule.step import buckets, schedule
 from openlpu.target.base import F32, Chunk
 from openlpu.target.chip import host
 from openlpu.target.chip import system as several
-from openlpu.target.chip.machine import Machine, Trace, resolve
+from openlpu.target.chip.machine import Machine, Trace, resolve_segment
 from openlpu.target.chip.system import SystemExecutable
 
 
@@ -66,8 +66,7 @@ class ChipExecutable:
         """Run one step in a segment that has room for its positions."""
         assert 0 < step.end <= segment.context, "a position lies outside the segment's context"
         if segment.name not in self.traces:
-            claims = segment.claims if self.check else None
-            self.traces[segment.name] = resolve(self.program.chip, segment.queues, claims)
+            self.traces[segment.name] = resolve_segment(self.program.chip, segment, self.check)
         self.write_host_rows(step)
         self.machine.execute(self.traces[segment.name])
         self.cycles = segment.cycles

@@ -27,6 +27,7 @@ from openlpu.target.chip.flow import Fault, Flow, Order, Passage
 from openlpu.target.chip.links import Packet, Port
 from openlpu.target.chip.machine import Machine, Trace
 from openlpu.target.chip.packets import packets, stretches
+from openlpu.target.chip.turns import Course, Turns
 from openlpu.target.chip.values import Values
 
 REPLAYS = 3  # of one token; an error that is still there is no accident
@@ -57,6 +58,7 @@ class SystemExecutable:
             what = f"the program is for chips {chip.name}, these are {system.chip.name}"
             raise ProgramError(what, where=f"system {system.name}", fix="compile the model again")
         self._hops = pipeline.hops(system, program)
+        self._turns = Turns(self._hops, lambda segment: Course.of(self.traces(segment), program.starts(segment)))
         values = Values()
         self.machines = []
         for s, stage in enumerate(self.stages):
@@ -104,6 +106,8 @@ class SystemExecutable:
         try:
             while out is None:
                 for s, passage in self.flow.turn():
+                    if not s:
+                        self._turns.enter(passage.start, passage.segment)
                     self._run(s, passage)
                     if s == len(self.stages) - 1 and self._out(passage):
                         out = passage.order
@@ -162,11 +166,16 @@ class SystemExecutable:
                     claims = self.stages[s].program.segments[segment].claims if self.check else None
                     known[key] = machine.resolve(self.program.queues(s, segment), claims)
                 traces.append(known[key])
-            starts, groups = self.program.starts(segment), [machine.links for machine in self.machines]
-            pipeline.check(traces, starts, self._hops)
-            pipeline.check_full(traces, starts, self._hops, groups, self.program.interval(segment))
+            self.fit(traces, segment)
             self._traces[segment] = traces
         return self._traces[segment]
+
+    def fit(self, traces: Sequence[Trace], segment: int) -> None:
+        """Check the stages against their neighbours, with one token and with a token every interval."""
+        starts, groups = self.program.starts(segment), [machine.links for machine in self.machines]
+        pipeline.check(traces, starts, self._hops)
+        pipeline.check_full(traces, starts, self._hops, groups, self.program.interval(segment))
+        pipeline.on_time(len(traces) - 1, traces[-1], self.stages[-1].program.segments[segment])
 
     def timing(self, segment: int, draws: int = 1000, seed: int = 0) -> clocks.Timing:
         """A token on real clocks and links, see :mod:`openlpu.target.chip.clocks`."""

@@ -18,7 +18,7 @@ from openlpu.target.chip import pipeline
 from openlpu.target.chip.code import flatten
 from openlpu.target.chip.links import Ports
 from openlpu.target.chip.links import resolve as pair_links
-from openlpu.target.chip.machine import Trace, resolve
+from openlpu.target.chip.machine import Trace, resolve, resolve_segment
 from openlpu.target.chip.pipeline import Ends
 
 
@@ -48,7 +48,7 @@ def check_chip(program: Program, contexts: Collection[int]) -> Iterator[Checked]
     """The segments of one chip's program for these contexts.  Raises :class:`~openlpu._base.errors.ProgramError`."""
     for segment in (s for s in program.segments if s.context in contexts):
         start = time.perf_counter()
-        trace = resolve(program.chip, segment.queues, segment.claims)
+        trace = resolve_segment(program.chip, segment)
         yield _checked((0,), segment, 1, trace, time.perf_counter() - start)
 
 
