@@ -14,6 +14,13 @@ if TYPE_CHECKING:
     from openlpu.arch.system import System
 
 
+ABOUT = (
+    "`openlpu systems NAME` describes one and names its file, which has the source of each number, or why it was",
+    "chosen; a copy of it with other numbers is a system of your own: `--system FILE.toml`.  lpx is of the third",
+    "generation; of the second nothing is published that a file needs.",
+)
+
+
 def add_commands(commands: Any) -> None:
     """Add systems to a parser's commands."""
     one = commands.add_parser("systems", help="systems of chips: sizes, links, distances")
@@ -26,16 +33,17 @@ def add_commands(commands: Any) -> None:
 def systems(args: argparse.Namespace) -> int:
     """List all systems, or describe one."""
     from openlpu.arch.system import load_system
-    from openlpu.arch.system_file import system_names
+    from openlpu.arch.system_file import system_file, system_names
 
     if args.system is None and args.chips is not None:
         raise BadRequest("of which system?", where="--chips", fix="name one: openlpu systems rack --chips 576")
     if args.system is not None:
         found = describe(load_system(args.system, args.chips))
-        print(json.dumps(found) if args.json else "\n".join(_details(found)))
+        about = f"file         {system_file(args.system)}: the source of each number, or why it was chosen"
+        print(json.dumps(found) if args.json else "\n".join([*_details(found), about]))
         return 0
     every = [describe(load_system(name)) for name in system_names()]
-    print(json.dumps({"systems": every}) if args.json else "\n".join(_table(every)))
+    print(json.dumps({"systems": every}) if args.json else "\n".join([*_table(every), "", *ABOUT]))
     return 0
 
 
@@ -65,6 +73,7 @@ def _link(system: System, level: int) -> dict[str, Any]:
     return {
         "name": link.name, "wires": int((system.wires.level == level).sum()) // 2,
         "bytes_per_second": published.link_bandwidth(system, level), "cycles_per_vector": link.cycles,
+        "packet_bytes": link.packet_bytes,
         "latency_cycles": link.latency, "hop_cycles": system.hop(level),
         "measured": {"mean": link.mean, "sigma": link.sigma, "minimum": link.minimum, "maximum": link.maximum},
         "misaligned_cycles": system.misaligned[level], "slack_cycles": system.slack(level),
@@ -84,19 +93,23 @@ def _table(every: list[dict[str, Any]]) -> Iterator[str]:
 def _details(s: dict[str, Any]) -> Iterator[str]:
     spare = f", {s['chips_built'] - s['chips']} more stand by" if s["chips_built"] > s["chips"] else ""
     yield f"{s['name']}: {units.count(s['chips'], 'chip')} {s['chip']}{spare}; {units.size(s['sram_bytes'])} of SRAM"
-    place = f"{s['topology']}, {s['nodes']:,} nodes" + (f" in {s['racks']:,} racks" if s["racks"] > 1 else "")
-    yield f"topology     {place}; {s['ports_wired']} ports of a chip wired"
+    racks = f" in {s['racks']:,} racks" if s["racks"] > 1 else ""
+    yield (f"topology     {s['topology']}, {units.count(s['nodes'], 'node')}{racks}; "
+           f"{units.count(s['ports_wired'], 'port')} of a chip wired")
     for link in s["links"]:
         seen = link["measured"]
         yield (f"{link['name'] + ' links':<12} {link['wires']:,}, {_rate(link['bytes_per_second'])} each way: a "
-               f"vector in {link['cycles_per_vector']} cycles; latency {seen['minimum']} to {seen['maximum']} cycles, "
-               f"scheduled as {link['latency_cycles']}")
+               f"vector, {link['packet_bytes']} bytes with its framing, in {link['cycles_per_vector']} cycles")
+        yield (f"{'':<12} latency {seen['minimum']} to {seen['maximum']} cycles, scheduled as "
+               f"{link['latency_cycles']}")
         yield (f"{'':<12} clocks at most {link['misaligned_cycles']} cycles apart once aligned, and "
                f"{link['slack_cycles']} to drift; {link['buffer_vectors']} vectors wait at most")
     routed = "" if s["router_hops"] == s["diameter_hops"] else f" ({s['router_hops']} with each node as one router)"
-    yield f"distance     {s['diameter_hops']} hops at most{routed}; {units.cycles(s['worst_cycles'])} for one vector"
+    yield (f"distance     {units.count(s['diameter_hops'], 'hop')} at most{routed}; "
+           f"{units.cycles(s['worst_cycles'])} for one vector")
     yield f"bisection    {s['bisection_links']:,} links, {_rate(s['bisection_bytes_per_second'])} each way"
-    yield f"start        every chip runs after {s['startup_epochs']} epochs of {s['epoch_cycles']} cycles"
+    yield (f"start        every chip runs after {units.count(s['startup_epochs'], 'epoch')} of "
+           f"{s['epoch_cycles']} cycles")
 
 
 def _rate(bytes_per_second: float) -> str:

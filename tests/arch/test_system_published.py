@@ -103,6 +103,9 @@ def test_the_command_lists_and_describes(capsys: pytest.CaptureFixture[str], tmp
     assert found["chips"] == 576 and sum(found["pairs_by_hops"]) == 576**2
     assert [link["wires"] for link in found["links"]] == [576 * 7 // 2, 576, 560]
     assert cli.main(["systems", "groqrack"]) == 0
-    assert "64 chips lpu-v1, 8 more stand by" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "64 chips lpu-v1, 8 more stand by" in said and "328 bytes with its framing" in said
+    named = said.split("file         ")[1].partition(":")[0]
+    assert cli.main(["systems", named]) == 0 and capsys.readouterr().out == said, "what it names is its file"
     assert cli.main(["systems", "--chips", "8"]) == 2 and "of which system?" in capsys.readouterr().err
     assert cli.main(["systems", str(tmp_path / "none.toml")]) == 2

@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -55,22 +56,26 @@ def system_names() -> list[str]:
     return sorted(p.name[:-5].replace("_", "-") for p in (files("openlpu.arch") / "systems").iterdir())
 
 
+def system_file(name: str) -> Traversable:
+    """The TOML file of a system, by name or by its path; raises :class:`Unsupported` when there is none."""
+    if Path(name).suffix == ".toml" and Path(name).is_file():
+        return Path(name)
+    bundled = files("openlpu.arch") / "systems" / f"{name.replace('-', '_')}.toml"
+    if "/" in name or not bundled.is_file():
+        fix = f"use one of {', '.join(system_names())} or a .toml file"
+        raise Unsupported(f"unknown system {name!r}", where="system", fix=fix)
+    return bundled
+
+
 def read_spec(name: str, chips: int | None = None) -> Spec:
     """What the file of a system says, by name or by the path of a TOML file; ``chips`` overrides its size.
 
     Raises :class:`Unsupported` naming the file and the field when there is none, or it cannot be built.
     """
-    bundled = files("openlpu.arch") / "systems" / f"{name.replace('-', '_')}.toml"
-    folder = None
-    if Path(name).suffix == ".toml" and Path(name).is_file():
-        where, raw, folder = name, Path(name).read_bytes(), Path(name).parent
-    elif "/" not in name and bundled.is_file():
-        where, raw = f"system {name}", bundled.read_bytes()
-    else:
-        fix = f"use one of {', '.join(system_names())} or a .toml file"
-        raise Unsupported(f"unknown system {name!r}", where="system", fix=fix)
+    file = system_file(name)
+    where, folder = (name, Path(name).parent) if file == Path(name) else (f"system {name}", None)
     try:
-        data = tomllib.loads(raw.decode("utf-8"))
+        data = tomllib.loads(file.read_bytes().decode("utf-8"))
     except ValueError as error:
         raise Unsupported(f"not a TOML file: {error}", where=where, fix=EXAMPLES) from error
     _only(data, ("name", "chip", "topology", "size", "links", *TOP), where)
