@@ -64,6 +64,15 @@ def test_the_system_is_in_the_folder(made: Path) -> None:
         _ = bundle.load(made).program
 
 
+def test_splits_that_one_reason_excludes_are_one_line() -> None:
+    """With what is said of the largest of them; the others stay, in their order."""
+    reasons = {1: "system node: weights take 9 GB, and there are 2 GB on 1 chip", 8: "", 2: "at least 5,000 cycles",
+               4: "system node: weights take 9 GB, and there are 8 GB on 4 chips"}
+    few, lines = cli_split.folded([{"chips": chips, "why": why} for chips, why in reasons.items()])
+    assert [choice["chips"] for choice in few] == [8, 2]
+    assert lines == ["2 splits of 1 to 4 chips: system node: weights take 9 GB, and there are 8 GB on 4 chips"]
+
+
 def test_each_aim_ranks_by_its_own_measure() -> None:
     fast, full, small = Choice(Split(8), 10, 10), Choice(Split(1, 8), 80, 2), Choice(Split(1, 1), 60, 60)
     for aim, best in ((LATENCY, fast), (THROUGHPUT, full), (CHIPS, small)):

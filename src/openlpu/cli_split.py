@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from openlpu import cli_prefill, cli_tables
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 AIMS = ("latency", "throughput", "chips")
 ONLY = ("chips", "tensor", "stages", "exchange", "aim", "latency_limit")  # of use with --system alone
-
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The system, and what is wanted of the split."""
@@ -127,13 +126,29 @@ def considered(found: Found) -> list[dict[str, Any]]:
 
 def rows(found: Found) -> list[dict[str, Any]]:
     """The same, as the page of a program shows them."""
-    return [
-        {"chips": c["chips"], "tensor": c["tensor"], "stages": c["stages"], "exchange": c["exchange"],
-         "half layers": c["halves"], "cycles per token": c["cycles"], "cycles between tokens": c["interval"],
-         "bytes sent": c["moved"],
-         "why not": c["why"], "chosen": c["chosen"]}
-        for c in considered(found)
-    ]
+    few, many = folded(considered(found))
+    shown = [{"chips": c["chips"], "tensor": c["tensor"], "stages": c["stages"], "half layers": c["halves"],
+              "exchange": c["exchange"], "cycles per token": c["cycles"] or None,
+              "cycles between tokens": c["interval"] or None, "bytes sent": c["moved"] if c["cycles"] else None,
+              "why not": c["why"], "chosen": c["chosen"]} for c in few]
+    return [*shown, *({**dict.fromkeys(shown[0]), "why not": line, "chosen": False} for line in many)]
+
+
+def folded(choices: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Splits to show one by one; and a line for each reason that several of the others have in common, as far as it
+    begins alike."""
+    alike: dict[str, list[dict[str, Any]]] = {}
+    for choice in choices:
+        alike.setdefault(choice["why"].partition(", and ")[0], []).append(choice)
+    many = [those for reason, those in alike.items() if reason and len(those) > 1]
+    hidden = {id(choice) for those in many for choice in those}
+    lines = []
+    for those in many:
+        chips = sorted({choice["chips"] for choice in those})
+        most = f" to {chips[-1]:,}" if len(chips) > 1 else ""
+        last = max(those, key=lambda choice: choice["chips"])
+        lines.append(f"{len(those)} splits of {chips[0]:,}{most} chips: {last['why']}")
+    return [choice for choice in choices if id(choice) not in hidden], lines
 
 
 def _row(choice: Choice, chosen: bool) -> dict[str, Any]:
@@ -158,11 +173,13 @@ def summary(result: dict[str, Any]) -> Iterator[str]:
     yield from cli_prefill.summary(result)
     yield ""
     yield ("splits considered: chips a stage, stages (h: of half layers), exchange, cycles per token and between "
-           "tokens, bytes sent")
-    for c in result["choices"]:
+           "tokens\n(the smallest context alone), bytes sent")
+    few, many = folded(result["choices"])
+    for c in few:
         mark = "*" if c["chosen"] else " "
         cost = c["why"] or f"{c['cycles']:>10,} {c['interval']:>10,} {c['moved']:>11,}"
         yield f"{mark} {c['tensor']:>2} {c['stages']:>4}{' h'[c['halves']]} {c['exchange']:<7} {cost}"
+    yield from (f"  {line}" for line in many)
 
 
 def details(result: dict[str, Any]) -> Iterator[str]:

@@ -12,7 +12,7 @@ from itertools import product
 
 from openlpu._base.errors import DoesNotFit, OpenLpuError, ProgramError, Unsupported
 from openlpu._base.progress import Progress, silent
-from openlpu._base.units import duration, size
+from openlpu._base.units import count, duration, size
 from openlpu.arch.system import System
 from openlpu.arch.topology import NODE
 from openlpu.graph.ir import Graph
@@ -256,5 +256,5 @@ def _require_room(graph: Graph, system: System, split: Split) -> None:
     """Refuse at once what cannot fit: more weights than all chips hold."""
     asked, there = codes(graph), split.chips * sram(system.chip)
     if asked > there:
-        raise DoesNotFit(f"weights take {size(asked)}, and {split.chips} chips hold {size(there)}",
+        raise DoesNotFit(f"weights take {size(asked)}, and there are {size(there)} on {count(split.chips, 'chip')}",
                          where=f"system {system.name}", fix="use a larger system (--chips), or a smaller model")

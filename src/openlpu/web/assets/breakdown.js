@@ -83,9 +83,10 @@ function drawSplits() {
   document.getElementById("splits-section").hidden = false;
   const heads = Object.keys(data.splits[0]).filter((name) => name !== "chosen");
   const number = (value) => Number.isInteger(value) || value >= 1000 ? count(value) : three(value);
-  const show = (value) => typeof value === "number" ? number(value) : value === true ? "yes" : value === false ? "no" : String(value);
-  document.getElementById("splits").replaceChildren(table("Splits", [...heads, ""],
-    data.splits.map((row) => ({ chosen: row.chosen, cells: [...heads.map((name) => show(row[name])), row.chosen ? "chosen" : ""] }))));
+  const text = (value) => typeof value === "number" ? number(value) : value === true ? "yes" : value === false ? "no" : String(value ?? "");
+  const cell = (row, name) => name === "why not" ? element("td", { class: "why" }, row.chosen ? "chosen" : text(row[name])) : text(row[name]);
+  document.getElementById("splits").replaceChildren(table("Splits", heads.map((name) => name === "why not" ? "" : name),
+    data.splits.map((row) => ({ chosen: row.chosen, cells: heads.map((name) => cell(row, name)) }))));
 }
 
 function drawHead() {

@@ -28,8 +28,15 @@ function chipUse(chip) {
 // Words on a shade: dark on light ones, light on dark ones.
 const ink = (share, most) => most && Math.sqrt(share / most) > (dark() ? 0.7 : 0.8) ? `fill:${dark() ? "#101113" : "#ffffff"}` : "";
 
-// Where chips stand: up to eight around an ellipse, so that a full mesh can be seen; more in rows of nodes of eight.
-function standing(many) {
+// Chips that begin together: those of a stage.
+function perStage() {
+  const next = data.chips.findIndex((chip) => chip.start !== data.chips[0].start);
+  return next > 1 && data.chips.length % next === 0 ? next : 1;
+}
+
+// Where chips stand: up to eight around an ellipse, so that a full mesh can be seen; more in columns, one for each
+// stage, or in rows of nodes of eight where a stage is one chip or all.
+function standing(many, group) {
   if (many <= 8) {
     const wide = 118, tall = 50, width = 760, height = many > 2 ? 340 : tall + 30;
     const at = (i) => {
@@ -37,6 +44,15 @@ function standing(many) {
       return [width / 2 + (width - wide - 20) / 2 * Math.sin(turn + Math.PI / 2), height / 2 + (height - tall - 20) / 2 * -Math.cos(turn + Math.PI / 2)];
     };
     return { wide, tall, width, height, at };
+  }
+  if (group > 1) {
+    const stages = many / group, bands = Math.ceil(stages / 36), across = Math.ceil(stages / bands);
+    const pitch = Math.min(130, 1160 / across), tall = 22, step = 32;
+    const at = (i) => {
+      const stage = Math.floor(i / group), down = Math.floor(stage / across) * (group + 1) + i % group;
+      return [10 + pitch * (stage % across + 0.5), 30 + step * down];
+    };
+    return { wide: pitch - Math.min(18, pitch * 0.2), tall, width: 20 + pitch * across, height: 30 + step * bands * (group + 1) - step / 2, at };
   }
   const perRow = 8 * Math.max(1, Math.round(Math.sqrt(many / 24))), pitch = 1160 / perRow;
   const tall = Math.max(20, Math.min(44, pitch * 0.6)), gap = Math.min(18, pitch * 0.16), rows = Math.ceil(many / perRow);
@@ -47,7 +63,7 @@ function standing(many) {
 function drawSystem() {
   const many = data.chips.length;
   if (many < 2) return;
-  const { wide, tall, width, height, at } = standing(many), index = new Map(data.chips.map((chip, i) => [chip.name, i]));
+  const group = perStage(), { wide, tall, width, height, at } = standing(many, group), index = new Map(data.chips.map((chip, i) => [chip.name, i]));
   const picture = svg("svg", { viewBox: `0 0 ${width} ${height}`, width, role: "group", "aria-label": `${many} chips and their links` });
   const links = data.chips.flatMap((chip, from) => program(chip).tracks.filter((track) => index.has(chip.peers[track.name])).map((track) =>
     ({ from, to: index.get(chip.peers[track.name]), share: shareOf(track, chip) })));
@@ -89,7 +105,7 @@ function drawSystem() {
   });
   if (many > 8) picture.append(wires);
   const note = `Chips are shaded by the share of dispatch slots in use, on the scale of the floor plan below; links are as thick as theirs`
-    + `${most ? `, ${percent(most)} at most` : ""}${many > 8 ? ", those of the chosen chip only" : ""}. Choose a chip to see its floor plan and SRAM.`;
+    + `${most ? `, ${percent(most)} at most` : ""}${many > 8 ? ", those of the chosen chip only" : ""}.${many > 8 && group > 1 ? " A column is a stage." : ""} Choose a chip to see its floor plan and SRAM.`;
   document.getElementById("system").replaceChildren(element("p", { class: "quiet" }, note), picture);
 }
 
