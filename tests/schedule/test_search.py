@@ -9,14 +9,15 @@ import pytest
 from random_models import BASE, LLAMA, random_graph
 
 from openlpu._base.errors import DoesNotFit, Unsupported
+from openlpu._base.processes import Workers
 from openlpu.arch.system import load_system
 from openlpu.numerics.scheme import Scheme
 from openlpu.partition.shard import shard
-from openlpu.partition.split import SUMS, Split
+from openlpu.partition.split import Split
 from openlpu.place.layout import place_stage
 from openlpu.schedule import search as module
-from openlpu.schedule.kinds import Parts, Work
-from openlpu.schedule.limit import Dearer, at_least
+from openlpu.schedule.kinds import Part, Work
+from openlpu.schedule.limit import Dearer, cost
 from openlpu.schedule.search import AIMS, CHIPS, LATENCY, Found, Wanted, search
 from openlpu.schedule.system import cables, schedule_system
 from openlpu.schedule.units.c2c import Cabling
@@ -30,12 +31,12 @@ def test_stages_that_are_not_scheduled_yet_count_for_less() -> None:
     stages, (local, hops) = shard(GRAPH, split).stages, cables(SYSTEM, split)
     program = schedule_system(shard(GRAPH, split), SYSTEM.chip, local, hops, contexts=(32,))
     exact = program.cycles(0), program.interval(0)
-    there: Parts = [program.stage(s) for s in range(2)]
-    assert at_least(there, hops) == exact
+    there = [Part(program.stage(s)) for s in range(2)]
+    assert cost(there, hops) == exact
     assert local
-    work: Parts = [Work(s, place_stage(s, SYSTEM.chip, 32, local.sources), (32,), Cabling(local, 12)) for s in stages]
+    work = [Part(Work(s, place_stage(s, SYSTEM.chip, 32, local.sources), (32,), Cabling(local, 12))) for s in stages]
     for part in ([work[0], there[1]], [there[0], work[1]], work):
-        cycles, interval = at_least(part, hops)
+        cycles, interval = cost(part, hops)
         assert 0 < cycles < exact[0] and 0 < interval <= exact[1]
 
 
@@ -83,8 +84,7 @@ def test_giving_up_what_is_dearer_changes_nothing_that_is_found(aim: str, monkey
     for _ in range(5):
         every, some = (found(monkeypatch, aim, full, large=large) for large in (False, True))
         assert every.program == some.program and every.program.split not in full
-        assert [c.split for c in some.choices if c.split.exchange != SUMS] == [
-            c.split for c in every.choices if c.split.exchange != SUMS]
+        assert [c.split for c in some.choices] == [c.split for c in every.choices]
         assert aim == CHIPS or any(c.why.startswith("at least") for c in some.choices)
         exact = {c.split: c for c in every.choices}
         for choice in some.choices:
@@ -100,7 +100,7 @@ def test_giving_up_what_is_dearer_changes_nothing_that_is_found(aim: str, monkey
 def test_no_token_exceeds_the_limit(aim: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is found is the best of those within it, in every context; where none is, the shortest token is named."""
     free = found(monkeypatch, aim, set(), large=False)
-    costs = sorted(c.cycles for c in free.choices if c.split.exchange != SUMS)
+    costs = sorted(c.cycles for c in free.choices)
     for limit in (costs[0], costs[len(costs) // 2]):
         some = [found(monkeypatch, aim, set(), large=large, limit=limit) for large in (False, True)]
         assert some[0].program == some[1].program
@@ -121,3 +121,18 @@ def test_the_limit_holds_in_every_context(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(Unsupported, match="where .* are allowed"):
         found(monkeypatch, LATENCY, set(), large=False, limit=longer - 1)
 
+
+def test_what_other_splits_take_tells_which_are_dearer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Codes go once a stage inside is there, at no more than they would have cost; a full search chooses the same."""
+    system, wanted = load_system("tiny-node", 8), Wanted(tensor=2, stages=4)
+    monkeypatch.setattr(module, "workers_for", lambda weights: Workers(1))
+    every = search(GRAPH, system, wanted)
+    monkeypatch.setattr(module, "LARGE", 0)
+    some = search(GRAPH, system, wanted)
+    assert some.program.split == every.program.split
+    exact = {c.split.exchange: c for c in every.choices}
+    given = [c for c in some.choices if c.why]
+    assert "codes" in [c.split.exchange for c in given]
+    for choice in given:
+        assert choice.why.startswith("likely over")
+        assert int(choice.why.split()[2].replace(",", "")) < exact[choice.split.exchange].cycles

@@ -24,13 +24,22 @@ from openlpu.schedule.units.c2c import Cabling
 LARGE = 1 << 26  # weights from which on another process saves more than it takes to start
 
 
+class Likeness(NamedTuple):
+    """What makes stages take about as long, whatever their chips send each other: how many there are, with how many
+    weights each, and the edges of their neighbours."""
+
+    tensor: int
+    weights: int
+    next: int
+    previous: int
+
+
 class Kind(NamedTuple):
-    """Equal kinds have one program: the stage's signature, how it is wired, and the edges of its neighbours."""
+    """Equal kinds have one program: the stage's signature, how it is wired, and what others have too."""
 
     signature: str
     cabling: Cabling  # without the names of the neighbours' queues
-    next: int
-    previous: int
+    like: Likeness
 
 
 @dataclass(frozen=True)
@@ -49,16 +58,23 @@ class Work:
         """Segments still to be made."""
         return len(steps(self.contexts, self.chunks)) - self.begun
 
-    @property
-    def weights(self) -> int:
-        """Weights on one chip."""
-        graph = self.stage.graph
-        sizes = (graph.params[node.params["codes"]].size for node in graph.nodes if node.op == "linear")
-        return sum(sizes) // self.stage.tensor
+
+class Part(NamedTuple):
+    """A stage of a split: its program, or what is to be done for it; ``alike``: programs of other kinds of its
+    likeness."""
+
+    stage: StageProgram | Work
+    alike: tuple[StageProgram, ...] = ()
 
 
-Parts = list[StageProgram | Work]  # of each stage its program, or what is to be done for it
-Watch = Callable[[Parts], None]
+Watch = Callable[[Sequence[Part]], None]
+
+
+def weights(stage: Stage) -> int:
+    """Weights on one of its chips."""
+    graph = stage.graph
+    sizes = (graph.params[node.params["codes"]].size for node in graph.nodes if node.op == "linear")
+    return sum(sizes) // stage.tensor
 
 
 def made(work: Work) -> tuple[Layout, StageProgram]:
@@ -104,7 +120,7 @@ class Programs:
                 todo[kind] = work
         if watch:
             watch(self._parts(kinds, todo))
-        order = sorted(todo, key=lambda kind: -count[kind] * todo[kind].weights)
+        order = sorted(todo, key=lambda kind: -count[kind] * kind.like.weights)
         before = {kind: self.known.pop(kind) for kind in order if kind in self.known}  # layouts grow, errors or not
         with closing(self.workers.in_order(made, [_bare(todo[kind]) for kind in order])) as results:
             for kind, (layout, program) in zip(order, results, strict=True):
@@ -114,8 +130,13 @@ class Programs:
                     watch(self._parts(kinds, todo))
         return [self.known[kind][1] for kind in kinds]
 
-    def _parts(self, kinds: Sequence[Kind], todo: Mapping[Kind, Work]) -> Parts:
-        return [todo[kind] if kind in todo else self.known[kind][1] for kind in kinds]
+    def _parts(self, kinds: Sequence[Kind], todo: Mapping[Kind, Work]) -> list[Part]:
+        """Of each stage what there is; equal ones have the same part."""
+        parts = {}
+        for kind in dict.fromkeys(kinds):
+            alike = (program for other, (_, program) in self.known.items() if other != kind and other.like == kind.like)
+            parts[kind] = Part(todo[kind] if kind in todo else self.known[kind][1], tuple(alike))
+        return [parts[kind] for kind in kinds]
 
     def _work(
         self, kind: Kind, stage: Stage, cabling: Cabling, contexts: tuple[int, ...], chunks: tuple[int, ...]
@@ -132,7 +153,8 @@ class Programs:
 
     def _kind(self, stage: Stage, cabling: Cabling) -> Kind:
         edges = (self.chip.queue_position(name) if name else -1 for name in (cabling.next, cabling.previous))
-        return Kind(stage.signature(), replace(cabling, next="", previous=""), *edges)
+        like = Likeness(stage.tensor, weights(stage), *edges)
+        return Kind(stage.signature(), replace(cabling, next="", previous=""), like)
 
 
 def _behind(first: StageProgram, more: StageProgram) -> StageProgram:

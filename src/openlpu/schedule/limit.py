@@ -1,7 +1,9 @@
-"""Stages of which some are scheduled in; cycles that a token, and the time between two, take at least, out.
+"""Stages of which some are scheduled in; what a token, and the time between two, will cost, out: so a split that would
+be dearer than the best one known is given up.
 
-What is not scheduled yet takes at least as long as its weights take into the MXM.  So a split of which a part costs
-more than the best one known is given up.
+What is not scheduled yet counts as the fastest stage of its likeness that other splits have, less a margin, and less as
+much as this split's scheduled stages are faster than theirs; or as its weights take into the MXM, where that is more or
+all that is known.  Nothing but giving up follows from it: the cycles of what is chosen are scheduled ones.
 """
 
 from __future__ import annotations
@@ -9,53 +11,70 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from openlpu.place.bound import weight_rate
-from openlpu.schedule.kinds import Parts, Watch, Work
+from openlpu.schedule.kinds import Part, Watch, Work, weights
 from openlpu.schedule.program import Hop, StageProgram
 from openlpu.schedule.units.c2c import PLANES
 
+CERTAIN = 94  # percent of what is expected of a stage that is not scheduled yet
+
 
 class Dearer(Exception):
-    """A split was given up: its token takes ``cycles`` or more, and so does the time between two ``interval``."""
+    """A split was given up: its token, and the time between two, take at least so many cycles, or likely more."""
 
-    def __init__(self, cycles: int, interval: int) -> None:
-        super().__init__(f"at least {cycles:,} cycles a token, {interval:,} between two")
-        self.cycles, self.interval = cycles, interval
+    def __init__(self, cycles: int, interval: int, how: str = "at least") -> None:
+        super().__init__(f"{how} {cycles:,} cycles a token, {interval:,} between two")
 
 
 def unless(worth: Callable[[int, int], bool], hops: Sequence[Hop]) -> Watch:
     """What raises :class:`Dearer` as soon as a split that is not all scheduled yet is not ``worth`` the cycles, of a
-    token and between two, that it takes at least."""
+    token and between two, that it costs."""
 
-    def watch(stages: Parts) -> None:
-        least = at_least(stages, hops)
-        if any(isinstance(stage, Work) for stage in stages) and not worth(*least):
-            raise Dearer(*least)
+    def watch(parts: Sequence[Part]) -> None:
+        found = cost(parts, hops)
+        if any(isinstance(part.stage, Work) for part in parts) and not worth(*found):
+            bound = cost([Part(part.stage) for part in parts], hops)
+            raise Dearer(*found, "at least" if found == bound else "likely over")
 
     return watch
 
 
-def at_least(stages: Parts, hops: Sequence[Hop]) -> tuple[int, int]:
+def cost(parts: Sequence[Part], hops: Sequence[Hop]) -> tuple[int, int]:
     """Cycles of a token in the first segment, and between two tokens; exact where every stage is scheduled."""
-    own = [_own(stage, first=s == 0) for s, stage in enumerate(stages)]
-    return sum(own) + sum(hop.link.latency for hop in hops), max(map(_busy, stages))
+    own = _each(parts, _own, lambda work: max(_loads(work) - _burst(work), 0))
+    return sum(own) + sum(hop.link.latency for hop in hops), max(_each(parts, _busy, _loads))
 
 
-def _own(stage: StageProgram | Work, *, first: bool) -> int:
+def _each(
+    parts: Sequence[Part], exact: Callable[[StageProgram], int], least: Callable[[Work], int]
+) -> list[int]:
+    """The cycles of each part: what is ``exact`` of a program, and the ``least`` of what has none, or more where others
+    tell."""
+    unlike = {id(part): part for part in parts}
+    like = {key: min(map(exact, part.alike), default=0) for key, part in unlike.items()}
+    own = {key: exact(part.stage) for key, part in unlike.items() if isinstance(part.stage, StageProgram)}
+    compared = [key for key in map(id, parts) if key in own and like[key]]
+    theirs = sum(like[key] for key in compared)
+    ours = min(sum(own[key] for key in compared), theirs)
+    for key, part in unlike.items():
+        if isinstance(part.stage, Work):
+            own[key] = max(least(part.stage), like[key] * ours * CERTAIN // (theirs * 100) if theirs else 0)
+    return [own[id(part)] for part in parts]
+
+
+def _own(stage: StageProgram) -> int:
     """Cycles from when a stage is handed its first vector (the first stage begins) to when it hands over its own, or
     is done."""
-    if isinstance(stage, Work):
-        return max(_loads(stage) - _burst(stage), 0)
     segment = stage.program.segments[0]
     end = stage.handed_over(segment) if stage.next else segment.cycles
-    return end - (0 if first else stage.taken(segment))
+    return end - (stage.taken(segment) if stage.previous else 0)
 
 
-def _busy(stage: StageProgram | Work) -> int:
-    return _loads(stage) if isinstance(stage, Work) else stage.busy(stage.program.segments[0])
+def _busy(stage: StageProgram) -> int:
+    return stage.busy(stage.program.segments[0])
 
 
 def _loads(work: Work) -> int:
-    return work.weights // weight_rate(work.layout.chip)
+    return weights(work.stage) // weight_rate(work.layout.chip)
 
 
 def _burst(work: Work) -> int:

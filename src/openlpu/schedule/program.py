@@ -216,8 +216,13 @@ class StageProgram:
 
     def busy(self, segment: Segment) -> int:
         """Cycles from the first dispatch to the last result: after so many the chips can begin another token."""
+        return self._busy[segment.name]
+
+    @cached_property
+    def _busy(self) -> dict[str, int]:
         latency = np.array([self.program.chip.latency[i.latency] if i.latency else 1 for i in TABLE])
-        return max(int((q["cycle"] + latency[q["op"]]).max()) for q in segment.queues.values() if len(q))
+        return {s.name: max(int((q["cycle"] + latency[q["op"]]).max()) for q in s.queues.values() if len(q))
+                for s in self.program.segments}
 
 
 @dataclass(frozen=True)

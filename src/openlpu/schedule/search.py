@@ -1,7 +1,8 @@
 """A graph, a system and an aim in; the split that serves the aim best, and what the others would have cost, out.
 
-Every split is scheduled, none is guessed: the smallest context bucket of each decides.  Of a large model a split is
-given up when a part of it is there and costs more than the best one known (limit.py).
+Every split is scheduled, none is guessed: the smallest context bucket of each decides.  Of a large model what mostly is
+best is scheduled first, and a split is given up when a part of it is there and it would be dearer than the best one
+known (limit.py).
 """
 
 from __future__ import annotations
@@ -79,16 +80,14 @@ def least(graph: Graph, system: System, wanted: Wanted) -> list[Split]:
 
 def splits(layers: int, chips: int, wanted: Wanted) -> Iterator[Split]:
     """The splits worth a look: for each tensor width, up to a node's, one stage, twice as many, and so on, and as many
-    as there are chips or layers for.  Codes are exchanged only where there is an exchange (sums only if asked for: see
-    :func:`search`), and layers are cut in halves where whole ones do not divide among the stages."""
+    as there are chips or layers for.  Layers are cut in halves where whole ones do not divide among the stages."""
     tensors = [tensor for tensor in TENSOR if tensor == 1 or (tensor <= NODE and tensor * wanted.stages <= chips)]
     for tensor in (wanted.tensor,) if wanted.tensor else tensors:
         most = min(chips // max(tensor, 1), layers)
         doubled = {1 << k for k in range(most.bit_length())} | {most}
         for stages in (wanted.stages,) if wanted.stages else sorted(doubled - {0}):
-            exchanges = (VALUES,) if tensor == 1 else (wanted.exchange,) if wanted.exchange else (VALUES, CODES)
             halves = (False, True) if layers % stages else (False,)
-            yield from (Split(tensor, stages, *how) for how in product(exchanges, halves))
+            yield from (Split(tensor, stages, *how) for how in product(_exchanges(tensor, wanted), halves))
 
 
 def finer(layers: int, chips: int, wanted: Wanted) -> Iterator[Split]:
@@ -98,16 +97,20 @@ def finer(layers: int, chips: int, wanted: Wanted) -> Iterator[Split]:
     for tensor in (t for t in TENSOR if wanted.tensor in (0, t) and t * least <= chips):
         most = min(chips // tensor, 2 * layers + 1)
         for stages in (wanted.stages,) if wanted.stages else sorted({min(most, layers), most} - {0}):
-            exchanges = (VALUES,) if tensor == 1 else (wanted.exchange,) if wanted.exchange else (VALUES, CODES)
-            yield from (Split(tensor, stages, exchange, stages > layers) for exchange in exchanges)
+            yield from (Split(tensor, stages, exchange, stages > layers) for exchange in _exchanges(tensor, wanted))
+
+
+def _exchanges(tensor: int, wanted: Wanted) -> tuple[str, ...]:
+    """What the chips of a stage may send each other; a chip alone sends nothing."""
+    return (VALUES,) if tensor == 1 else (wanted.exchange,) if wanted.exchange else EXCHANGES
 
 
 def search(
     graph: Graph, system: System, wanted: Wanted, context: int = 0, chunks: Sequence[int] = (),
     progress: Progress = silent, requests: int = 1,
 ) -> Found:
-    """Schedule each split for its smallest context bucket, then the best one with sums exchanged, and the best of all
-    for all buckets, and for ``chunks`` of a prompt; ``requests`` as in :func:`~openlpu.place.layout.place_stage`.
+    """Schedule each split for its smallest context bucket, and the best one for all buckets, and for ``chunks`` of a
+    prompt; ``requests`` as in :func:`~openlpu.place.layout.place_stage`.
 
     A split that has no room for all of that gives way to the next best.
     Raises :class:`Unsupported` if all that have a program exceed the limit, and :class:`DoesNotFit`,
@@ -124,8 +127,7 @@ def search(
         looked = _Search(graph, system, wanted, Programs(system.chip, context, requests, workers), buckets(context),
                          chunks, progress)
         made = looked.best_of(asked, more)
-    places = {split: place for place, split in enumerate([*asked, *more])}
-    choices = sorted(looked.choices.values(), key=lambda choice: places.get(choice.split, len(places)))
+    choices = [looked.choices[split] for split in [*asked, *more] if split in looked.choices]
     return Found(made, lined_up(system, made.split), tuple(choices))
 
 
@@ -158,15 +160,13 @@ class _Search:
         return min(slow, key=lambda choice: choice.rank(LATENCY), default=None)
 
     def best_of(self, asked: Sequence[Split], more: Sequence[Split]) -> SystemProgram:
-        """The program of the best of some splits, of ``more`` if none of those has one, or of the best with sums
-        exchanged; with all segments.  Of the next best, where these have no room."""
+        """The program, with all segments, of the best of some splits, or of ``more`` if none of those has one; of the
+        next best, where all its segments have no room."""
         order = asked if self.wanted.aim == CHIPS else sorted(asked, key=_promise)
         while True:
             self._look([*order, *self.choices])
             if not self.best:
                 self._look(more)
-            if (near := self.best or self.nearest) and near.split.tensor > 1 and not self.wanted.exchange:
-                self._look([replace(near.split, exchange=SUMS)])
             if not (best := self.best):
                 break
             self.progress(f"split {best.split}", len(asked), len(asked))
@@ -228,7 +228,7 @@ class _Search:
 
 def _promise(split: Split) -> tuple[int, ...]:
     """What is mostly best, first: then others are given up sooner."""
-    return -split.chips, -split.tensor, EXCHANGES.index(split.exchange), split.halves
+    return -split.chips, -split.tensor, (SUMS, VALUES, CODES).index(split.exchange), split.halves
 
 
 def lined_up(system: System, split: Split) -> System:
@@ -245,16 +245,18 @@ def _schedule(
     graph: Graph, system: System, split: Split, contexts: Sequence[int], chunks: Sequence[int], programs: Programs,
     worth: Callable[[int, int], bool] | None,
 ) -> SystemProgram:
-    _require_room(graph, system, split)
+    _require_room(codes(graph), split.chips, system)
     wired = lined_up(system, split)
     local, hops = cables(wired, split)
-    return schedule_system(shard(graph, split), system.chip, local, hops, contexts=contexts, chunks=chunks,
+    shards = shard(graph, split)
+    for s, stage in enumerate(shards.stages):
+        _require_room(codes(stage.graph), split.tensor, system, f", stage {s}")
+    return schedule_system(shards, system.chip, local, hops, contexts=contexts, chunks=chunks,
                            pace=paced(wired, split), programs=programs, worth=worth)
 
 
-def _require_room(graph: Graph, system: System, split: Split) -> None:
-    """Refuse at once what cannot fit: more weights than all chips hold."""
-    asked, there = codes(graph), split.chips * sram(system.chip)
-    if asked > there:
-        raise DoesNotFit(f"weights take {size(asked)}, and there are {size(there)} on {count(split.chips, 'chip')}",
-                         where=f"system {system.name}", fix="use a larger system (--chips), or a smaller model")
+def _require_room(asked: int, chips: int, system: System, stage: str = "") -> None:
+    """Refuse at once what cannot fit: more weights than the chips of a system, or a stage, hold."""
+    if asked > (there := chips * sram(system.chip)):
+        raise DoesNotFit(f"weights take {size(asked)}, and {chips} chips hold {size(there)}",
+                         where=f"system {system.name}{stage}", fix="use a larger system (--chips), or a smaller model")
