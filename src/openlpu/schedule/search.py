@@ -258,5 +258,5 @@ def _schedule(
 def _require_room(asked: int, chips: int, system: System, stage: str = "") -> None:
     """Refuse at once what cannot fit: more weights than the chips of a system, or a stage, hold."""
     if asked > (there := chips * sram(system.chip)):
-        raise DoesNotFit(f"weights take {size(asked)}, and {chips} chips hold {size(there)}",
+        raise DoesNotFit(f"weights take {size(asked)}, and there are {size(there)} on {count(chips, 'chip')}",
                          where=f"system {system.name}{stage}", fix="use a larger system (--chips), or a smaller model")
