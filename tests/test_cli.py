@@ -139,7 +139,7 @@ def test_check_prints_a_row_per_case_and_fails_on_a_difference(capsys, monkeypat
     else:
         assert main(["check", "demo"]) == 0
         rows = capsys.readouterr().out.splitlines()
-        assert len(rows) == 3 and rows[2] == "2 cases, 1 distinct" and " wall " in rows[0]
+        assert len(rows) == 3 and rows[2].startswith("2 cases, 1 distinct; --splits") and " wall " in rows[0]
 
 
 def test_accuracy_compares_formats_on_a_text(capsys, tmp_path):

@@ -85,6 +85,16 @@ def test_show_prints_placement_use_and_path(made: Path, capsys) -> None:
     assert first["prompt"] == single["context"] and first["cycles"] == first["prompt"] // 2 * both["cycles"]
 
 
+def test_show_says_when_the_first_token_behind_any_prompt_comes(made: Path, capsys) -> None:
+    """Of steps of two tokens and, for an odd length, one of the last."""
+    assert main(["show", str(made), "--prompt", "9", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    cycles = {s["chunk"]: s["cycles"] for s in said["segments"]}
+    assert said["first_token"] == [{"prompt": 9, "cycles": min(4 * cycles[2] + cycles[1], 9 * cycles[1])}]
+    for options, why in ((["0"], "0 is out of"), (["65"], "use 1 to 64"), (["9", "--chip", "0"], "has no prompt")):
+        assert main(["show", str(made), "--prompt", *options]) == 2 and why in capsys.readouterr().err
+
+
 def test_verify_accepts_what_was_compiled(made: Path, capsys) -> None:
     assert main(["verify", str(made), "--tokens", "2"]) == 0
     assert "the reference's bits" in capsys.readouterr().out

@@ -106,7 +106,8 @@ def check(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({"model": args.model} | verdict.to_json()))
     else:
-        print(f"{units.count(len(verdict.rows), 'case')}, {verdict.distinct} distinct")
+        hint = "" if args.splits else "; --splits runs it on 2 to 16 chips too"
+        print(f"{units.count(len(verdict.rows), 'case')}, {verdict.distinct} distinct{hint}")
         if verdict.difference:
             print(verdict.difference)
     return 0 if verdict.distinct == 1 else 1

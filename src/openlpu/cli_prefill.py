@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from openlpu._base import units
+from openlpu._base.errors import BadRequest
 
 if TYPE_CHECKING:
     from openlpu.schedule.program import Program, SystemProgram
@@ -34,13 +35,16 @@ def requests(text: str) -> int:
     return int(text)
 
 
-def first_tokens(program: Program | SystemProgram) -> list[dict[str, int]]:
-    """Cycles until the logits behind prompts of a few lengths are known."""
+def first_tokens(program: Program | SystemProgram, prompt: int | None = None) -> list[dict[str, int]]:
+    """Cycles until the logits behind a prompt of that length are known, or behind prompts of a few lengths."""
     from openlpu.schedule.prefill import first_token, prompts
     from openlpu.schedule.program import Program
 
     context = program.context if isinstance(program, Program) else program.stage(0).program.context
-    return [{"prompt": n, "cycles": first_token(program, n)} for n in prompts(context)]
+    if prompt is not None and not 0 < prompt <= context:
+        raise BadRequest(f"{prompt} is out of range", where="prompt", fix=f"use 1 to {context}, the program's context")
+    lengths = prompts(context) if prompt is None else [prompt]
+    return [{"prompt": n, "cycles": first_token(program, n)} for n in lengths]
 
 
 def summary(result: dict[str, Any]) -> Iterator[str]:

@@ -28,6 +28,8 @@ def add_commands(commands: Any) -> None:
     cli_listing.add_options(one)
     one.add_argument("--context", type=int, metavar="N", help="positions the token of a picture or schedule sees, its "
                      "own among them, or of an encoder's sequence (default 1)")
+    one.add_argument("--prompt", type=int, metavar="N", help="tokens of a prompt: the time to the first token behind "
+                     "it (default: of a few lengths)")
     one.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -41,9 +43,13 @@ def show(args: argparse.Namespace) -> int:
         return cli_listing.show(args, made)
     if made.encoder:
         return _encoder(args, made)
+    asked: dict[str, Any] = {}
+    if args.prompt is not None:
+        program = made.found.program if made.found else made.program
+        asked["first_token"] = cli_prefill.first_tokens(program, args.prompt)
     pictures = _pictures(args, made)
     about = cli_split.report(made.found) if made.found else cli_program.report(made.outline, made.program)
-    result = {"model": made.manifest["model"], "weights": made.weights} | about | pictures
+    result = {"model": made.manifest["model"], "weights": made.weights} | about | asked | pictures
     details = cli_split.details(result) if made.found else _details(result)
     print(json.dumps(result) if args.json else "\n".join([*cli_program.summary(result), *details]))
     return 0
@@ -51,6 +57,8 @@ def show(args: argparse.Namespace) -> int:
 
 def _encoder(args: argparse.Namespace, made: Bundle) -> int:
     """The report of an encoder's program."""
+    if args.prompt is not None:
+        raise BadRequest("an encoder has no first token", where="prompt", fix="leave it out")
     pictures = _pictures(args, made)
     result = {"model": made.manifest["model"], "weights": made.weights}
     result |= cli_encoder.report(made.outline, made.program) | pictures
@@ -67,6 +75,8 @@ def _check(args: argparse.Namespace) -> None:
         raise BadRequest("trace and page cannot be one file", where="html", fix="give each a name of its own")
     if args.chip is not None and (pictures or args.json):
         raise BadRequest("the schedule of a chip is text", where="chip", fix="leave out --json, --perfetto and --html")
+    if args.chip is not None and args.prompt is not None:
+        raise BadRequest("the schedule of a chip has no prompt", where="prompt", fix="leave one of both out")
     for name in ("unit", "cycles"):
         if getattr(args, name) is not None and args.chip is None:
             raise BadRequest("this is for the schedule of a chip", where=name, fix="add --chip N")
