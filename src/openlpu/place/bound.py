@@ -77,7 +77,7 @@ def _dispatches(graph: Graph, node: Node, chip: Chip, context: int) -> tuple[Fra
         scores, planes = node.attrs["heads"] * context, 2 * -(-node.attrs["kv_bits"] // 8)
         products = Fraction(scores * planes, lanes) + Fraction(scores * planes * node.attrs["head_dim"], lanes**2)
         return products, Fraction(12 * scores, lanes)
-    alu = {"embed": 2, "quantize": 5, "rms": 0, "headnorm": 7, "rope": 3, "silu_mul": 7, "swiglu": 11, "add": 1,
+    alu = {"embed": 2, "quantize": 3, "rms": 0, "headnorm": 5, "rope": 3, "silu_mul": 7, "swiglu": 11, "add": 1,
            "mul": 1, "route": 4, "select": 0, "mix": 2 * len(node.inputs) - 2}
     return Fraction(0), Fraction(alu[node.op] * size, lanes)
 
@@ -147,8 +147,8 @@ class Shortest:
 
     @property
     def code(self) -> int:
-        """From a scale to codes: reciprocal, product, rounding, two clips."""
-        return self.special + 5 * self.alu
+        """From a scale to codes: reciprocal, product, rounding."""
+        return self.special + 3 * self.alu
 
     def over_lanes(self, count: int) -> int:
         """A maximum over ``count`` values that ends in every lane: a tree, and one trip to the SXM and back.

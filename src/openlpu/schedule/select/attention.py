@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from openlpu.arch.truepoint import attention as tp
-from openlpu.arch.truepoint.codes import INV_WIDE, WIDE_MAX
+from openlpu.arch.truepoint.codes import INV_WIDE
 from openlpu.graph.ir import Node
 from openlpu.schedule.expression import Later, Op, Operand
 from openlpu.schedule.select import cache
@@ -150,7 +150,7 @@ def _query_codes(b: Build, q: Floats, softmax_scale: float, scale: Vec | None, h
 
 
 def _code_planes(x: Vec, inverse: Op | Vec, side: int) -> list[Want]:
-    code = code_of(x, inverse, WIDE_MAX)
+    code = code_of(x, inverse)
     return [Want(code, side=side), Want(above(code), side=side)]
 
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from openlpu.arch.truepoint import BLOCK
-from openlpu.arch.truepoint.codes import INV_NARROW, INV_NIBBLE, INV_WIDE, NARROW_MAX, NIBBLE_MAX, WIDE_MAX
+from openlpu.arch.truepoint.codes import INV_NARROW, INV_NIBBLE, INV_WIDE, NIBBLE_MAX
 from openlpu.place.host import TURNED
 from openlpu.schedule.expression import Later, Op
 from openlpu.schedule.select.build import Build
@@ -98,7 +98,7 @@ def coded(b: Build, x: Vec | Later, bits: int, side: int, *, transposed: bool) -
     away = () if transposed else _away(b, side, transposed=transposed)  # V is turned first
     if bits > 4:
         factor = scale_of(amax(b, [x], b.heads.dim, TOGETHER), INV_WIDE if bits == 16 else INV_NARROW)
-        code = code_of(x, reciprocal(factor), WIDE_MAX if bits == 16 else NARROW_MAX)
+        code = code_of(x, reciprocal(factor))
         words = [code, above(code)] if bits == 16 else [code]
         *made, scale = b.vxm.results([*(Want(word, away, close=True) for word in words), Want(factor)])
         return made, scale
@@ -107,7 +107,8 @@ def coded(b: Build, x: Vec | Later, bits: int, side: int, *, transposed: bool) -
     factor = at_least_floor(Op("mul", Op("sub", high, low), float_of(INV_NIBBLE)))
     inverse, scale = b.vxm.results([Want(reciprocal(factor)), Want(factor)])
     zero = b.vxm.evaluate(Op("to_int", Op("mul", low, inverse)))
-    return [b.vxm.evaluate(code_of(x, inverse, (b.vxm.evaluate(Op("add_mod", zero, NIBBLE_MAX)), zero)), away)], scale
+    least = Op("min_int", code_of(x, inverse), b.vxm.evaluate(Op("add_mod", zero, NIBBLE_MAX)))
+    return [b.vxm.evaluate(Op("max_int", least, zero), away)], scale
 
 
 def _maps(b: Build, side: int, *, transposed: bool) -> Vec:

@@ -91,10 +91,9 @@ def at_least_floor(scale: Operand) -> Op:
     return Op("max", scale, float_of(tp.SCALE_FLOOR))
 
 
-def code_of(x: Operand, inverse: Operand, limit: int | tuple[Vec, Vec]) -> Op:
-    """round(x * inverse), clipped to a limit: one number, or a vector and its negative."""
-    high, low = (limit, -limit) if isinstance(limit, int) else limit
-    return Op("max_int", Op("min_int", Op("to_int", Op("mul", x, inverse)), high), low)
+def code_of(x: Operand, inverse: Operand) -> Op:
+    """round(x * inverse); as TruePoint says, no code needs clipping."""
+    return Op("to_int", Op("mul", x, inverse))
 
 
 def high_plane(b: Build, code: Vec) -> Vec:
@@ -145,11 +144,7 @@ def quantize(b: Build, x: Floats, size: int, wide: int, known: Vec | None = None
     is_high, squares = [], list[list[tuple[Vec, Vec]]]()
     for v, vec in enumerate(x.vecs):
         wides = (x.lanes.channel[:, v] >= 0) & (x.lanes.channel[:, v] < wide)
-        limit: int | tuple[Vec, Vec] = tp.WIDE_MAX if wide == size else tp.NARROW_MAX
-        if 0 < wide < size and wides.any():
-            words = np.where(wides, tp.WIDE_MAX, tp.NARROW_MAX).astype(np.int32)
-            limit = (b.constant(words), b.constant(-words))
-        trees.append(code_of(vec, inverse, limit))
+        trees.append(code_of(vec, inverse))
         is_high.append(bool(wides.any()))
     if len(x.vecs) > FUSED:
         low = [b.vxm.evaluate(code) for code in trees]

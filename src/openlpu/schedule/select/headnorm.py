@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from openlpu.arch.truepoint.codes import INV_WIDE, WIDE_MAX
+from openlpu.arch.truepoint.codes import INV_WIDE
 from openlpu.graph.ir import Node
 from openlpu.schedule.expression import Op
 from openlpu.schedule.select.build import Build, Floats
@@ -31,7 +31,7 @@ def _factors(b: Build, node: Node, vec: Vec, starts: list[int]) -> list[Op]:
     """1/rms of each head, in that head's lanes only."""
     masks = [b.mask(b.heads.mask(lane)) for lane in starts]
     tree = scale_of(amax(b, [vec], span=b.heads.dim), INV_WIDE)
-    code, scale = b.vxm.results([Want(code_of(vec, reciprocal(tree), WIDE_MAX)), Want(tree)])
+    code, scale = b.vxm.results([Want(code_of(vec, reciprocal(tree))), Want(tree)])
     own = [b.vxm.evaluate(Op("mask", code, mask)).plane(0) for mask in masks]
     own_high = [b.vxm.evaluate(Op("mask", Op("add_mod", code, 128), mask)).plane(1) for mask in masks]
     ll = _products(b, code.plane(0), [*own, *own_high])
