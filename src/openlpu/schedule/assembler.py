@@ -48,6 +48,7 @@ class Assembler:
         self.passed: list[tuple[int, int, int, int]] = []
         self.pending: list[tuple[str, tuple[int, ...], list[Claim]]] = []
         self.settle: list[Callable[[], None]] = []  # what units remember of what is pending
+        self.passing: dict[tuple[tuple[int, ...], int, int, int], tuple[int, list[int]]] = {}  # by :meth:`shared`
         self.next_id = 1
         self.last = 0  # no instruction is dispatched later, so far
         self.floor = 0  # whatever is still to come arrives in this cycle or later
@@ -104,9 +105,13 @@ class Assembler:
         start = max(start, self.floor)
         end = max(start, self.last) + BEYOND
         found = self._tried(start, attempt, min(start + DOUBT, end), reads)
-        if found is None and self.trial(end, attempt, final=False) is not None:
+        if found is None and self.possible(attempt, end):
             found = self._tried(start + DOUBT, attempt, end, reads)
         return found
+
+    def possible(self, attempt: Callable[[int], object], end: int = 0) -> bool:
+        """Whether there is a cycle for it at all: behind everything, there should be one."""
+        return self.trial(max(end, self.last + BEYOND, self.floor), attempt, final=False) is not None
 
     def _tried(
         self, start: int, attempt: Callable[[int], T | None], end: int, reads: Sequence[tuple[int, int, int]] = ()
@@ -139,6 +144,7 @@ class Assembler:
         """The result of ``attempt`` at a cycle, all that it took and emitted now ``final``; or nothing done."""
         mark, count, first = self.timeline.mark(), len(self.pending), self.next_id
         self.settle.clear()
+        self.passing.clear()
         result = attempt(cycle)
         if result is not None and final:
             self.timeline.keep()
@@ -212,6 +218,13 @@ class Assembler:
             claim = [(0, vec.writers[i], vec.or_resident, vec.address)]
             ids.append(self.emit(f"mem{s}", leave - lead, "read", claim, address=vec.address, stream=base + i))
         return base, ids
+
+    def shared(self, vec: Vec, x: int, arrive: int) -> tuple[int, list[int]] | None:
+        """Likewise, unless the same trial has it pass there in that cycle already: then it is read once for both."""
+        key = vec.slices, vec.address, x, arrive
+        if (got := self.passing.get(key) or self.fetch(vec, x, arrive)) is not None:
+            self.passing[key] = got
+        return got
 
     def store(self, x: int, post: int, writers: Sequence[int], avoid: tuple[int, ...] = (),
               side: int | None = None, *, close: bool = False) -> tuple[int, Vec] | None:

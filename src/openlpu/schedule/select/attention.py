@@ -13,7 +13,7 @@ pass.  A row of flags for each token says which positions it sees.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -137,16 +137,24 @@ def _query_codes(b: Build, q: Floats, softmax_scale: float, scale: Vec | None, h
     own = [b.vxm.evaluate(Op("mask", q.vecs[h.vector * b.heads.group + h.member], b.mask(b.heads.mask(h.lane))))
            for h in heads]
     inverse: Op | Vec = reciprocal(factor)
-    factors = [Want(factor if span and isinstance(factor, Op) else Op("mul", factor, softmax_scale))]
+    total = factor if span and isinstance(factor, Op) else Op("mul", factor, softmax_scale)
     if len(heads) > FUSED:
-        inverse, total = b.vxm.results([Want(inverse), *factors])
+        inverse, *totals = b.vxm.results([Want(inverse), *_both_sides(total)])
         made = [vec for x in own for vec in b.vxm.results(_code_planes(x, inverse, side))]
     else:
-        *made, total = b.vxm.results([*(want for x in own for want in _code_planes(x, inverse, side)), *factors])
+        *made, west, east = b.vxm.results([*(want for x in own for want in _code_planes(x, inverse, side)),
+                                           *_both_sides(total)])
+        totals = [west, east]
+    scale = replace(totals[0], twin=totals[1])
     planes = [(low.plane(0), high.plane(1)) for low, high in zip(made[::2], made[1::2], strict=True)]
     if span:
-        total = b.vxm.evaluate(Op("mul", everywhere(b, total, span), softmax_scale))
-    return Queries(dict(zip(heads, planes, strict=True)), total)
+        scale = b.vxm.evaluate(Op("mul", everywhere(b, scale, span), softmax_scale))
+    return Queries(dict(zip(heads, planes, strict=True)), scale)
+
+
+def _both_sides(op: Op) -> list[Want]:
+    """A result in both hemispheres."""
+    return [Want(op, side=0), Want(op, side=1)]
 
 
 def _code_planes(x: Vec, inverse: Op | Vec, side: int) -> list[Want]:

@@ -160,8 +160,8 @@ class Build:
         name = f"constants.{planes}.{side}.{hashlib.sha256(words.tobytes()).hexdigest()[:16]}"
         data = byte_planes(words.reshape(-1, self.chip.lanes))[:, :planes]
         source = Source("bytes", data=data if words.ndim == 1 else data[:, None])
-        if name not in self.layout.homes.homes and planes == 2 and side is not None:
-            self.layout.homes.keep(name, source, self.layout.homes.map_slices(side))
+        if name not in self.layout.homes.homes and planes <= 2 and side is not None:
+            self.layout.homes.keep(name, source, self.layout.homes.map_slices(side)[:planes])
         return self._keep(name, source, planes, side)
 
     def _keep(self, name: str, source: Source, planes: int, hemisphere: int | None = None) -> Vec:

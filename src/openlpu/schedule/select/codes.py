@@ -153,10 +153,12 @@ def quantize(b: Build, x: Floats, size: int, wide: int, known: Vec | None = None
         highs = [above(code) for code, wides in zip(trees, is_high, strict=True) if wides]
         words = _words(trees, is_high) if squared else []
         flat = [x for own in words for word in own for x in (word, above(word))]
-        made = b.vxm.sides([*trees, *highs], [*flat, *([factor] if isinstance(factor, Op) else [])])
+        own = [factor] if isinstance(factor, Op) else []
+        made = b.vxm.sides([*trees, *highs, *(own if span else [])], [*flat, *([] if span else own)])
         rest = iter(made)
         low = [next(rest) for _ in trees]
         high = [next(rest).plane(1) if wides else None for wides in is_high]
+        factor = next(rest) if span and own else factor
         squares = [[(next(rest).plane(0), next(rest).plane(1)) for _ in own] for own in words]
         factor = factor if isinstance(factor, Vec) else next(rest)
     factor = stored(b, factor)

@@ -292,7 +292,7 @@ class Mxm:
         queues = f"{plane.name}.activations", f"{plane.name}.accumulate"
         if not (asm.timeline.queue(queues[0], cycle) and asm.timeline.queue(queues[1], arrive)):
             return None
-        got = asm.fetch(row, plane.x, cycle, among)
+        got = asm.fetch(row, plane.x, cycle, among) if among else asm.shared(row, plane.x, cycle)
         if got is None:
             return None
         reads = [(0, got[1][0], False, 0), (1, plane.array, False, 0)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from openlpu.arch.isa import ALU, BYTE, IMM, NONE, QUAD
@@ -113,19 +113,29 @@ class Vxm:
     def _made(self, wants: Sequence[Want]) -> list[Vec]:
         """The results of trees of which nothing is made later."""
         found = self._sought(wants)
+        if found is None and (eased := self._eased(wants)):
+            found = self._sought(eased)
         if found is None:
-            kept, done = {}, {}
-            for step in steps([want.op for want in wants], self.asm.chip):
-                for leaf in (step.op.a, step.op.b):
-                    if not isinstance(leaf, Op | Later | Vec | float | int | None) and id(leaf) not in kept:
-                        kept[id(leaf)] = leaf.kept()
-            wants = [replace(want, op=_moved(want.op, kept, done)) for want in wants]
+            kept = {id(leaf): leaf.kept() for leaf in dict.fromkeys(_operands(steps([w.op for w in wants], self.asm.chip)))
+                    if not isinstance(leaf, Op | Later | Vec | float | int)}
+            wants = _exchanged(wants, kept)
             found = self._sought(wants)
         if found is None and len(wants) > 1:
             return [vec for want in wants for vec in self._made([want])]
         if found is None:
             raise self.asm.sram.does_not_fit("no row is left where a value inside the token could be written")
         return found
+
+    def _eased(self, wants: Sequence[Want]) -> list[Want] | None:
+        """The same with a vector read two cycles earlier, so that what comes from other units can have its port; None
+        where that does not help."""
+        for leaf in dict.fromkeys(_operands(steps([want.op for want in wants], self.asm.chip))):
+            if isinstance(leaf, Vec):
+                eased = _exchanged(wants, {id(leaf): Op("pass", leaf)})
+                plan = self._without_clashes(eased)
+                if self.asm.possible(lambda cycle, plan=plan, eased=eased: self._dispatch(plan, eased, cycle)):
+                    return eased
+        return None
 
     def _sought(self, wants: Sequence[Want]) -> list[Vec] | None:
         plan = self._without_clashes(wants)
@@ -152,28 +162,31 @@ class Vxm:
         return list(dict.fromkeys(out))
 
     def _without_clashes(self, wants: Sequence[Want]) -> list[Step]:
-        """A plan in which of two leaves that would need the same SRAM port in the same cycle one, that can be had
-        first, passes an ALU before, so that it is read two cycles earlier."""
-        plan = steps([want.op for want in wants], self.asm.chip)
+        """A plan in which of two leaves that would need the same SRAM port in the same cycle the one that can be had
+        first passes ALUs before, so that it is read earlier.  Of two it is always the same one, or they would give
+        way to each other for ever."""
         x = self.asm.chip.vxm_position
-        seen: dict[tuple[int, int], Vec] = {}
-        early: dict[int, Op] = {}
+        while True:
+            plan = steps([want.op for want in wants], self.asm.chip)
+            clash = self._clash(plan)
+            if clash is None:
+                return plan
+            first = min(clash, key=lambda vec: (self.asm.earliest(vec, x), vec.slices, vec.address))
+            wants = _exchanged(wants, {id(first): Op("pass", first)})
+
+    def _clash(self, plan: Sequence[Step]) -> tuple[Vec, Vec] | None:
+        """Two leaves that want the same port in the same cycle."""
+        x, seen = self.asm.chip.vxm_position, dict[tuple[int, int], Vec]()
         for step in plan:
             for operand in (step.op.a, step.op.b):
-                if not isinstance(operand, Vec):
-                    continue
-                leaf = self.asm.closest(operand, x)
-                for s in leaf.slices:
-                    other = seen.setdefault((s, step.offset), operand)
-                    there = self.asm.closest(other, x)
-                    if (there.slices, there.address) != (leaf.slices, leaf.address):
-                        first = min(operand, other, key=lambda vec: self.asm.earliest(vec, x))
-                        if not {id(operand), id(other)} & early.keys():
-                            early[id(first)] = Op("pass", first)
-        if not early:
-            return plan
-        done: dict[int, Op] = {}
-        return self._without_clashes([replace(want, op=_moved(want.op, early, done)) for want in wants])
+                if isinstance(operand, Vec):
+                    leaf = self.asm.closest(operand, x)
+                    for s in leaf.slices:
+                        other = seen.setdefault((s, step.offset), operand)
+                        there = self.asm.closest(other, x)
+                        if (there.slices, there.address) != (leaf.slices, leaf.address):
+                            return operand, other
+        return None
 
     def copy(self, vec: Vec, avoid: tuple[int, ...] = ()) -> Vec:
         """The same value in another group; of a byte plane the byte plane."""
@@ -250,8 +263,19 @@ class Vxm:
         return [(got[0], [(number, 0) for number in got[1]])] if got else None
 
 
+def _operands(plan: Sequence[Step]) -> Iterator[Operand]:
+    """What the ops of a plan read, each as often as it is read."""
+    return (x for step in plan for x in (step.op.a, step.op.b) if x is not None)
+
+
+def _exchanged(wants: Sequence[Want], moved: Mapping[int, Operand]) -> list[Want]:
+    """The same with some leaves exchanged; what was shared stays shared."""
+    done: dict[int, Op] = {}
+    return [replace(want, op=_moved(want.op, moved, done)) for want in wants]
+
+
 def _moved(op: Op, moved: Mapping[int, Operand], done: dict[int, Op]) -> Op:
-    """The same tree with some leaves exchanged; what was shared stays shared."""
+    """The same tree with some leaves exchanged."""
     if id(op) not in done:
         swap = [_moved(x, moved, done) if isinstance(x, Op) else moved.get(id(x), x) for x in (op.a, op.b)]
         assert swap[0] is not None, "an op has a first operand"
