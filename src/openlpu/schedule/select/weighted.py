@@ -109,8 +109,13 @@ def weighted(b: Build, heads: Sequence[Head], scored: Sequence[Sequence[Scored]]
         tops = [v_tops[flags.place(row[0]), block] for block in range(b.blocks)]
         if first:
             ((product, total),) = sums[row]
-            made = b.vxm.later(Op("mul", Op("mul", product, tops[0]), reciprocal(total)))
-            if row != [*own][-1]:
+            made = Op("mul", Op("mul", product, tops[0]), reciprocal(total))
+            behind = len(own) - 1 - [*own].index(row)
+            if len(heads) <= CHAIN: # each row passes the planes before the next
+                for _ in range(behind * max(len(lanes), 2)):
+                    made = Op("pass", made)
+            made = b.vxm.later(made)
+            if behind and len(heads) > CHAIN:
                 made.made()
             for plane in b.mxm.planes:
                 b.mxm.awaited(plane, made)
