@@ -192,12 +192,12 @@ def test_values_inside_the_token_need_room_too(words):
 
 def test_rows_are_used_again_after_their_last_read(monkeypatch):
     """With little room results take rows that are free again; one taken too early is refused."""
-    graph, machine = random_graph(replace(BASE, layers=2), LLAMA, Scheme()), replace(TINY, words_per_slice=154)
+    graph, machine = random_graph(replace(BASE, layers=2), LLAMA, Scheme()), replace(TINY, words_per_slice=150)
     made = program(graph, machine)
     words = np.concatenate([np.stack([np.full(len(rows), int(name[3:])), rows["address"]], axis=1)
                             for name, queue in made.segments[-1].queues.items() if name.startswith("mem")
                             for rows in [queue[queue["op"] == BY_NAME["write"].opcode]]])
-    assert len(np.unique(words, axis=0)) < len(words) / 3
+    assert len(np.unique(words, axis=0)) < len(words) / 2
     ids = tokens(3, graph.config)
     want = ref.load(graph).run([Chunk(0, 0, ids, every=True)])
     assert same(ChipExecutable(made, graph.params).run([Chunk(0, 0, ids, every=True)]), want)

@@ -143,10 +143,29 @@ def latency(op: Op, chip: Chip) -> int:
 
 
 def steps(roots: Sequence[Op], chip: Chip) -> list[Step]:
-    """All ops of some trees, children before parents; an op read twice in the same cycle is dispatched once."""
+    """All ops of some trees, children before parents; an op read twice in the same cycle is dispatched once.  So is
+    one that reads what comes from another unit, which comes once: it is handed on to those who read it later."""
+    out = _placed(roots, chip, {})
+    first: dict[int, int] = {}
+    twice = False
+    for step in out:  # children before parents
+        if any(id(x) in first if isinstance(x, Op) else _comes(x) for x in (step.op.a, step.op.b)):
+            before = first.setdefault(id(step.op), step.offset)
+            first[id(step.op)], twice = min(before, step.offset), twice or before != step.offset
+    return _placed(roots, chip, first) if twice else out
+
+
+def _comes(x: Operand | None) -> bool:
+    """Whether an operand comes from another unit."""
+    return not isinstance(x, Op | Later | Vec | float | int | None)
+
+
+def _placed(roots: Sequence[Op], chip: Chip, first: dict[int, int]) -> list[Step]:
+    """:func:`steps`; what is in ``first``, offsets by op, is dispatched then."""
     done: dict[tuple[int, int], int] = {}
     at: dict[int, int] = {}  # the offset at which an op is there first
     out: list[Step] = []
+    wait = chip.latency["vxm"]
 
     def children(op: Op, offset: int) -> tuple[int | None, int | None]:
         a, b = (visit(x, offset - latency(x, chip)) if isinstance(x, Op) else None for x in (op.a, op.b))
@@ -155,10 +174,13 @@ def steps(roots: Sequence[Op], chip: Chip) -> list[Step]:
     def visit(op: Op, offset: int) -> int:
         key = (id(op), offset)
         if key not in done:
-            below = children(op, offset)
+            if first.get(id(op), offset) <= offset - wait:
+                found = Step(Op("pass", op), offset + latency(op, chip) - wait, (visit(op, offset - wait), None))
+            else:
+                found = Step(op, offset, children(op, offset))
+                at.setdefault(id(op), offset)
             done[key] = len(out)
-            at.setdefault(id(op), offset)
-            out.append(Step(op, offset, below))
+            out.append(found)
         return done[key]
 
     def anchor(op: Operand | None) -> int | None:

@@ -59,7 +59,7 @@ class Coded:
     lanes: Lanes
     low: list[Vec]
     high: list[Vec | None]
-    scale: Vec
+    scale: Vec | Later
     squares: list[list[tuple[Vec, Vec]]] = field(default_factory=list)
 
 

@@ -174,6 +174,9 @@ def _words(codes: Sequence[Op], is_high: Sequence[bool]) -> list[list[Op]]:
     return products(lows, highs)
 
 
+JOINED = 8  # vectors
+
+
 def rms(b: Build, node: Node, q: Coded, reference: Coded) -> Coded:
     """Codes whose scale is times 1/rms of the reference; squares of its codes are words that a tile of ones sums."""
     size = b.graph.values[node.output].size
@@ -183,8 +186,16 @@ def rms(b: Build, node: Node, q: Coded, reference: Coded) -> Coded:
     enough = 2 * len(found) <= b.chip.accumulators  # each total is read before the next takes its accumulators
     ll, *wide = [part if enough else b.vxm.evaluate(part) for part in parts]
     total = squares(wide[0], wide[1], ll) if wide else ll
+    assert isinstance(q.scale, Vec) and isinstance(reference.scale, Vec), "codes have a scale before rms changes it"
     factor = rms_factor(total, reference.scale, size, node.attrs["eps"])
-    return Coded(q.lanes, q.low, q.high, b.vxm.evaluate(Op("mul", q.scale, factor)))
+    scale = b.mxm.awaited(plane, b.vxm.later(Op("mul", q.scale, factor)))
+    return Coded(q.lanes, q.low, q.high, scale if _few(b, node) else scale.made())
+
+
+def _few(b: Build, node: Node) -> bool:
+    """Whether products with these codes have so few vectors that one chain can begin with the scale and end in them."""
+    readers = (reader.output for reader in b.graph.nodes if node.output in reader.inputs)
+    return b.chunk == 1 and sum(b.lanes(name).vectors for name in readers if name in b.layout.lanes) <= JOINED
 
 
 def stored_products(b: Build, q: Coded) -> list[list[tuple[Vec, Vec]]]:

@@ -76,9 +76,9 @@ def silu_mul(b: Build, gate: Floats, up: Floats) -> Floats:
     """(gate * 1/(1 + exp(-gate))) * up."""
     vecs, alu, special = [], b.chip.latency["vxm"], b.chip.latency["vxm_special"]
     for g, u in zip(gate.parts, up.parts, strict=True):
-        again = b.vxm.after(g, 3 * alu + 2 * special)
+        again, up_again = b.vxm.after(g, 3 * alu + 2 * special), b.vxm.after(u, 4 * alu + 2 * special)
         root = Op("rsqrt", Op("add", Op("exp", Op("negate", g)), 1.0))
-        vecs.append(b.vxm.later(Op("mul", Op("mul", again, Op("mul", root, root)), u)))
+        vecs.append(b.vxm.later(Op("mul", Op("mul", again, Op("mul", root, root)), up_again)))
     return Floats(gate.lanes, vecs)
 
 

@@ -23,7 +23,10 @@ RUN, FETCH = 16, 2  # after so many tiles in a row, cycles in which the plane's 
 
 
 def linear(b: Build, node: Node, places: Sequence[int], out: Lanes) -> list[Floats]:
-    """For the token of each place one fp32 vector per output vector: sums over input vectors stay in an accumulator."""
+    """For the token of each place one fp32 vector per output vector: sums over input vectors stay in an accumulator.
+
+    Where the scale comes later than they do, they wait in SRAM, so that the next tile need not.
+    """
     if bank(node) and len(places) > 1:  # each token has experts of its own
         return [one for place in places for one in linear(b, node, [place], out)]
     tokens = [b.coded[node.inputs[0], place] for place in places]
@@ -36,17 +39,23 @@ def linear(b: Build, node: Node, places: Sequence[int], out: Lanes) -> list[Floa
             ways.append((partners, partner))
         for made, order in ways:
             for i, (low, high) in enumerate(sums(b, node, places, j, order)):
-                y = _scaled(b, node, f"{j}.partner" if order else f"{j}", places[i], low, high, tokens[i].scale)
-                made[i].append(b.mxm.awaited(plane, b.vxm.later(y)))
+                scale, total = tokens[i].scale, _total(low, high)
+                late = isinstance(scale, Later) and scale.vec is None
+                row = f"{j}.partner" if order else f"{j}"
+                y = b.vxm.later(_scaled(b, node, row, places[i], b.vxm.evaluate(total) if late else total, scale))
+                made[i].append(y if late else b.mxm.awaited(plane, y))
     b.partners |= {(node.output, place): own for place, own in zip(places, partners, strict=True) if own}
     return [Floats(out, own) for own in parts]
 
 
-def _scaled(b: Build, node: Node, j: str, place: int, low: Operand, high: Operand | None, scale: Vec) -> Op:
-    """((Σhigh * 256 + Σlow) * scale) * row_scale (+ bias) of output vector j."""
+def _total(low: Operand, high: Operand | None) -> Op:
+    """Σhigh * 256 + Σlow."""
     total = Op("to_float", low)
-    if high is not None:
-        total = Op("add", Op("mul", Op("to_float", high), 256.0), total)
+    return total if high is None else Op("add", Op("mul", Op("to_float", high), 256.0), total)
+
+
+def _scaled(b: Build, node: Node, j: str, place: int, total: Op | Vec, scale: Vec | Later) -> Op:
+    """(total * scale) * row_scale (+ bias) of output vector j."""
     y = Op("mul", Op("mul", total, scale), experts.row(b, node, "scale", j, place))
     return Op("add", y, experts.row(b, node, "bias", j, place)) if "bias" in node.params else y
 
@@ -80,7 +89,7 @@ def total(b: Build, node: Node, place: int) -> Floats:
         slots = own[j :: out.vectors]
         low, high = (_reduced(b, [getattr(sum, word) for sum in slots]) for word in ("low", "high"))
         assert low is not None, "every vector has a low plane"
-        parts.append(b.vxm.later(_scaled(b, node, f"{j}", place, low, high, scale)))
+        parts.append(b.vxm.later(_scaled(b, node, f"{j}", place, _total(low, high), scale)))
     return Floats(out, parts)
 
 
@@ -113,10 +122,13 @@ def sums(b: Build, node: Node, places: Sequence[int], j: int,
     tiles = [(i, tile) for i in range(b.coded[node.inputs[0], places[0]].lanes.vectors)
              if (tile := homes.get(f"weights.{where}.{j}.{i}"))]
     ahead, planes = steady(len(tiles) * b.lanes(node.output).vectors, b.chip), [home]
+    scale = b.coded[node.inputs[0], places[0]].scale
     if order:
         planes = [beside(home, b.chip)]
     elif HELD < len(tiles) <= 2 * HELD and "scale" in node.params and not (ahead or bank(node)):
         planes = sorted({home, beside(home, b.chip)})
+    if isinstance(scale, Later):  # which a product on one of them makes: that one is not to wait for
+        planes = [plane for plane in planes if not b.mxm.awaits(plane, scale)] or [beside(planes[0], b.chip)]
     made = [_sums(b, node, places, j, b.mxm.planes[plane], tiles[k :: len(planes)], order, ahead=ahead)
             for k, plane in enumerate(planes)]
     return [(_joined(low), _joined(high) if any(high) else None)
@@ -168,7 +180,7 @@ def _sums(b: Build, node: Node, places: Sequence[int], j: int, plane: Plane, til
             activate(i)
     if ahead:
         activate(tiles[-1][0])
-    return [(_total(low), high and _total(high)) for low, high in pairs]
+    return [(_sum(low), high and _sum(high)) for low, high in pairs]
 
 
 def _load(b: Build, plane: Plane, home: Home, order: Order | None, *, steady: bool) -> None:
@@ -178,6 +190,6 @@ def _load(b: Build, plane: Plane, home: Home, order: Order | None, *, steady: bo
     b.mxm.load(plane, 0, resident(home), home.count, steady=steady, order=order.groups if order else ())
 
 
-def _total(row: Row | None) -> Vec | Arrival:
+def _sum(row: Row | None) -> Vec | Arrival:
     assert row and row.sum, "the last activation emits"
     return row.sum

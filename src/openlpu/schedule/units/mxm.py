@@ -112,6 +112,10 @@ class Mxm:
             self.waiting.setdefault(name, []).append(later)
         return later
 
+    def awaits(self, plane: int, later: Later) -> bool:
+        """Whether the next install of a plane makes a result that is not made yet."""
+        return later.vec is None and later in self.waiting.get(self.planes[plane].name, ())
+
     def pick(self, hemisphere: int | None = None) -> Plane:
         """For work that has no home in SRAM of its own: the plane with the fewest tiles so far."""
         options = [p for p in self.planes if hemisphere in (None, p.hemisphere)]

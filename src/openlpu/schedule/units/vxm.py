@@ -116,8 +116,8 @@ class Vxm:
         if found is None and (eased := self._eased(wants)):
             found = self._sought(eased)
         if found is None:
-            kept = {id(leaf): leaf.kept() for leaf in dict.fromkeys(_operands(steps([w.op for w in wants], self.asm.chip)))
-                    if not isinstance(leaf, Op | Later | Vec | float | int)}
+            read = dict.fromkeys(_operands(steps([want.op for want in wants], self.asm.chip)))
+            kept = {id(x): x.kept() for x in read if not isinstance(x, Op | Later | Vec | float | int)}
             wants = _exchanged(wants, kept)
             found = self._sought(wants)
         if found is None and len(wants) > 1:
@@ -146,7 +146,8 @@ class Vxm:
                 if isinstance(leaf, Vec):
                     start = max(start, self.asm.earliest(leaf, x) - step.offset)
                 elif not isinstance(leaf, Op | Later | float | int | None):
-                    assert came.setdefault(id(leaf), step.offset) == step.offset, "what comes from a unit comes once"
+                    if came.setdefault(id(leaf), step.offset) != step.offset:
+                        return None  # what comes from a unit comes once
                     start = max(start, leaf.earliest() - step.offset)
         return self.asm.sought(start, lambda cycle: self._dispatch(plan, wants, cycle), self._first_reads(plan, wants))
 
