@@ -31,7 +31,7 @@ from openlpu.schedule.units.vxm import Want
 from openlpu.schedule.values import Vec
 
 CROWD = 32  # maxima, beyond which the SXMs should not wait for what reads them
-FUSED = 4  # heads whose codes are made in one go with their scale
+FUSED, BESIDE = 4, 2  # heads whose codes are made at once, and how often in one go with their scale
 
 
 @dataclass(frozen=True)
@@ -138,12 +138,16 @@ def _query_codes(b: Build, q: Floats, softmax_scale: float, scale: Vec | None, h
            for h in heads]
     inverse: Op | Vec = reciprocal(factor)
     total = factor if span and isinstance(factor, Op) else Op("mul", factor, softmax_scale)
-    if len(heads) > FUSED:
+    if len(heads) > FUSED * BESIDE:
         inverse, *totals = b.vxm.results([Want(inverse), *_both_sides(total)])
         made = [vec for x in own for vec in b.vxm.results(_code_planes(x, inverse, side))]
     else:
-        *made, west, east = b.vxm.results([*(want for x in own for want in _code_planes(x, inverse, side)),
-                                           *_both_sides(total)])
+        wants = []
+        for i, x in enumerate(own):
+            if i and i % FUSED == 0:  # both their planes are written before those of the next
+                inverse = Op("pass", Op("pass", inverse))
+            wants += _code_planes(x, inverse, side)
+        *made, west, east = b.vxm.results([*wants, *_both_sides(total)])
         totals = [west, east]
     scale = replace(totals[0], twin=totals[1])
     planes = [(low.plane(0), high.plane(1)) for low, high in zip(made[::2], made[1::2], strict=True)]

@@ -273,7 +273,7 @@ def resident(home: Home) -> Vec:
 
 
 SHIFTED = 3  # rotations in two cycles of a chain, of which the SXMs shift one
-TRIP = 64  # cycles, about, of a trip to the SXM and back, however few rotations are made
+TRIP = 46  # cycles, about, of a trip to the SXM and back, however few rotations are made
 
 
 def rounds(lanes: int, many: int, chained: int = 2, trip: int = TRIP) -> tuple[int, list[int]]:
