@@ -55,6 +55,20 @@ def test_two_chips_have_the_reference_s_tensors(tmp_path: Path, capsys) -> None:
     assert page.stat().st_size and json.loads(trace.read_text())["traceEvents"]
 
 
+def test_spare_nodes_take_the_place_of_dead_ones(made: Path, tmp_path: Path, capsys) -> None:
+    """The same program on the chips that are left, with the reference's tensors; too many dead are one error."""
+    folder = str(tmp_path / "model")
+    rack = ["--system", "groqrack", "--tensor", "2", "--stages", "2", "--exchange", "values"]
+    assert main(["compile", MODEL, *rack, "-o", folder]) == 0
+    capsys.readouterr()
+    assert main(["verify", folder, "--tokens", "1", "--dead", "3"]) == 0
+    assert capsys.readouterr().out.endswith("every claim holds\non chips 8 to 11 of the machine\n")
+    assert main(["verify", folder, "--tokens", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["physical"] == [0, 1, 2, 3]
+    for options, said in ((f"{folder} --dead 3,8", "56 of 72"), (f"{made} --stage 0 --dead 1", "without values")):
+        assert main(["verify", *options.split()]) == 2 and said in capsys.readouterr().err
+
+
 def test_the_system_is_in_the_folder(made: Path) -> None:
     found = bundle.load(made).found
     assert found

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ from openlpu._base.progress import Progress
 
 if TYPE_CHECKING:
     from openlpu.schedule.bundle import Bundle
+    from openlpu.schedule.program import Program
+    from openlpu.schedule.search import Found
     from openlpu.target.chip.value_free import Checked
 
 Bars = Callable[[], AbstractContextManager[Progress]]
@@ -32,12 +35,22 @@ def add_commands(commands: Any, bars: Bars) -> None:
     one.add_argument("--stage", type=int, metavar="N", help="check one pipeline stage and its links, without values")
     one.add_argument("--context", type=int, metavar="N", help="without values: only the segment for so many positions "
                      "(default: every segment)")
+    one.add_argument("--dead", type=numbers, default=(), metavar="CHIP[,CHIP]", help="of several chips: these of the "
+                     "machine do not work, and spare nodes take the place of theirs")
     one.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """The value of ``--dead``."""
+    if not all(part.isascii() and part.isdigit() for part in text.split(",")):
+        raise argparse.ArgumentTypeError(f"{text!r} is not the number of a chip, or several with commas")
+    return tuple(map(int, text.split(",")))
 
 
 def verify(args: argparse.Namespace, bars: Bars) -> int:
     """Compare every fp32 tensor of the first tokens with the reference; exit status 1 if one differs."""
     from openlpu.schedule import bundle
+    from openlpu.schedule.program import Program
     from openlpu.tokens.verify import verify as compare
 
     made = bundle.load(args.folder)
@@ -45,22 +58,46 @@ def verify(args: argparse.Namespace, bars: Bars) -> int:
         return _value_free(args, made, bars)
     if args.context is not None:
         raise BadRequest("this is for a check without values", where="context", fix="add --stage N")
+    program = _moved(made, args.dead)
+    chips = [0] if isinstance(program, Program) else program.system.physical[: program.program.split.chips].tolist()
     with bars() as progress:
         tokens = TOKENS if args.tokens is None else args.tokens
-        verdict = compare(made.graph, made.found or made.program, tokens, progress)
+        verdict = compare(made.graph, program, tokens, progress)
     if args.json:
-        print(json.dumps({"same": not verdict.difference, **vars(verdict)}))
+        print(json.dumps({"same": not verdict.difference, **vars(verdict), "physical": chips}))
     elif verdict.difference:
         print(verdict.difference)
     else:
         each = f" of each of {verdict.requests} requests" if verdict.requests > 1 else ""
         print(f"{units.count(verdict.tokens, 'token')}{each}, {units.count(verdict.tensors, 'tensor')}: the "
               "reference's bits; every claim holds")
+        if args.dead:
+            print(f"on chips {_runs(chips)} of the machine")
     return 1 if verdict.difference else 0
+
+
+def _moved(made: Bundle, dead: Sequence[int]) -> Program | Found:
+    """What was compiled, on the chips that are left."""
+    if not dead:
+        return made.found or made.program
+    if not made.found:
+        raise BadRequest("this is for several chips", where="dead", fix="leave it out")
+    from openlpu.schedule.search import lined_up
+
+    return replace(made.found, system=lined_up(made.found.system.without(dead), made.found.program.split))
+
+
+def _runs(chips: Sequence[int]) -> str:
+    """``8 to 15, 24 to 31``."""
+    starts = [i for i, chip in enumerate(chips) if not i or chip != chips[i - 1] + 1]
+    ends = [*(i - 1 for i in starts[1:]), len(chips) - 1]
+    return ", ".join(f"{chips[a]} to {chips[b]}" if a < b else f"{chips[a]}" for a, b in zip(starts, ends, strict=True))
 
 
 def _value_free(args: argparse.Namespace, made: Bundle, bars: Bars) -> int:
     """What the referee finds without values; exit status 2 and its error if it refuses the program."""
+    if args.dead:
+        raise BadRequest("without values nothing runs on chips", where="dead", fix="leave it out")
     if args.tokens is not None:
         raise BadRequest("without values no token runs", where="tokens",
                          fix="leave out --tokens" if made.weights else "openlpu load-weights DIR CHECKPOINT")
