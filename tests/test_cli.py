@@ -60,7 +60,7 @@ def test_sampling_options_reach_the_sampler(capsys):
     (["run", "demo", "x", "--target", "ref", "--chat"], "no chat template"),
     (["run", "demo", "x y z " * 20, "--target", "ref", "--context", "8"], "do not fit the context of 8"),
     (["run", "demo", "x", "--target", "ref", "--context", "9999"], "9999"),
-    (["run", "demo", "x", "--target", "ref", "--dump", __file__], "File exists"),
+    (["run", "demo", "x", "--target", "ref", "--dump", __file__], "this is a file, not a folder"),
 ])
 def test_wrong_input_is_one_message_and_status_2(argv, words, capsys):
     assert main(argv) == 2

@@ -67,7 +67,7 @@ def test_bench_against_a_peer_prints_ratios_and_their_spread(capsys, llama_bench
     (["--shape", "gpt-9"], "llama-3.2-1b"),
     (["--at-context", "500"], "do not fit the context of 512"),
     (["--against", "abacus=/bin/true"], "names no peer"),
-    (["no.gguf", "--against", "llama-bench=/bin/true"], "no such file: no.gguf"),
+    (["no.gguf", "--against", "llama-bench=/bin/true"], "there is no model no.gguf"),
 ])
 def test_what_cannot_be_measured(words, message, capsys):
     assert main(["bench", *words]) == 2

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from openlpu._base import manifest
 from openlpu.cli import main
@@ -48,6 +50,24 @@ def made(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Path:
     ("compile --workload matmul:1x2x3 --requests 1", "requests: this is for models"),
     ("compile --workload matmul:1x2x3:", "is not a workload"),
     ("compile --workload matmul:99999999999x1x1", "99,999,999,999 is out of range"),
+    ("run demo --dump /proc/x", "/proc/x: cannot be written: there is no such file or folder"),
+    ("run demo x --seed -1", "seed: -1 is out of range"),
+    ("run DIR a DIRDIRDIRDIRDIRDIRDIRDIR b --max-tokens 1", "prompt 2 of 3: "),
+    ("run DIR a b ", "prompt 3 of 3: the prompt is empty"),
+    ("compile demo --dump DIR/manifest.json/x", "a part of this path is a file, not a folder"),
+    ("compile demo --chip MISSING.toml", "there is no file MISSING.toml"),
+    ("systems MISSING.toml", "there is no file MISSING.toml"),
+    ("show DIR --html /dev/full", "/dev/full: cannot be written: there is no room left"),
+    ("conformance export DIR/manifest.json", "there is something here already"),
+    ("conformance export DIR/manifest.json/x", "this is a file, not a folder"),
+    ("conformance export DIR", "there is something here already"),
+    ("conformance export /proc/x", "/proc/x: cannot be written: there is no such file or folder"),
+    ("accuracy demo MISSING", "MISSING: there is no such file or folder"),
+    ("accuracy demo DIR", "DIR: this is a folder, not a file"),
+    ("accuracy demo DIR/params.safetensors", "not UTF-8: "),
+    ("bench demo --threads -1", "threads: -1 is out of range"),
+    ("bench demo --peer-model DIR/manifest.json", "peer-model: this is what llama-bench runs"),
+    ("bench demo --against openvino=python:MISSING", "there is no model MISSING"),
 ])
 def test_it_is_said(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
@@ -62,6 +82,49 @@ def test_it_is_said(
     said = capsys.readouterr()
     assert what in said.err and "\n  fix: " in said.err and not said.out
     assert not [*here.iterdir()] and not (tmp_path / "missing").exists()
+
+
+@pytest.mark.parametrize("command", ["compile CONFIG --shapes-only --chip tiny -o NEW", "run demo --dump NEW",
+                                     "load-weights DIR CHECKPOINT", "conformance export NEW"])
+def test_where_there_is_no_room_nothing_is_left(
+    made: Path, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    command: str,
+) -> None:
+    """Every write fails, that of a library in its own words; what was there stays."""
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def library(*_: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    shutil.copytree(made, tmp_path / "made")
+    names = {"CONFIG": str(models / "smollm" / "config.json"), "CHECKPOINT": str(models / "smollm"),
+             "DIR": str(tmp_path / "made"), "NEW": str(tmp_path / "new")}
+    before = {path: path.read_bytes() for path in (tmp_path / "made").rglob("*") if path.is_file()}
+    for name, path in names.items():
+        command = command.replace(name, path)
+    if "load-weights" in command:
+        monkeypatch.setattr("openlpu.schedule.bundle.save_file", library)
+    else:
+        monkeypatch.setattr(Path, "write_text", full)
+        monkeypatch.setattr(Path, "write_bytes", full)
+    assert main(command.split(" ")) == 2
+    monkeypatch.undo()
+    assert "cannot be written: there is no room left\n  fix: " in capsys.readouterr().err
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_a_model_compiled_before_dumps_nothing(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And one byte of its manifest is as good as all."""
+    folder = tmp_path / "cpu"
+    assert main(["compile", str(models / "smollm"), "--target", "cpu", "-o", str(folder)]) == 0
+    assert main(["run", str(folder), "a", "--dump", str(tmp_path / "dump")]) == 2
+    assert "dump: no pass runs: this model was compiled before" in capsys.readouterr().err
+    file = folder / "manifest.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"fingerprint": "0" * 64}))
+    assert main(["run", str(folder), "a"]) == 2
+    assert "manifest.json: this file differs from what was written" in capsys.readouterr().err
+    assert [*tmp_path.iterdir()] == [folder]
 
 
 def test_a_folder_taken_is_said_before_the_model_is_read(

@@ -30,7 +30,7 @@ from openlpu import (
     cli_weights,
 )
 from openlpu._base import units
-from openlpu._base.errors import BadRequest, OpenLpuError, Unsupported
+from openlpu._base.errors import BadRequest, OpenLpuError, Unsupported, of_system
 from openlpu._base.progress import Progress
 from openlpu.target import TARGETS
 
@@ -58,8 +58,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"openlpu {args.name}: {error}", file=sys.stderr)
         return 2
     except OSError as error:  # a file that cannot be read or written
-        text = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        print(f"openlpu {args.name}: {text}", file=sys.stderr)
+        print(f"openlpu {args.name}: {of_system(error)}", file=sys.stderr)
+        return 2
+    except MemoryError:
+        fix = "end what else takes memory, or use a smaller model or --context"
+        print(f"openlpu {args.name}: there is not enough memory\n  fix: {fix}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nopenlpu: interrupted", file=sys.stderr)
@@ -131,7 +134,8 @@ def accuracy(args: argparse.Namespace) -> int:
     try:
         documents = [part.strip("\n") for part in args.text.read_text("utf-8").split(DOCUMENT_END)]
     except UnicodeDecodeError as error:
-        raise BadRequest(f"not UTF-8: {error.reason} at byte {error.start}", where=str(args.text)) from error
+        raise BadRequest(f"not UTF-8: {error.reason} at byte {error.start}", where=str(args.text),
+                         fix="name a text file") from error
     with _bars() as progress:
         checkpoint = load(args.model, progress=progress)
         if isinstance(checkpoint.config, EncoderConfig):

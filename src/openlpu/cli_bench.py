@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from openlpu import __version__, cli_options, cli_promise
 from openlpu._base import units
+from openlpu._base.errors import BadRequest
 from openlpu._base.progress import Progress
 
 if TYPE_CHECKING:
@@ -48,9 +49,16 @@ def add_commands(commands: Any, bars: Bars, positive: Callable[[str], int], mode
 
 def bench(args: argparse.Namespace, bars: Bars) -> int:
     """Speeds of the native target on a model, or on random codes of a known shape."""
+    from openlpu.target.cpu.run import MOST_THREADS
     from openlpu.tokens import bench as benchmark
     from openlpu.tokens.peers import peer
 
+    if not 0 <= args.threads <= MOST_THREADS:
+        raise BadRequest(f"{args.threads} is out of range", where="threads",
+                         fix=f"threads is 0 (all cores) to {MOST_THREADS}")
+    if args.peer_model and not (args.against or "").startswith("llama-bench"):
+        raise BadRequest("this is what llama-bench runs", where="peer-model", fix="add --against llama-bench=PATH, or "
+                         "leave it out")
     own = Path(args.model) if not args.shape and args.model.endswith(".gguf") else None
     peers = [peer(args.against, args.peer_model or own)] if args.against else []
     scheme = cli_options.scheme(args)

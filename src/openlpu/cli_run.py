@@ -72,6 +72,7 @@ def run(args: argparse.Namespace, bars: Bars) -> int:
     from openlpu import compile as pipeline
 
     args.prompts = args.prompts or [PROMPT]
+    _check(args)
     prompts: list[Prompt] = [[{"role": "user", "content": text}] if args.chat else text for text in args.prompts]
     if args.model is not None and _for_chips(args.model):
         return _run_program(args, prompts, bars)
@@ -94,6 +95,15 @@ def run(args: argparse.Namespace, bars: Bars) -> int:
             result |= _replay(args, replayed, model, prompts[0], bars)
     print(json.dumps(result) if args.json else "\n\n" + "\n".join(_summary(result)))
     return 0 if result.get("same", True) else 1
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuse what no model takes, before the minutes that a large one takes to load."""
+    from openlpu.tokens.request import Request, Sampling
+
+    given = {name: getattr(args, name) for name in CHOICES if name != "stop"}
+    sampling = Sampling(**{name: value for name, value in given.items() if value is not None})
+    Request((), sampling, args.max_tokens, (), tuple(args.stop))
 
 
 def _compiled(args: argparse.Namespace, bars: Bars) -> Compiled:

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from openlpu._base import units
+from openlpu._base.errors import BadRequest
 from openlpu._base.progress import Progress
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def run(
 ) -> int:
     """Answer all prompts; of a ``compiled`` program also each alone on the reference.  Exit status 1 if bits differ."""
     with bars() as progress:
-        answers = [model.generate(prompt, **options) for prompt in prompts]
+        answers = _begun(model, prompts, options)
         arrivals = _finish(model, answers, progress)
         same = _alone(compiled, prompts, options, answers, progress) if compiled else None
     result = {"model": model.name, "target": args.target, "answers": [said(answer) for answer in answers],
@@ -37,6 +38,20 @@ def run(
     else:
         print("\n".join(_lines(result, args.prompts, args.chat)))
     return 0 if same is not False else 1
+
+
+def _begun(model: Model, prompts: Sequence[Prompt], options: Mapping[str, Any]) -> list[Generation]:
+    """All answers, of which nothing has run; an error says which of several prompts it is about."""
+    answers = []
+    for number, prompt in enumerate(prompts, 1):
+        try:
+            answers.append(model.generate(prompt, **options))
+        except BadRequest as error:
+            if error.where != "prompt" or len(prompts) == 1:
+                raise
+            where = f"prompt {number} of {len(prompts)}"
+            raise BadRequest(error.what, where=where, fix=error.fix) from error
+    return answers
 
 
 def said(answer: Generation) -> dict[str, Any]:

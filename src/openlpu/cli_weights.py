@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from openlpu._base import units
-from openlpu._base.errors import BadRequest
+from openlpu._base.errors import BadRequest, TooManyPositions
 from openlpu._base.manifest import require_new
 from openlpu._base.progress import Progress
 
@@ -44,7 +44,12 @@ def load_weights(args: argparse.Namespace, bars: Bars) -> int:
         bundle.require_own(stored)
     with bars() as progress:
         context = stored.outline.config.context
-        compiled = pipeline.compile(args.checkpoint, scheme=stored.scheme, context=context, progress=progress)
+        try:
+            compiled = pipeline.compile(args.checkpoint, scheme=stored.scheme, context=context, progress=progress)
+        except TooManyPositions as error:
+            what = f"the program is for {context} positions, these weights for {error.most} at most"
+            raise BadRequest(what, where=error.where, fix=f"compile the program with --context {error.most}, or name "
+                             "weights for as many") from error
         read = time.perf_counter()
         texts = compiled.checkpoint.texts()
         bundle.refill(stored, compiled.graph, model=args.checkpoint, texts=texts, folder=args.output)

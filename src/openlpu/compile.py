@@ -7,14 +7,14 @@ pass returned as a numbered text file.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from openlpu._base import manifest, text
-from openlpu._base.errors import BadRequest, DoesNotFit, ProgramError, Unsupported
-from openlpu._base.manifest import MANIFEST, new_folder
+from openlpu._base.errors import BadRequest, DoesNotFit, ProgramError, TooManyPositions, Unsupported
+from openlpu._base.manifest import MANIFEST, new_file, new_folder
 from openlpu._base.progress import Progress, silent
 from openlpu.arch import truepoint
 from openlpu.checkpoint.config import ModelConfig
@@ -131,6 +131,8 @@ def compile(
     Raises :class:`openlpu._base.errors.OpenLpuError` naming file and field when the model cannot be used.
     """
     if is_stored(source):
+        if dump:
+            raise BadRequest("no pass runs: this model was compiled before", where="dump", fix="leave it out")
         return _stored(Path(source), scheme, context)
     options = Options(scheme or Scheme(), context)
     results: list[Any] = [source]
@@ -138,10 +140,17 @@ def compile(
         progress(step.folder, at, len(PIPELINE))
         results.append(step.run(results[-1], options, progress))
         if dump:
-            dump.mkdir(parents=True, exist_ok=True)
-            (dump / f"{at + 1:02}-{step.folder}.txt").write_text(text.dump(step.show(results[-1])), "utf-8")
+            _dump(dump, at + 1, {step.folder: step.show(results[-1])})
     progress("ready", len(PIPELINE), len(PIPELINE))
     return Compiled(str(source), results[1], results[-1], options)
+
+
+def _dump(folder: Path, first: int, results: Mapping[str, Any]) -> None:
+    """Write what passes returned, the first of them number ``first``."""
+    manifest.make_folder(folder)
+    for at, (name, result) in enumerate(results.items(), first):
+        with new_file(folder / f"{at:02}-{name}.txt") as made:
+            made.write_text(text.dump(result), "utf-8")
 
 
 def store(compiled: Compiled, folder: Path, *, threads: Sequence[int] = (), progress: Progress = silent) -> None:
@@ -158,12 +167,12 @@ def store(compiled: Compiled, folder: Path, *, threads: Sequence[int] = (), prog
         stored.write(made, compiled.graph, compiled.context, counts, progress)
         for name, content in compiled.checkpoint.texts().items():
             (made / name).write_bytes(content)
-        manifest.write(made, {
+        manifest.write(made, manifest.sealed({
             "format": stored.FORMAT, "model": compiled.name, "scheme": vars(compiled.options.scheme),
             "truepoint": truepoint.VERSION, "fingerprint": compiled.fingerprint(),
             "files": {path.name: path.stat().st_size for path in sorted(made.iterdir())},
             "sha256": {path.name: manifest.sha256(path) for path in stored.hashed(made)},
-        })
+        }))
 
 
 def is_stored(source: str | Path) -> bool:
@@ -178,6 +187,7 @@ def _stored(folder: Path, scheme: Scheme | None, context: int | None) -> Compile
     if words.get("truepoint") != truepoint.VERSION:
         what = f"made for numerics version {words.get('truepoint')}; this is version {truepoint.VERSION}"
         raise ProgramError(what, where=str(folder), fix="compile the model again")
+    manifest.require_sealed(words, folder / MANIFEST)
     try:
         damaged = stored.damaged(folder, words["files"], words["sha256"])
         made_as, fingerprint = Scheme(**words["scheme"]), str(words["fingerprint"])
@@ -225,10 +235,7 @@ def program(
     else:
         made = schedule(graph, layout, buckets(layout.context), chunks)
     if dump:
-        dump.mkdir(parents=True, exist_ok=True)
-        first = len(PIPELINE) + 1
-        for at, (name, result) in enumerate((("place", layout.homes.homes), ("schedule", made)), first):
-            (dump / f"{at:02}-{name}.txt").write_text(text.dump(result), "utf-8")
+        _dump(dump, len(PIPELINE) + 1, {"place": layout.homes.homes, "schedule": made})
     return made
 
 
@@ -242,8 +249,7 @@ def outlined(source: str, *, scheme: Scheme | None = None, context: int | None =
     known = path.name == "config.json" or (path / "config.json").is_file()
     config = read_shape(path, context) if known else shape(source, 4096 if context is None else context)
     if context not in (None, config.context):
-        raise BadRequest(f"a context of {context}, but the model has {config.context} positions", where="context",
-                         fix=f"ask for 1 to {config.context}")
+        raise TooManyPositions(context, config.context)
     return outline(config, scheme)
 
 
@@ -261,10 +267,8 @@ def programs(
 
     found = search(graph, system, wanted, chunks=chunks, progress=progress, requests=requests)
     if dump:
-        dump.mkdir(parents=True, exist_ok=True)
-        shown = (("partition", shard(graph, found.program.split).show()), ("schedule", found.program))
-        for at, (name, result) in enumerate(shown, len(PIPELINE) + 1):
-            (dump / f"{at:02}-{name}.txt").write_text(text.dump(result), "utf-8")
+        _dump(dump, len(PIPELINE) + 1, {"partition": shard(graph, found.program.split).show(),
+                                        "schedule": found.program})
     return found
 
 

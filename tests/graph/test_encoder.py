@@ -140,7 +140,7 @@ def test_a_wrong_config_names_the_field(tmp_path, fields, kind, words):
 
 def test_what_an_encoder_is_not_asked_for(tmp_path):
     folder = written(tmp_path, "bert")
-    with pytest.raises(BadRequest, match="a sequence of 41, but the model has 1 to 40"):
+    with pytest.raises(BadRequest, match="a context of 41, but the model has 1 to 40"):
         read_shape(folder, 41)
     graph, never = read(folder), Runners(ref.trace, lambda *_: pytest.fail("an encoder writes nothing"))
     for scheme in (Scheme(weight_bits=5), Scheme(prune="2:4"), Scheme(kv_bits=4)):

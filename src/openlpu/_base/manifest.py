@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from openlpu._base.errors import BadRequest, ProgramError
+from openlpu._base.errors import BadRequest, ProgramError, of_system
 
 MANIFEST = "manifest.json"
+SEAL = "sha256_of_the_rest"  # of a manifest
 
 
 def require_new(folder: Path) -> None:
@@ -38,17 +39,32 @@ def require_file(path: Path) -> None:
         raise BadRequest(what, where=str(path), fix="name a file in a folder that exists")
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder, with those above it, if it is not there."""
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
 @contextmanager
 def _beside(path: Path, prefix: str) -> Iterator[Path]:
     """A folder of its own beside ``path``, which lasts as long as the block."""
-    try:
+    with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = tempfile.TemporaryDirectory(dir=path.parent, prefix=prefix)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=prefix) as name:
+            yield Path(name)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Says of what cannot be written on the way to ``path`` that it is ``path``; other files keep their own errors."""
+    try:
+        yield
     except OSError as error:
-        raise BadRequest(f"cannot be written: {error.strerror}", where=str(path),
-                         fix="name a place where you may write") from error
-    with temporary as name:
-        yield Path(name)
+        near = (Path(name).absolute() for name in (error.filename, error.filename2) if name)
+        if error.filename and not any(path.absolute().parent in (one, *one.parents) for one in near):
+            raise
+        what = f"cannot be written: {of_system(error).what}"
+        raise BadRequest(what, where=str(path), fix="name a place where you may write, with room for it") from error
 
 
 @contextmanager
@@ -56,7 +72,8 @@ def new_file(path: Path) -> Iterator[Path]:
     """A place to write what becomes the file ``path`` when the block ends without an error; a device is that place."""
     require_file(path)
     if path.exists() and not path.is_file():
-        yield path
+        with _writing(path):
+            yield path
         return
     with _beside(path, ".writing-") as temporary:
         made = temporary / "made"
@@ -116,6 +133,23 @@ def read(path: Path, format_: str, missing: str, fix: str) -> dict[str, Any]:
         other = f", but in '{found}'" if isinstance(found, str) else ""
         raise ProgramError(f"not in the format '{format_}'{other}", where=str(path), fix="compile the model again")
     return manifest
+
+
+def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """A manifest with a hash of itself."""
+    return dict(manifest) | {SEAL: _seal(manifest)}
+
+
+def require_sealed(manifest: Mapping[str, Any], where: Path) -> None:
+    """Refuse a manifest that is not what was sealed."""
+    if manifest.get(SEAL) != _seal(manifest):
+        raise ProgramError("this file differs from what was written", where=str(where), fix="compile the model again")
+
+
+def _seal(manifest: Mapping[str, Any]) -> str:
+    """Hash of a manifest without its own."""
+    rest = {word: value for word, value in manifest.items() if word != SEAL}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def sha256(path: Path) -> str:

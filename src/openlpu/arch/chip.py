@@ -145,8 +145,8 @@ def load_chip(name: str) -> Chip:
     elif "/" not in name and bundled.is_file():
         where, raw = f"chip {name}", bundled.read_bytes()
     else:
-        fix = f"use one of {', '.join(known_chips())} or a .toml file"
-        raise Unsupported(f"unknown chip {name!r}", where="chip", fix=fix)
+        what = f"there is no file {name}" if Path(name).suffix == ".toml" else f"unknown chip {name!r}"
+        raise Unsupported(what, where="chip", fix=f"use one of {', '.join(known_chips())} or a .toml file")
     try:
         data = tomllib.loads(raw.decode("utf-8"))
     except ValueError as error:

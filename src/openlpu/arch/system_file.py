@@ -62,8 +62,8 @@ def system_file(name: str) -> Traversable:
         return Path(name)
     bundled = files("openlpu.arch") / "systems" / f"{name.replace('-', '_')}.toml"
     if "/" in name or not bundled.is_file():
-        fix = f"use one of {', '.join(system_names())} or a .toml file"
-        raise Unsupported(f"unknown system {name!r}", where="system", fix=fix)
+        what = f"there is no file {name}" if Path(name).suffix == ".toml" else f"unknown system {name!r}"
+        raise Unsupported(what, where="system", fix=f"use one of {', '.join(system_names())} or a .toml file")
     return bundled
 
 

@@ -49,7 +49,7 @@ class Chat:
             )
         except (jinja2.TemplateError, *_FAILURES) as refused:
             what = f"the chat template refuses the messages: {refused}"
-            raise BadRequest(what, where=str(self.path)) from refused
+            raise BadRequest(what, where=str(self.path), fix="give messages that the template takes") from refused
 
     def _compiled(self) -> jinja2.Template:
         import jinja2

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from openlpu._base.errors import BadRequest, Unsupported
+from openlpu._base.errors import TooManyPositions, Unsupported
 from openlpu.arch.truepoint.codes import MAX_K
 from openlpu.checkpoint.fields import Fields
 
@@ -192,9 +192,7 @@ def _context(config: Fields, absent: _Absent, rope: Rope, asked: int | None) -> 
     reach = {"linear": own, "yarn": rope.original_context}.get(rope.kind, 0)
     longest = max(own, int(reach * rope.factor))
     if asked is not None and not 1 <= asked <= longest:
-        where = config.where("max_position_embeddings")
-        raise BadRequest(f"a context of {asked}, but the model has 1 to {longest} positions", where=where,
-                         fix=f"ask for 1 to {longest}")
+        raise TooManyPositions(asked, longest, config.where("max_position_embeddings"))
     return asked or own
 
 

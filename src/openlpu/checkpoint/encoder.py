@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from openlpu._base.errors import BadRequest, Unsupported
+from openlpu._base.errors import TooManyPositions, Unsupported
 from openlpu.arch.truepoint.codes import MAX_SUM
 from openlpu.checkpoint.config import ENCODERS, ModelConfig, Rope, exact
 from openlpu.checkpoint.fields import Fields
@@ -61,7 +61,7 @@ def read(config: Fields, context: int | None = None) -> EncoderConfig:
     """The shape a ``config.json`` describes; ``context`` limits the positions of a sequence.
 
     Raises :class:`BadCheckpoint` for a field that is missing or impossible, :class:`Unsupported` for one that asks for
-    what openlpu does not do, :class:`BadRequest` for more positions than the model has.
+    what openlpu does not do, :class:`TooManyPositions` for more positions than the model has.
     """
     architecture = config.text("model_type")
     words = _WORDS[architecture]
@@ -76,8 +76,7 @@ def read(config: Fields, context: int | None = None) -> EncoderConfig:
     positions = config.integer("max_position_embeddings", 512, least=words.first_position + 1)
     own = positions - words.first_position
     if context is not None and not 1 <= context <= own:
-        raise BadRequest(f"a sequence of {context}, but the model has 1 to {own} positions",
-                         where=config.where("max_position_embeddings"), fix=f"ask for 1 to {own}")
+        raise TooManyPositions(context, own, config.where("max_position_embeddings"))
     return exact(config, EncoderConfig(
         architecture=architecture, hidden=hidden, layers=config.integer(name("num_hidden_layers")), heads=heads,
         kv_heads=heads, head_dim=hidden // heads, intermediate=config.integer(name("intermediate_size")),

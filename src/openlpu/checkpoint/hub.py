@@ -89,7 +89,8 @@ def _explained(repo: str, revision: str) -> Iterator[None]:
         fix = f"one of those on {SITE}/{repo}/tree/main, or none for the newest"
         raise BadCheckpoint("no such branch, tag or commit", where=where, fix=fix) from error
     except errors.HFValidationError as error:
-        raise BadCheckpoint(f"no such folder, and no name of a model: {error}", where=where) from error
+        raise BadCheckpoint(f"no such folder, and no name of a model: {error}", where=where,
+                            fix="name a folder, or a model as owner/name") from error
     except broken as error:
         if isinstance(error, OSError) and error.errno:  # a file of the cache, such as one for which there is no room
             raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from openlpu._base.errors import BadRequest
+from openlpu._base.errors import BadRequest, TooManyPositions
 from openlpu.checkpoint.config import ModelConfig, Rope
 from openlpu.checkpoint.encoder import EncoderConfig
 
@@ -70,6 +70,6 @@ def shape(name: str, context: int = 4096) -> ModelConfig:
     if known is None:
         raise BadRequest(f"unknown shape '{name}'", where="shape", fix=f"one of: {', '.join(SHAPES)}")
     if context < 1:
-        raise BadRequest(f"a context of {context}", where="context", fix=f"ask for 1 to {known.context}")
+        raise TooManyPositions(context, known.context)
     positions = min(context, known.context)
     return replace(known, context=positions, window=known.window if known.window < positions else 0)

@@ -74,7 +74,8 @@ def windows(documents: Sequence[Sequence[int]], bos: int | None, size: int = 256
         cut = [ids[at : at + step] for ids in documents for at in range(0, len(ids), step)]
     kept: list[Window] = [[*start, *ids] for ids in cut if len(start) + len(ids) > 1]
     if not kept:
-        raise BadRequest("the text has no two tokens to predict one from the other", where="text")
+        raise BadRequest("the text has no two tokens to predict one from the other", where="text",
+                         fix="name a file with more text")
     return kept
 
 

@@ -9,8 +9,8 @@ The same model gives the same bytes, on every machine.
 
 from __future__ import annotations
 
-import hashlib
 import json
+import re
 import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
@@ -18,11 +18,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from openlpu._base import manifest as manifest_file
 from openlpu._base.errors import BadRequest, ProgramError
-from openlpu._base.manifest import MANIFEST, new_folder, replaced_folder, sha256
+from openlpu._base.manifest import MANIFEST, SEAL, new_folder, replaced_folder, sha256
 from openlpu.arch import truepoint
 from openlpu.arch.encoding import instruction_bytes
 from openlpu.arch.link import Link
@@ -41,7 +43,6 @@ from openlpu.schedule.search import Choice, Found, lined_up
 FORMAT = "openlpu model 2"
 PROGRAM, GRAPH, PARAMS = "program", "graph.json", "params.safetensors"
 AGAIN = "compile the model again"
-SEAL = "sha256_of_the_rest"  # of a manifest
 
 
 @dataclass(frozen=True)
@@ -160,15 +161,8 @@ def load(folder: Path) -> Bundle:
     if manifest["truepoint"] != truepoint.VERSION:
         what = f"made for numerics version {manifest['truepoint']}; this is version {truepoint.VERSION}"
         raise ProgramError(what, where=str(path), fix=AGAIN)
-    if manifest[SEAL] != _seal(manifest):
-        raise ProgramError("this file differs from what was written", where=str(path), fix=AGAIN)
+    manifest_file.require_sealed(manifest, path)
     return Bundle(folder, manifest)
-
-
-def _seal(manifest: Mapping[str, Any]) -> str:
-    """Hash of a manifest without its own."""
-    rest = {word: value for word, value in manifest.items() if word != SEAL}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def refill(
@@ -240,18 +234,26 @@ def _finish(
     words = graph_file.words(graph) | {"params": graph_file.shapes(graph)}
     (new / GRAPH).write_text(json.dumps(words, indent=1) + "\n", "utf-8")
     if texts is not None:
-        save_file(graph_file.pack(graph)[1], new / PARAMS)
+        _save(graph_file.pack(graph)[1], new / PARAMS)
     for name, content in (texts or {}).items():
         (new / name).write_bytes(content)
     files = sorted(p.relative_to(new).as_posix() for p in new.rglob("*") if p.is_file())
-    manifest = dict(about) | {
+    manifest = manifest_file.sealed(dict(about) | {
         "format": FORMAT, "model": model, "scheme": vars(scheme), "truepoint": truepoint.VERSION,
         "architecture": graph.config.architecture, "weights": texts is not None,
         "sha256": {name: sha256(new / name) for name in files},
-    }
-    manifest[SEAL] = _seal(manifest)
+    })
     manifest_file.write(new, manifest)
     return manifest
+
+
+def _save(tensors: dict[str, NDArray], path: Path) -> None:
+    """Write tensors; the library has an error of its own for what the operating system refuses."""
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        raise OSError(int(number[1]) if number else 0, str(error), str(path)) from error
 
 
 def _chip_words(program: Program) -> dict[str, Any]:

@@ -143,8 +143,9 @@ class Speeds:
 def works(context: int, at_context: int = 0) -> tuple[Work, ...]:
     """A prompt, an answer and, if asked for, an answer behind ``at_context`` tokens, as a context has room for."""
     if at_context and not 0 <= at_context <= context - 2 * ANSWER:
+        fix = f"at most {context - 2 * ANSWER}" if context > 2 * ANSWER else "leave it out"
         raise BadRequest(f"{at_context} tokens and an answer do not fit the context of {context}", where="at-context",
-                         fix=f"at most {context - 2 * ANSWER}")
+                         fix=fix)
     some = (Work("prefill", min(PREFILL, context // 2), 0, True), Work("decode", min(ANSWER, context // 4), 0, False))
     return (*some, Work("decode_at_context", ANSWER, at_context, False)) if at_context else some
 

@@ -119,7 +119,8 @@ class _Process:
         finally:
             if self._child.poll() is None:
                 self._child.send_signal(signal.SIGSTOP)
-        raise BadRequest(f"{shlex.join(self.command[:2])} … ended: {self._last_words()}", where="against")
+        raise BadRequest(f"{shlex.join(self.command[:2])} … ended: {self._last_words()}", where="against",
+                         fix="run the peer by itself, then give the command that works")
 
     def _last_words(self) -> str:
         self._child.wait()
@@ -149,5 +150,5 @@ def peer(text: str, model: Path | None) -> Peer:
 
 def _existing(model: Path) -> Path:
     if not model.exists():
-        raise BadRequest(f"no such file: {model}", where="against")
+        raise BadRequest(f"there is no model {model}", where="against", fix="name a model of the peer's")
     return model

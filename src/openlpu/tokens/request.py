@@ -15,7 +15,7 @@ def _expect(ok: bool, name: str, value: object, range_: str) -> None:
 
 def _expect_integer(name: str, value: object) -> None:
     if not isinstance(value, SupportsIndex):
-        raise BadRequest(f"{value!r} is not an integer", where=name)
+        raise BadRequest(f"{value!r} is not an integer", where=name, fix="give a whole number")
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openlpu._base.errors import NumericsError
+from openlpu._base.manifest import new_folder, require_new
 from openlpu.arch import truepoint as tp
 from openlpu.arch.truepoint import half, rope
 from openlpu.arch.truepoint.draw import floats, integers, normal
@@ -327,21 +328,21 @@ def _encoders() -> Inputs:
 
 
 def export(folder: Path) -> dict[str, str]:
-    """Write ``<operation>.safetensors`` and ``index.json``; returns file name -> sha256."""
+    """Write a new folder of ``<operation>.safetensors`` and ``index.json``; returns file name -> sha256."""
     from safetensors.numpy import save
 
-    folder.mkdir(parents=True, exist_ok=True)
+    require_new(folder)
     grouped: dict[str, dict[str, np.ndarray]] = {op: {} for op in OPERATIONS}
     for case in cases():
         for way, tensors in (("in", case.inputs), ("out", case.outputs)):
             grouped[case.op] |= {f"{case.name}.{way}.{k}": np.ascontiguousarray(v) for k, v in tensors.items()}
-    hashes = {}
-    for op, tensors in grouped.items():
-        data = save(tensors)
-        (folder / f"{op}.safetensors").write_bytes(data)
-        hashes[f"{op}.safetensors"] = hashlib.sha256(data).hexdigest()
-    index = {"numerics": tp.VERSION, "sha256": hashes}
-    (folder / "index.json").write_text(json.dumps(index, indent=2) + "\n", "utf-8")
+    files = {f"{op}.safetensors": save(tensors) for op, tensors in grouped.items()}
+    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    with new_folder(folder) as made:
+        for name, data in files.items():
+            (made / name).write_bytes(data)
+        index = {"numerics": tp.VERSION, "sha256": hashes}
+        (made / "index.json").write_text(json.dumps(index, indent=2) + "\n", "utf-8")
     return hashes
 
 
