@@ -114,7 +114,7 @@ def test_where_there_is_no_room_nothing_is_left(
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
 
-def test_a_model_compiled_before_dumps_nothing(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_compiled_before_dumps_nothing(models: Path, tmp_path: Path, capsys) -> None:
     """And one byte of its manifest is as good as all."""
     folder = tmp_path / "cpu"
     assert main(["compile", str(models / "smollm"), "--target", "cpu", "-o", str(folder)]) == 0
