@@ -176,7 +176,7 @@ class _Search:
                 self.choices[best.split] = replace(best, why=slow)
         if near := self.nearest:
             raise Unsupported(f"the shortest token found takes {near.why}", where="latency-limit",
-                              fix="allow more, or use a system with more chips")
+                              fix="allow more, ask for a shorter --context, or use a system with more chips")
         last = self.errors[[*asked, *more][-1]]
         homes = self.programs.context, self.programs.requests
         raise reported(last, self.graph, self.system.chip, *homes) if isinstance(last, DoesNotFit) else last
