@@ -268,10 +268,15 @@ def test_too_few_links_or_chips_name_what_is_missing() -> None:
         cables(node(), Split(8, 2))
     with pytest.raises(Unsupported, match="no port leads from every chip of stage 0 to stage 1"):
         cables(load_system("dragonfly"), Split(8, 2))
-    for name, tensor in (("tiny-ring", 2), ("tiny-line", 4), ("groqrack", 16)):
-        message = rf"system {name}: its local .*do not join {tensor} chips that follow each other, all of them alike"
+    for name, chips, tensor, why in (
+        ("tiny-ring", 4, 2, "the first and the last of them have one neighbour among them, at opposite edges"),
+        ("tiny-line", 4, 4, "the first and the last of them have one neighbour among them, at opposite edges"),
+        ("groqrack", None, 16, "only 4 of the 8 chips of a node are wired to the next node"),
+        ("groqrack", 16, 16, "the wires from a node to the next leave some chips at one edge and others at the other"),
+    ):
+        message = rf"system {name}: its local .*do not join {tensor} chips .*, all of them alike: {why}.*\n  fix: use "
         with pytest.raises(Unsupported, match=message):
-            cables(load_system(name), Split(tensor))
+            cables(load_system(name, chips), Split(tensor))
 
 
 def test_a_hop_is_by_wires_that_are_all_alike() -> None:

@@ -41,14 +41,28 @@ def cables(system: System, split: Split) -> tuple[Group | None, tuple[Hop, ...]]
     if split.tensor > 1 and not group:
         names = ", ".join(f"{link.name} links" for link in system.links) or "no links"
         what = f"its {names} do not join {split.tensor} chips that follow each other, all of them alike"
-        raise Unsupported(what, where=where, fix="use a whole ring or a system of nodes, fewer chips a stage (tensor), "
-                          "or one")
+        why, fix = _apart(system, stages)
+        raise Unsupported(f"{what}: {why}", where=where, fix=fix)
     hops = tuple(_hop(system, here, there) for here, there in pairwise(stages))
     if None in hops:
         s = hops.index(None)
         raise Unsupported(f"no port leads from every chip of stage {s} to stage {s + 1}", where=where,
                           fix="use a split whose stages follow each other inside nodes")
     return group, tuple(hop for hop in hops if hop)
+
+
+def _apart(system: System, stages: NDArray[np.int64]) -> tuple[str, str]:
+    """Why the chips of a stage are no group, and what to do."""
+    peer, node = system.wires.peer, system.spec.shape.chips
+    if stages.shape[1] <= node:  # a part of a line or a ring, or a whole line: of a node all chips are wired to all
+        return ("the first and the last of them have one neighbour among them, at opposite edges of the chip",
+                "use a whole ring (--tensor as many as --chips), a system of nodes, or one chip a stage")
+    here, there = np.split(stages[0, : 2 * node], 2)
+    reached = int(np.isin(peer[here], there).any(axis=1).sum())
+    fix = f"use {node} chips a stage or fewer (tensor), or wires as of rack or of dragonfly --chips 16"
+    if reached < node:
+        return f"only {reached} of the {node} chips of a node are wired to the next node, and each needs to be", fix
+    return "the wires from a node to the next leave some chips at one edge and others at the other", fix
 
 
 def paced(system: System, split: Split) -> Pace | None:
