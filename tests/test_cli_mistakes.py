@@ -120,6 +120,8 @@ def test_a_model_compiled_before_dumps_nothing(models: Path, tmp_path: Path, cap
     assert main(["compile", str(models / "smollm"), "--target", "cpu", "-o", str(folder)]) == 0
     assert main(["run", str(folder), "a", "--dump", str(tmp_path / "dump")]) == 2
     assert "dump: no pass runs: this model was compiled before" in capsys.readouterr().err
+    assert main(["accuracy", str(folder), __file__]) == 2
+    assert "this is compiled for a processor, not a model\n  fix: name the model it was" in capsys.readouterr().err
     file = folder / "manifest.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"fingerprint": "0" * 64}))
     assert main(["run", str(folder), "a"]) == 2

@@ -140,7 +140,8 @@ class _Folder:
             fix = "name a Hugging Face model folder, a model on its hub, a .gguf or .onnx file, or demo"
             raise BadCheckpoint(what, where=str(path), fix=fix)
         if not (path / "config.json").exists() and (path / MANIFEST).is_file():
-            raise BadCheckpoint("this is a program for chips, not a model", where=str(path),
+            made = "compiled for a processor" if (path / "stored.json").is_file() else "a program for chips"
+            raise BadCheckpoint(f"this is {made}, not a model", where=str(path),
                                 fix="name the model it was compiled from; `openlpu run DIR` runs the program")
         config = Fields.read(path / "config.json")
         return cls(path, config, Fields.optional(path / "generation_config.json"), open_folder(path))
