@@ -13,6 +13,7 @@ import json
 import re
 import shutil
 from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from openlpu._base import manifest as manifest_file
+from openlpu._base.cores import usable_cores
 from openlpu._base.errors import BadRequest, ProgramError
 from openlpu._base.manifest import MANIFEST, SEAL, new_folder, replaced_folder, sha256
 from openlpu.arch import truepoint
@@ -238,10 +240,12 @@ def _finish(
     for name, content in (texts or {}).items():
         (new / name).write_bytes(content)
     files = sorted(p.relative_to(new).as_posix() for p in new.rglob("*") if p.is_file())
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        hashes = dict(zip(files, pool.map(sha256, [new / name for name in files]), strict=True))
     manifest = manifest_file.sealed(dict(about) | {
         "format": FORMAT, "model": model, "scheme": vars(scheme), "truepoint": truepoint.VERSION,
         "architecture": graph.config.architecture, "weights": texts is not None,
-        "sha256": {name: sha256(new / name) for name in files},
+        "sha256": hashes,
     })
     manifest_file.write(new, manifest)
     return manifest

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from openlpu.arch.chip import Chip
 from openlpu.arch.energy import FJ_PER_JOULE, Counts, count, dynamic, load_constants, static
-from openlpu.schedule.tracks import ChipRun, duration, interval
+from openlpu.schedule.tracks import ChipRun, content, duration, interval
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,14 @@ class Energy:
 def energy(chips: Sequence[ChipRun]) -> Energy:
     """What a token on these chips costs."""
     total = Counts()
-    done: dict[int, Counts] = {}  # chips with the same instructions are counted once
+    unlike = {id(run.queues): run for run in chips}
+    keys = {key: content(run) for key, run in unlike.items()}
+    done: dict[frozenset[tuple[int, int]], Counts] = {}  # chips with the same instructions are counted once
+    for key, run in unlike.items():
+        if keys[key] not in done:
+            done[keys[key]] = count(run.chip, run.queues, run.packet_bytes)
     for run in chips:
-        if id(run.queues) not in done:
-            done[id(run.queues)] = count(run.chip, run.queues, run.packet_bytes)
-        total += done[id(run.queues)]
+        total += done[keys[id(run.queues)]]
     return _spent(chips[0].chip, len(chips), total, duration(chips), interval(chips))
 
 

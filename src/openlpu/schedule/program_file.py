@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from safetensors.numpy import load as unpack_arrays
 from safetensors.numpy import save as pack_arrays
 
 from openlpu._base import manifest as manifest_file
+from openlpu._base.cores import usable_cores
 from openlpu._base.errors import ProgramError
 from openlpu._base.manifest import MANIFEST
 from openlpu.arch.chip import Chip
@@ -109,7 +111,8 @@ def save_system(system: SystemProgram, folder: Path) -> str:
     """Write all programs of a system, each into a folder of its own; the SHA-256 of the manifest, which names all."""
     folder.mkdir(parents=True, exist_ok=True)
     names = [f"stage-{i}" for i in range(len(system.programs))]
-    hashes = [save(stage.program, folder / name) for name, stage in zip(names, system.programs, strict=True)]
+    with ThreadPoolExecutor(usable_cores()) as pool:  # hashing and writing leave the interpreter to others
+        hashes = list(pool.map(save, [stage.program for stage in system.programs], [folder / name for name in names]))
     programs = [
         {"folder": name, "sha256": digest, "tensor": s.tensor, "ports": list(s.ports), "next": s.next,
          "previous": s.previous}

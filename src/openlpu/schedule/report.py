@@ -155,22 +155,21 @@ class _Dispatches(dict[int, Dispatch]):
     """Instructions by id, made when they are asked for: a path meets few of them."""
 
     def __init__(self, chip: Chip, segment: Segment) -> None:
-        self.chip, self.queues = chip, [(name, rows) for name, rows in segment.queues.items() if len(rows)]
-        numbers = np.concatenate([rows["id"] for _, rows in self.queues])
-        self.at = np.zeros(int(numbers.max()) + 1, np.int64)  # by id: its place among all
-        self.at[numbers] = np.arange(len(numbers))
-        self.begins = list(accumulate((len(rows) for _, rows in self.queues), initial=0))
+        queues = {name: rows for name, rows in segment.queues.items() if len(rows)}
+        self.numbers, self.cycles, self.ops = (
+            np.concatenate([rows[column] for rows in queues.values()]) for column in ("id", "cycle", "op"))
+        self.at = np.zeros(int(self.numbers.max()) + 1, np.int64)  # by id: its place among all
+        self.at[self.numbers] = np.arange(len(self.numbers))
+        self.begins = list(accumulate(map(len, queues.values()), initial=0))
+        self.where = [(chip.queue_position(name), unit_of_queue(name).split(".")[0].upper()) for name in queues]
+        self.latency = [chip.latency[made.latency] if made.latency else 0 for made in TABLE]
 
     def __missing__(self, number: int) -> Dispatch:
-        at = int(self.at[number])
-        queue = bisect_right(self.begins, at) - 1
-        name, rows = self.queues[queue]
-        row = rows[at - self.begins[queue]]
-        assert row["id"] == number, f"instruction {number} is in a queue"
-        made = TABLE[int(row["op"])]
-        latency = self.chip.latency[made.latency] if made.latency else 0
-        unit = unit_of_queue(name).split(".")[0].upper()
-        self[number] = found = Dispatch(int(row["cycle"]), self.chip.queue_position(name), unit, latency, made.name)
+        at = self.at.item(number)
+        assert self.numbers[at] == number, f"instruction {number} is in a queue"
+        op = self.ops.item(at)
+        position, unit = self.where[bisect_right(self.begins, at) - 1]
+        self[number] = found = Dispatch(self.cycles.item(at), position, unit, self.latency[op], TABLE[op].name)
         return found
 
 

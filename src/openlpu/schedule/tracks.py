@@ -67,6 +67,11 @@ class Token:
         return self.path[-1].start + self.path[-1].cycles
 
 
+def content(run: ChipRun) -> frozenset[tuple[int, int]]:
+    """Equal for chips that run the same instructions at the same places, whatever ports they send by."""
+    return frozenset((run.chip.queue_position(name), id(rows)) for name, rows in run.queues.items() if len(rows))
+
+
 def duration(chips: Sequence[ChipRun]) -> int:
     """Cycles of a token over chips, the first of which begins in cycle 0."""
     return max(run.start + run.cycles for run in chips)
