@@ -201,18 +201,13 @@ class Assembler:
         for s, (_, leave) in zip(vec.slices, trips, strict=True):
             if leave - lead < vec.ready or not timeline.memory(s, leave - lead, vec.address, write=False):
                 return None
-        per = self.chip.streams_per_direction
-        first = 0 if x > trips[0][0] else per
-        for base in range(0, per, width) if among is None else among:
-            mark = timeline.mark()
-            if all(timeline.stream(first + base + i, at, leave, x) for i, (at, leave) in enumerate(trips)):
-                break
-            timeline.undo(mark)
-        else:
+        options = range(0, self.chip.streams_per_direction, width) if among is None else among
+        base = timeline.side_by_side(trips, x, options)
+        if base is None:
             if among is not None and width == 1:
-                timeline.later = lambda: timeline.opening(among, first == 0, *trips[0], x)
+                timeline.later = lambda: timeline.opening(among, x > trips[0][0], *trips[0], x)
             return None
-        ids, base = [], first + base
+        ids = []
         for i, (s, (_, leave)) in enumerate(zip(vec.slices, trips, strict=True)):
             self.temporaries.use(s, vec.address, leave - lead)
             claim = [(0, vec.writers[i], vec.or_resident, vec.address)]

@@ -114,8 +114,12 @@ def queue_of(chip: Chip, columns: NDArray) -> Queue:
 
 def _around(whole: NDArray, part: NDArray, low: int, high: int, more: int = 0) -> NDArray:
     """``whole`` with ``part`` in place of low to high, and ``more`` added to what lies behind."""
-    behind = whole[high:]
-    return np.concatenate((whole[:low], part, behind + more if more else behind))
+    end = low + len(part)
+    out = np.empty(end + len(whole) - high, whole.dtype)
+    out[:low], out[low:end], out[end:] = whole[:low], part, whole[high:]
+    if more:
+        out[end:] += more
+    return out
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ instruction takes all it needs at a cycle, or nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -263,14 +263,31 @@ class Timeline:
 
     def stream_group(self, count: int, start: int, cycle: int, end: int, prefer: int = 0) -> int | None:
         """Take ``count`` neighbouring streams (aligned to ``count``) for one trip; the first, or None."""
-        first = 0 if end > start else self.per
         options = range(0, self.per, count)
-        for k in range(len(options)):
-            base = first + options[(k + prefer) % len(options)]
-            mark = self.mark()
-            if all(self.stream(base + i, start, cycle, end) for i in range(count)):
-                return base
-            self.undo(mark)
+        k = prefer % len(options)
+        return self.side_by_side([(start, cycle)] * count, end, (*options[k:], *options[:k]))
+
+    def side_by_side(self, trips: Sequence[tuple[int, int]], end: int, options: Iterable[int]) -> int | None:
+        """Take neighbouring streams, one for each value that is at a position in a cycle and is read at ``end``; the
+        first, or None.  ``options``: where they may begin, counted in their direction, in order of preference."""
+        east = end > trips[0][0]
+        row, width = self.streams[not east], self.width
+        spans = []
+        for i, (start, cycle) in enumerate(trips):
+            at = (self._diagonal(east, start, cycle) * self.per + i) * width + min(start, end)
+            spans.append((at, at + abs(end - start) + 1))
+        for base in options:
+            skip = base * width
+            for at, stop in spans:
+                if row.find(1, at + skip, stop + skip) >= 0:
+                    break
+            else:
+                _reach(row, spans[-1][1] + skip)
+                for at, stop in spans:
+                    row[at + skip : stop + skip] = b"\1" * (stop - at)
+                    self.log.append((row, at + skip, stop - at))
+                return base + (0 if east else self.per)
+            self.later = _next
         return None
 
     # -- many at once ------------------------------------------------------------------------------------------
@@ -292,7 +309,7 @@ class Timeline:
                 taken = (beside != 0) & (beside != NO_BANK) if bank == ANY_BANK else beside == bank
                 busy |= taken | (beside == ANY_BANK)
         cells = self._cells(passage, start, count)[:, options]
-        shut = (cells & passage.way).max(axis=(2, 3)) != 0
+        shut = (cells & passage.way).reshape(count, len(options), -1).max(axis=2) != 0
         cycles = np.flatnonzero(~busy & (shut.sum(axis=1) < len(options)))
         return cycles + start, np.array(options, np.int64)[shut[cycles].argmin(axis=1)]
 
