@@ -14,13 +14,11 @@ from openlpu.arch.system import load_system
 from openlpu.numerics.scheme import Scheme
 from openlpu.partition.shard import shard
 from openlpu.partition.split import Split
-from openlpu.place.layout import place_stage
 from openlpu.schedule import search as module
-from openlpu.schedule.kinds import Part, Work
+from openlpu.schedule.kinds import Part
 from openlpu.schedule.limit import Dearer, cost
 from openlpu.schedule.search import AIMS, CHIPS, LATENCY, Found, Wanted, search
 from openlpu.schedule.system import cables, schedule_system
-from openlpu.schedule.units.c2c import Cabling
 
 SYSTEM = load_system("tiny-node", 4)
 GRAPH = random_graph(replace(BASE, layers=4, context=32), LLAMA, Scheme())
@@ -32,11 +30,10 @@ def test_stages_that_are_not_scheduled_yet_count_for_less() -> None:
     program = schedule_system(shard(GRAPH, split), SYSTEM.chip, local, hops, contexts=(32,))
     exact = program.cycles(0), program.interval(0)
     there = [Part(program.stage(s)) for s in range(2)]
-    assert cost(there, hops) == exact
-    assert local
-    work = [Part(Work(s, place_stage(s, SYSTEM.chip, 32, local.sources), (32,), Cabling(local, 12))) for s in stages]
+    assert cost(there, SYSTEM.chip, hops) == exact
+    work = [Part(stage) for stage in stages]
     for part in ([work[0], there[1]], [there[0], work[1]], work):
-        cycles, interval = cost(part, hops)
+        cycles, interval = cost(part, SYSTEM.chip, hops)
         assert 0 < cycles < exact[0] and 0 < interval <= exact[1]
 
 

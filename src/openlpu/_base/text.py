@@ -9,11 +9,15 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
+
+
+PLAIN = frozenset((str, int, float, bool, type(None)))
 
 
 def dump(value: Any) -> str:
@@ -33,8 +37,10 @@ def array(value: np.ndarray) -> str:
 
 def atom(value: Any) -> str:
     """One-line form of a value without parts worth a line; dataclasses read like their constructor."""
+    if type(value) in PLAIN:  # most are
+        return repr(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = (f"{f.name}={atom(getattr(value, f.name))}" for f in dataclasses.fields(value) if f.repr)
+        fields = (f"{name}={atom(getattr(value, name))}" for name in _shown(type(value)))
         return f"{type(value).__name__}({', '.join(fields)})"
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{k}: {atom(v)}" for k, v in value.items()) + "}"
@@ -52,9 +58,8 @@ def atom(value: Any) -> str:
 def _lines(value: Any, pad: str) -> Iterator[str]:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         yield f"{pad}{type(value).__name__}"
-        for f in dataclasses.fields(value):
-            if f.repr:
-                yield from _named(f.name, getattr(value, f.name), pad + "  ")
+        for name in _shown(type(value)):
+            yield from _named(name, getattr(value, name), pad + "  ")
     elif isinstance(value, Mapping):
         for key, item in value.items():
             yield from _named(str(key), item, pad)
@@ -62,6 +67,12 @@ def _lines(value: Any, pad: str) -> Iterator[str]:
         yield from (pad + atom(item) for item in value)
     else:
         yield pad + atom(value)
+
+
+@cache
+def _shown(kind: type) -> tuple[str, ...]:
+    """Names of the fields of a dataclass that are printed."""
+    return tuple(f.name for f in dataclasses.fields(kind) if f.repr)
 
 
 def _named(name: str, value: Any, pad: str) -> Iterator[str]:

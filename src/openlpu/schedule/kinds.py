@@ -60,10 +60,9 @@ class Work:
 
 
 class Part(NamedTuple):
-    """A stage of a split: its program, or what is to be done for it; ``alike``: programs of other kinds of its
-    likeness."""
+    """A stage of a split: its program, if it is scheduled; ``alike``: programs of other kinds of its likeness."""
 
-    stage: StageProgram | Work
+    stage: StageProgram | Stage
     alike: tuple[StageProgram, ...] = ()
 
 
@@ -113,13 +112,11 @@ class Programs:
         Raises what place and schedule raise.
         """
         kinds = [self._kind(*each) for each in zip(stages, cablings, strict=True)]
-        count, todo = Counter(kinds), dict[Kind, Work]()
-        for kind, (stage, cabling) in dict(zip(kinds, zip(stages, cablings, strict=True), strict=True)).items():
-            work = self._work(kind, stage, cabling, contexts, chunks)
-            if work.left:
-                todo[kind] = work
+        unlike = dict(zip(kinds, zip(stages, cablings, strict=True), strict=True))
         if watch:
-            watch(self._parts(kinds, todo))
+            watch(self._parts(kinds, {kind: stage for kind, (stage, _) in unlike.items() if kind not in self.known}))
+        works = {kind: self._work(kind, *each, contexts, chunks) for kind, each in unlike.items()}
+        count, todo = Counter(kinds), {kind: work for kind, work in works.items() if work.left}
         order = sorted(todo, key=lambda kind: -count[kind] * kind.like.weights)
         before = {kind: self.known.pop(kind) for kind in order if kind in self.known}  # layouts grow, errors or not
         with closing(self.workers.in_order(made, [_bare(todo[kind]) for kind in order])) as results:
@@ -127,10 +124,10 @@ class Programs:
                 self.known[kind] = layout, _behind(before[kind][1], program) if todo[kind].begun else program
                 del todo[kind]
                 if watch:
-                    watch(self._parts(kinds, todo))
+                    watch(self._parts(kinds, {kind: work.stage for kind, work in todo.items()}))
         return [self.known[kind][1] for kind in kinds]
 
-    def _parts(self, kinds: Sequence[Kind], todo: Mapping[Kind, Work]) -> list[Part]:
+    def _parts(self, kinds: Sequence[Kind], todo: Mapping[Kind, Stage]) -> list[Part]:
         """Of each stage what there is; equal ones have the same part."""
         parts = {}
         for kind in dict.fromkeys(kinds):

@@ -10,12 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from openlpu.arch.chip import Chip
+from openlpu.partition.split import Stage
 from openlpu.place.bound import weight_rate
-from openlpu.schedule.kinds import Part, Watch, Work, weights
+from openlpu.schedule.kinds import Part, Watch, weights
 from openlpu.schedule.program import Hop, StageProgram
 from openlpu.schedule.units.c2c import PLANES
 
 CERTAIN = 94  # percent of what is expected of a stage that is not scheduled yet
+
+LOOSE = 2  # the most lanes that a value's channels are spread over, each
 
 
 class Dearer(Exception):
@@ -25,27 +29,28 @@ class Dearer(Exception):
         super().__init__(f"{how} {cycles:,} cycles a token, {interval:,} between two")
 
 
-def unless(worth: Callable[[int, int], bool], hops: Sequence[Hop]) -> Watch:
+def unless(worth: Callable[[int, int], bool], chip: Chip, hops: Sequence[Hop]) -> Watch:
     """What raises :class:`Dearer` as soon as a split that is not all scheduled yet is not ``worth`` the cycles, of a
     token and between two, that it costs."""
 
     def watch(parts: Sequence[Part]) -> None:
-        found = cost(parts, hops)
-        if any(isinstance(part.stage, Work) for part in parts) and not worth(*found):
-            bound = cost([Part(part.stage) for part in parts], hops)
+        found = cost(parts, chip, hops)
+        if any(isinstance(part.stage, Stage) for part in parts) and not worth(*found):
+            bound = cost([Part(part.stage) for part in parts], chip, hops)
             raise Dearer(*found, "at least" if found == bound else "likely over")
 
     return watch
 
 
-def cost(parts: Sequence[Part], hops: Sequence[Hop]) -> tuple[int, int]:
+def cost(parts: Sequence[Part], chip: Chip, hops: Sequence[Hop]) -> tuple[int, int]:
     """Cycles of a token in the first segment, and between two tokens; exact where every stage is scheduled."""
-    own = _each(parts, _own, lambda work: max(_loads(work) - _burst(work), 0))
-    return sum(own) + sum(hop.link.latency for hop in hops), max(_each(parts, _busy, _loads))
+    slot = max((hop.link.cycles for hop in hops), default=0)
+    own = _each(parts, _own, lambda stage: max(_loads(stage, chip) - _burst(stage, chip) * slot, 0))
+    return sum(own) + sum(hop.link.latency for hop in hops), max(_each(parts, _busy, lambda s: _loads(s, chip)))
 
 
 def _each(
-    parts: Sequence[Part], exact: Callable[[StageProgram], int], least: Callable[[Work], int]
+    parts: Sequence[Part], exact: Callable[[StageProgram], int], least: Callable[[Stage], int]
 ) -> list[int]:
     """The cycles of each part: what is ``exact`` of a program, and the ``least`` of what has none, or more where others
     tell."""
@@ -56,7 +61,7 @@ def _each(
     theirs = sum(like[key] for key in compared)
     ours = min(sum(own[key] for key in compared), theirs)
     for key, part in unlike.items():
-        if isinstance(part.stage, Work):
+        if isinstance(part.stage, Stage):
             own[key] = max(least(part.stage), like[key] * ours * CERTAIN // (theirs * 100) if theirs else 0)
     return [own[id(part)] for part in parts]
 
@@ -73,11 +78,11 @@ def _busy(stage: StageProgram) -> int:
     return stage.busy(stage.program.segments[0])
 
 
-def _loads(work: Work) -> int:
-    return weights(work.stage) // weight_rate(work.layout.chip)
+def _loads(stage: Stage, chip: Chip) -> int:
+    return weights(stage) // weight_rate(chip)
 
 
-def _burst(work: Work) -> int:
-    """Cycles from the first vector that it hands over to the last, which may wait for weights."""
-    handed = [x for node in work.stage.graph.nodes if node.op == "pass" for x in node.inputs]
-    return sum(work.layout.lanes[x].vectors for x in handed) * PLANES * work.cabling.slot
+def _burst(stage: Stage, chip: Chip) -> int:
+    """The most byte planes from the first that it hands over to the last, which may wait for weights."""
+    handed = [x for node in stage.graph.nodes if node.op == "pass" for x in node.inputs]
+    return sum(-(-LOOSE * stage.graph.values[x].size // chip.lanes) for x in handed) * PLANES

@@ -103,7 +103,7 @@ def schedule_system(
     :func:`~openlpu.place.layout.place_stage` and :func:`~openlpu.schedule.step.schedule_stage` raise.
     """
     programs = programs or Programs(chip, context, requests)
-    watch = unless(worth, hops) if worth else None
+    watch = unless(worth, chip, hops) if worth else None
     head, more = pace.wait(pace.stretch) if pace else 0, 0
     while True:
         cablings = _cablings(local, hops, pace, head)
