@@ -103,7 +103,8 @@ def _register_bytes(chip: Chip, queues: Mapping[str, NDArray], number: Mapping[s
 
 def _stream_hops(chip: Chip, queues: Mapping[str, NDArray]) -> Iterator[int]:
     """Registers passed by the values put on each stream: to the edge, or until another value takes their place."""
-    posts = [p for queue, rows in queues.items() if len(rows) for p in _posts(chip, queue, rows)]
+    every = (p for queue, rows in queues.items() if len(rows) for p in _posts(chip, queue, rows))
+    posts = [p for p in every if len(p[0])]
     if not posts:
         return
     stream, position, cycle = (np.concatenate(column) for column in zip(*posts, strict=True))
