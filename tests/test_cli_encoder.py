@@ -50,8 +50,9 @@ def test_run_gives_one_hash_on_both_targets(folder, capsys):
 
 def test_check_is_one_hash(folder, capsys, monkeypatch):
     monkeypatch.setattr(cli_encoder, "CHUNKS", (2,))
-    found = ask(capsys, "check", folder)
-    assert found["distinct"] == 1 and len(found["cases"]) == 2
+    monkeypatch.setattr(cli_encoder, "SPLITS", ({"tensor": 2}, {"stages": 2}))  # one layer makes one stage
+    found = ask(capsys, "check", folder, "--splits")
+    assert found["distinct"] == 1 and len(found["cases"]) == 3
 
 
 def test_compile_show_and_verify(folder, capsys, tmp_path):
@@ -95,6 +96,31 @@ def test_pictures_and_the_schedule_of_a_sequence(folder, capsys, tmp_path):
     assert "13 is out of range" in capsys.readouterr().err
 
 
+def test_on_two_chips_it_is_compiled_shown_verified_and_run(folder, capsys, tmp_path):
+    out, page = tmp_path / "out", tmp_path / "page.html"
+    how = "--chunk", "2", "--system", "node", "--chips", "2", "--tensor", "2"
+    made = ask(capsys, "compile", folder / "config.json", "--shapes-only", *how, "-o", out)
+    assert made["chips"] == 2 and made["split"]["stages"] == 1 and not made["weights"]
+    (longest,), (one,) = made["longest"], made["sequences"]
+    assert sum(longest["path"].values()) == longest["cycles"] == one["cycles"]
+    (stage,) = longest["stages"]
+    assert (stage["layers"], stage["steps"], stage["start"], len(stage["sweeps"])) == (1, 12, 0, 2)
+    assert stage["end"] == one["interval"] >= one["cycles"]
+    found = ask(capsys, "verify", out, "--stage", "0")
+    assert found["accepted"] and [part["chips"] for part in found["checked"]] == [2, 2]
+    assert ask(capsys, "load-weights", out, folder) and ask(capsys, "verify", out)["same"] is True
+    ref, chip = (ask(capsys, "run", *how) for how in ((folder, "a mat", "--target=ref"), (out, "a mat")))
+    assert chip["sequences"][0]["hidden_sha256"] == ref["sequences"][0]["hidden_sha256"]
+    assert cli.main(["show", str(out), "--html", str(page), "--context", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "1 stage of 2 chips" in said and "stage  0, layers  0 to  0: cycles           0 to" in said
+    assert f'"cycles":{chip["sequences"][0]["cycles"]["sequence"]}' in page.read_text("utf-8")
+    assert cli.main(["show", str(out), "--chip", "1", "--unit", "c2c"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("chip 1 of 2: role 1 of stage 0, a sequence of 1 position: begins in cycle 0 of the ")
+    assert "send            stream" in said and "to chip 0" in said
+
+
 @pytest.mark.parametrize(("argv", "words"), [
     (["run", "the cat"], "an encoder on the cpu"),
     (["run", "the cat", "--target", "ref", "--temperature", "1"], "an encoder writes no text"),
@@ -102,11 +128,13 @@ def test_pictures_and_the_schedule_of_a_sequence(folder, capsys, tmp_path):
     (["run", "the cat", " ".join(["cat"] * 13), "--target", "ref"], "prompt 2: the text has 13 tokens"),
     (["run", "the cat", "", "--target", "ref"], "prompt 2: the text has 0 tokens"),
     (["bench"], "an encoder on the cpu"),
-    (["compile", "--system", "node"], "an encoder on several chips"),
+    (["compile", "--system", "node", "--aim", "chips"], "the split of an encoder is not searched"),
+    (["compile", "--system", "node", "--stages", "2"], "1 layers do not make 2 stages"),
+    (["compile", "--system", "node", "--exchange", "codes"], "one chip a stage exchanges nothing"),
+    (["compile", "--system", "node", "--chips", "2", "--tensor", "4"], "it has 2 chips and the split needs 4"),
     (["compile", "--requests", "2"], "one sequence at a time"),
     (["compile", "--chunk", "2,4"], "chunks of one size"),
     (["compile", "--bits", "5"], "an encoder of fewer weights or bits"),
-    (["check", "--splits"], "an encoder on several chips"),
     (["accuracy", "TEXT"], "an encoder has no perplexity"),
     (["compile", "--target", "cpu", "-o", "NEW"], "an encoder on the cpu"),
 ])

@@ -9,51 +9,64 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from openlpu import cli_tables
+from openlpu import cli_encoder_split, cli_tables
 from openlpu._base import units
-from openlpu._base.errors import BadRequest, Unsupported
+from openlpu._base.errors import BadRequest
 
 if TYPE_CHECKING:
     from openlpu._base.progress import Progress
     from openlpu.compile import Compiled
     from openlpu.graph.ir import Graph
+    from openlpu.partition.split import Split
     from openlpu.schedule.program import Program
+    from openlpu.schedule.search import Found
     from openlpu.target.base import F32, Executable
 
-LENGTHS = (16, 64, 128, 384, 512)  # of sequences that reports print
 CHECKED = (1, 7, 40, 270)  # of those that are compared
 CHUNKS = (8, 2)  # in which the chip model takes them
+SPLITS: tuple[dict[str, Any], ...] = (  # that `--splits` adds
+    *({"tensor": 2, "exchange": exchange} for exchange in ("values", "codes", "sums")), {"tensor": 4},
+    *({"stages": stages, "tensor": tensor} for stages, tensor in ((2, 1), (2, 2), (4, 1))),
+)
 OF_TEXT = {"max_tokens": 64, "temperature": None, "top_k": None, "top_p": None, "min_p": None, "seed": None, "stop": [],
            "repetition_penalty": None, "chat": False, "speculate": None}
 
 
-def compile_chip(args: argparse.Namespace, graph: Graph, progress: Progress) -> tuple[Program, dict[str, Any]]:
-    """The program of one chip, and what there is to say about it."""
+def compile_chip(
+    args: argparse.Namespace, graph: Graph, progress: Progress
+) -> tuple[Program | Found, dict[str, Any]]:
+    """The program of one chip or several, and what there is to say about it."""
     from openlpu import compile as pipeline
 
-    if args.system is not None:
-        raise Unsupported("an encoder on several chips", where="system", fix="leave --system out")
     if args.requests > 1:
         raise BadRequest("an encoder takes one sequence at a time", where="requests", fix="leave --requests out")
     if len(args.chunk) > 1:
         raise BadRequest("an encoder takes all positions in chunks of one size", where="chunk", fix="name one size")
+    if args.system is not None:
+        found = cli_encoder_split.compile_chips(args, graph, progress)
+        return found, cli_encoder_split.report(found)
     chip = "lpu-v1" if args.chip is None else args.chip
     program = pipeline.program(graph, chip, args.chunk, dump=args.dump, progress=progress)
     return program, report(graph, program)
 
 
-def report(graph: Graph, program: Program) -> dict[str, Any]:
+def report(graph: Graph, made: Program | Found) -> dict[str, Any]:
     """Plain data for ``--json``."""
+    from openlpu.schedule.search import Found
+
+    return cli_encoder_split.report(made) if isinstance(made, Found) else _report(graph, made)
+
+
+def _report(graph: Graph, program: Program) -> dict[str, Any]:
     from openlpu.arch.encoding import instruction_bytes
     from openlpu.schedule import sweeps
 
     chip = program.chip
-    lengths = sorted({n for n in LENGTHS if n < program.context} | {program.context})
     return {
         "chip": chip.name, "clock": "cycles", "clock_hz": chip.clock_hz,
         "sram_rows": chip.slices * chip.words_per_slice, "sram": cli_tables.rooms(program),
-        "sequences": [{"length": n, "cycles": sweeps.cycles(program, n),
-                       "utilisation": sweeps.utilisation(graph, program, n)} for n in lengths],
+        "sequences": [{"length": n, "cycles": cycles, "utilisation": sweeps.utilisation(graph, chip, n, cycles)}
+                      for n in cli_encoder_split.lengths(program.context) for cycles in [sweeps.cycles(program, n)]],
         "longest": [_longest(program, context) for context in sorted({s.context for s in program.segments})],
         "sweeps": [{"name": s.name, "context": s.context, "chunk": s.chunk, "cycles": s.cycles,
                     "instructions": sum(map(len, s.queues.values())),
@@ -77,6 +90,9 @@ def _longest(program: Program, context: int) -> dict[str, Any]:
 
 def summary(result: dict[str, Any]) -> Iterator[str]:
     """A program in a few lines."""
+    if "system" in result:
+        yield from cli_encoder_split.summary(result)
+        return
     used, sweeps = sum(result["sram"].values()), result["sweeps"]
     size = sum(s["instruction_bytes"] for s in sweeps)
     yield (f"{result['model']} on {result['chip']}: {used / result['sram_rows']:.1%} of SRAM; sequences of up to "
@@ -90,6 +106,9 @@ def summary(result: dict[str, Any]) -> Iterator[str]:
 
 def details(result: dict[str, Any]) -> Iterator[str]:
     """What ``openlpu show`` adds: the room, each sweep, and where the longest sequences' cycles and joules go."""
+    if "system" in result:
+        yield from cli_encoder_split.details(result)
+        return
     yield ""
     yield from cli_tables.sram(result)
     yield ""
@@ -141,17 +160,16 @@ def check(args: argparse.Namespace, compiled: Compiled, progress: Progress) -> i
     from openlpu.target import TARGETS
     from openlpu.tokens.sample import draw
 
-    if args.splits:
-        raise Unsupported("an encoder on several chips", where="splits", fix="leave --splits out")
     vocab, most = compiled.graph.config.vocab, min(compiled.context, max(CHECKED))
     lengths = sorted({min(n, most) for n in CHECKED})
     texts = [[draw(2026, n, at) % vocab for at in range(n)] for n in lengths]
+    cases: list[tuple[str, str, dict[str, Any]]] = [("ref", "ref", {})]
+    cases += [("chip", f"chip chunk={chunk}", {"chunks": (chunk,)}) for chunk in CHUNKS]
+    cases += [("chip", str(split), {"split": split, "chunks": CHUNKS[:1]}) for split in _splits(args, compiled.graph)]
     rows = []
-    for done, (target, chunk) in enumerate([("ref", 0), *(("chip", chunk) for chunk in CHUNKS)]):
-        name = f"{target} chunk={chunk}" if chunk else target
-        progress(f"check: {name}", done, 1 + len(CHUNKS))
+    for done, (target, name, options) in enumerate(cases):
+        progress(f"check: {name}", done, len(cases))
         start = time.perf_counter()
-        options = {"chunks": (chunk,)} if chunk else {}
         executable = TARGETS.get(target)(compiled.graph, context=most, **options)
         rows.append({"case": f"{name} lengths={','.join(map(str, lengths))}",
                      "sha256": digest(_states(executable, texts)), "wall_s": time.perf_counter() - start})
@@ -163,6 +181,14 @@ def check(args: argparse.Namespace, compiled: Compiled, progress: Progress) -> i
             print(f"{row['sha256'][:16]}  {units.wall(row['wall_s']):>14}  {row['case']}")
         print(f"{len(rows)} cases, {distinct} distinct")
     return 0 if distinct == 1 else 1
+
+
+def _splits(args: argparse.Namespace, graph: Graph) -> list[Split]:
+    """Those to check, as far as there are layers for."""
+    from openlpu.partition.split import Split
+
+    able = (Split(**split) for split in SPLITS if args.splits)
+    return [split for split in able if split.stages <= graph.config.layers]
 
 
 def digest(states: Sequence[F32]) -> str:

@@ -39,7 +39,8 @@ def show(args: argparse.Namespace, made: Bundle) -> int:
 def _run(made: Bundle, chip: int, positions: int) -> tuple[ChipRun, str]:
     """The chip of that number in a token that sees so many positions, or a sequence of so many, read alone; and its
     name."""
-    from openlpu.schedule.tracks import of_role, sequence, single
+    from openlpu.schedule import sequences
+    from openlpu.schedule.tracks import of_role, single
 
     context = made.serving(positions)
 
@@ -48,7 +49,14 @@ def _run(made: Bundle, chip: int, positions: int) -> tuple[ChipRun, str]:
         known = f"0 to {count - 1}" if count > 1 else "0"
         raise BadRequest(f"there is no chip {chip}", where="chip", fix=f"use {known}")
     if made.encoder:
-        return sequence(made.program, positions), f"chip 0, a sequence of {units.count(positions, 'position')}"
+        length = f"a sequence of {units.count(positions, 'position')}"
+        if not made.found:
+            return sequences.sequence(made.program, positions), f"chip 0, {length}"
+        program = made.found.program
+        s, role = divmod(chip, program.split.tensor)
+        run = [*sequences.stage(program, s, positions)][role]
+        where = f"chip {chip} of {count}: role {role} of stage {s}, {length}"
+        return run, f"{where}: begins in cycle {run.start:,} of the sequence"
     if not made.several:
         program = made.program
         return single(program, program.segment(context - 1)), f"chip 0, {_when(context, 0)}"

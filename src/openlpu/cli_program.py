@@ -157,12 +157,8 @@ def summary(result: dict[str, Any]) -> Iterator[str]:
     if result.get("target") == "cpu":
         yield f"{result['model']}: {units.size(result['bytes'])} in {result['output']}"
         return
-    if result.get("system"):
-        yield from cli_split.summary(result)
-        yield from _files(result)
-        return
-    if "sequences" in result:
-        yield from cli_encoder.summary(result)
+    if "sequences" in result or result.get("system"):
+        yield from (cli_encoder if "sequences" in result else cli_split).summary(result)
         yield from _files(result)
         return
     used = sum(result["sram"].values())

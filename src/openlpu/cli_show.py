@@ -61,7 +61,7 @@ def _encoder(args: argparse.Namespace, made: Bundle) -> int:
         raise BadRequest("an encoder has no first token", where="prompt", fix="leave it out")
     pictures = _pictures(args, made)
     result = {"model": made.manifest["model"], "weights": made.weights}
-    result |= cli_encoder.report(made.outline, made.program) | pictures
+    result |= cli_encoder.report(made.outline, made.found or made.program) | pictures
     print(json.dumps(result) if args.json else "\n".join([*cli_program.summary(result), *cli_encoder.details(result)]))
     return 0
 
@@ -89,25 +89,24 @@ def _pictures(args: argparse.Namespace, made: Bundle) -> dict[str, Any]:
     """Write the pictures that were asked for; what was written, and how large."""
     if not args.perfetto and not args.html:
         return {}
-    from openlpu.schedule.tracks import of_chip, of_sequence, of_system
+    from openlpu.schedule import sequences
+    from openlpu.schedule.tracks import of_chip, of_system
 
     positions = 1 if args.context is None else args.context
     program = made.found.program.stage(0).program if made.found else made.program
     context = made.serving(positions)
-    if made.encoder:
-        about = {"title": f"{made.manifest['model']} on {program.chip.name}", "numerics": str(made.scheme),
-                 "positions": positions}
-        return {"written": _draw(args, of_sequence(program, positions), about)}
-    segment = program.segment(context - 1)
-    about = {"title": f"{made.manifest['model']} on {program.chip.name}", "numerics": str(made.scheme),
-             "context": f"up to {context}"}
+    about = {"title": f"{made.manifest['model']} on {program.chip.name}", "numerics": str(made.scheme)}
+    about |= {"positions": positions} if made.encoder else {"context": f"up to {context}"}
     if not made.found:
-        return {"written": _draw(args, of_chip(program, segment), about)}
-    token = of_system(made.found.program, program.segments.index(segment))
+        token = (sequences.of_sequence(program, positions) if made.encoder
+                 else of_chip(program, program.segment(context - 1)))
+        return {"written": _draw(args, token, about)}
+    token = (sequences.of_system(made.found.program, positions) if made.encoder
+             else of_system(made.found.program, program.segments.index(program.segment(context - 1))))
     split = made.found.program.split
     about |= {"title": f"{made.manifest['model']} on {split.chips} x {program.chip.name}",
               "split": f"{units.count(split.tensor, 'chip')} a stage, {units.count(split.stages, 'stage')}"}
-    return {"written": _draw(args, token, about, cli_split.rows(made.found))}
+    return {"written": _draw(args, token, about, () if made.encoder else cli_split.rows(made.found))}
 
 
 def _draw(args: argparse.Namespace, token: Token, about: dict[str, Any],

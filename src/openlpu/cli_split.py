@@ -182,9 +182,8 @@ def summary(result: dict[str, Any]) -> Iterator[str]:
     yield from (f"  {line}" for line in many)
 
 
-def details(result: dict[str, Any]) -> Iterator[str]:
-    """Where the room, and a token's cycles and joules, go."""
-    yield ""
+def rooms(result: dict[str, Any]) -> Iterator[str]:
+    """What takes the room of each stage's chips."""
     yield "SRAM of a chip, rows of one vector:"
     for kind in result["sram"]:
         stages, used = kind["stages"], sum(kind["rows"].values())
@@ -192,6 +191,12 @@ def details(result: dict[str, Any]) -> Iterator[str]:
         most = sorted(kind["rows"].items(), key=lambda item: -item[1])[:4]
         yield (f"  {which:<24} {used:>9,} {used / result['sram_rows']:7.2%}  "
                + ", ".join(f"{name} {rows:,}" for name, rows in most))
+
+
+def details(result: dict[str, Any]) -> Iterator[str]:
+    """Where the room, and a token's cycles and joules, go."""
+    yield ""
+    yield from rooms(result)
     for s in result["segments"]:
         yield ""
         yield (f"{cli_prefill.title(s)}: a {cli_prefill.unit(s)} every {units.cycles(s['interval'])} with the pipeline "

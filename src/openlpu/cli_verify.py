@@ -117,6 +117,7 @@ def _value_free(args: argparse.Namespace, made: Bundle, bars: Bars) -> int:
 
 
 def _checks(args: argparse.Namespace, made: Bundle, progress: Progress) -> Iterator[Checked]:
+    from openlpu.target.chip.encoders import check_sweeps
     from openlpu.target.chip.value_free import check_chip, check_system
 
     contexts = made.contexts if args.context is None else [made.serving(args.context)]
@@ -125,17 +126,26 @@ def _checks(args: argparse.Namespace, made: Bundle, progress: Progress) -> Itera
             raise BadRequest(f"there is no stage {args.stage}", where="stage", fix="one chip is stage 0")
         yield from check_chip(made.program, contexts)
         return
+    if made.encoder and made.found:
+        yield from check_sweeps(made.found.system, made.found.program, _stages(args, made.found.program.split.stages),
+                                contexts)
+        return
     for done, context in enumerate(contexts):
         progress(f"context {context}", done, len(contexts))
         count = len(made.manifest["stage_starts"][str(context)])
-        if args.stage is not None and not 0 <= args.stage < count:
-            raise BadRequest(f"there is no stage {args.stage}", where="stage", fix=f"use 0 to {count - 1}")
-        stages = range(count) if args.stage is None else (args.stage,)
+        stages = _stages(args, count)
         beside = {s + d for s in stages for d in (-1, 0, 1)} & {*range(count)}
         part = made.part(beside, (context,))
         for i, segment in enumerate(part.program.stage(stages[0]).program.segments):
             starts, interval = (made.manifest[word][segment.name] for word in ("stage_starts", "cycles_between_tokens"))
             yield from check_system(part.system, part.program, stages, i, starts, interval)
+
+
+def _stages(args: argparse.Namespace, count: int) -> Sequence[int]:
+    """Those to check, of so many."""
+    if args.stage is not None and not 0 <= args.stage < count:
+        raise BadRequest(f"there is no stage {args.stage}", where="stage", fix=f"use 0 to {count - 1}")
+    return range(count) if args.stage is None else (args.stage,)
 
 
 def _line(c: Checked) -> str:

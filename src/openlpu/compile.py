@@ -257,15 +257,19 @@ def programs(
     graph: Graph, system: System, wanted: Wanted, chunks: Sequence[int] = (), *, dump: Path | None = None,
     progress: Progress = silent, requests: int = 1,
 ) -> Found:
-    """Split, place and schedule an integer graph over the chips of a system, as the split that was found best;
-    ``chunks`` and ``requests`` as in :func:`program`.
+    """Split, place and schedule an integer graph over the chips of a system, as the split that was found best, or of
+    an encoder the one that was asked for; ``chunks`` and ``requests`` as in :func:`program`.
 
     Raises :class:`openlpu._base.errors.DoesNotFit` when no split that was asked for fits.
     """
     from openlpu.partition.shard import shard
+    from openlpu.schedule.encoders import asked, spread
     from openlpu.schedule.search import search
 
-    found = search(graph, system, wanted, chunks=chunks, progress=progress, requests=requests)
+    if is_encoder(graph):
+        found = spread(graph, system, asked(graph, system, wanted), chunk=max(chunks, default=0))
+    else:
+        found = search(graph, system, wanted, chunks=chunks, progress=progress, requests=requests)
     if dump:
         _dump(dump, len(PIPELINE) + 1, {"partition": shard(graph, found.program.split).show(),
                                         "schedule": found.program})
@@ -319,9 +323,12 @@ def on_chips(folder: Path) -> tuple[Compiled, Model]:
 
 def encoder_on_chip(folder: Path) -> tuple[Compiled, Executable]:
     """As :func:`on_chips`, of an encoder."""
+    from openlpu.target.chip.encoders import SystemEncoder
     from openlpu.target.chip.run import EncoderExecutable
 
     made, compiled = _written(folder)
+    if made.found:
+        return compiled, SystemEncoder(made.found.program, compiled.graph.params, made.found.system)
     return compiled, EncoderExecutable(made.program, compiled.graph.params)
 
 

@@ -23,11 +23,12 @@ from openlpu.numerics.lower import lower
 from openlpu.numerics.outline import outline
 from openlpu.numerics.scheme import Scheme
 from openlpu.partition.shard import shard
-from openlpu.partition.split import Split
+from openlpu.partition.split import Split, alone
 from openlpu.partition.sweeps import sweeps
 from openlpu.place.layout import place
-from openlpu.schedule import joules, program_file, report, step, tracks
+from openlpu.schedule import joules, program_file, report, sequences, step, tracks
 from openlpu.schedule import sweeps as schedule
+from openlpu.schedule.units.c2c import Cabling
 from openlpu.target.base import Chunk
 from openlpu.target.chip import run as chip
 from openlpu.target.chip.value_free import check_chip
@@ -78,8 +79,8 @@ def test_equal_sweeps_are_scheduled_once_and_moved(small):
 
 def test_a_schedule_that_does_not_serve_another_sweep_is_not_moved():
     graph = outline(SMALL)
-    parts, layout = sweeps(graph), place(graph, load_chip("lpu-v1"))
-    one = step.sweep(parts[2], 2, layout, 40, 4, 3)
+    stages, layout = sweeps(alone(graph)), place(graph, load_chip("lpu-v1"))
+    one, parts = step.sweep(stages[2], 2, layout, 40, Cabling(), 4, 3), [stage.graph for stage in stages]
     assert one.moved(parts[1], 1, layout)
     assert one.moved(parts[3], 3, layout) is None, "the last one remembers nothing"
     nodes = tuple(replace(node, attrs={**node.attrs, "kv_bits": 16}) for node in parts[1].nodes)
@@ -141,7 +142,7 @@ def test_every_cycle_of_a_sequence_has_one_kind_and_one_operator(small):
     assert all(a.start + a.cycles == b.start for a, b in pairwise(use.pieces))
     assert sum(use.path.values()) == sum(use.operators.values()) == use.cycles
     assert use.path["MXM"] == sum(times * one.path["MXM"] for one, times in each)
-    token = tracks.of_sequence(made, 40)
+    token = sequences.of_sequence(made, 40)
     assert token.path == use.pieces and token.cycles == token.chips[0].cycles == use.cycles
     one = joules.energy([tracks.single(made, made.segments[1])])
     ten = joules.in_turn([(tracks.single(made, made.segments[1]), 10)])
@@ -160,7 +161,7 @@ def test_the_referee_refuses_a_sweep_whose_read_comes_too_early(small):
 
 
 def test_sweeps_cut_a_graph_behind_keys_and_values():
-    parts = sweeps(outline(shape("bert-base-uncased", 128)))
+    parts = [part.graph for part in sweeps(alone(outline(shape("bert-base-uncased", 128))))]
     assert len(parts) == 13
     assert [node.op for node in parts[0].nodes][-3:] == ["linear", "remember", "keep"]
     assert [node.op for node in parts[12].nodes][:4] == ["recall", "quantize", "linear", "attend"]
@@ -174,18 +175,18 @@ def test_the_same_graph_gives_the_same_program_with_and_without_weights():
     first, second = (schedule.schedule(g, place(g, load_chip("lpu-v1")), 1) for g in graphs)
     for a, b in zip(first.segments, second.segments, strict=True):
         assert a.cycles == b.cycles and all((a.queues[name] == b.queues[name]).all() for name in a.queues)
-    assert 0 < schedule.utilisation(graphs[0], first, 40) < 1
+    assert 0 < schedule.utilisation(graphs[0], first.chip, 40, first.segments[0].cycles) < 1
 
 
 def test_what_a_chip_cannot_do():
     graph = outline(SMALL)
     with pytest.raises(BadRequest, match="a chunk of 3 positions"):
         chip.load(graph, chunks=(3,))
-    with pytest.raises(Unsupported, match="an encoder on several chips"):
-        chip.load(graph, split=Split(2))
-    with pytest.raises(Unsupported, match="an encoder on several chips"):
-        shard(graph, Split(1, 2))
-    with pytest.raises(DoesNotFit, match=r"(?s)weights.*one chip today; lp30 has room for it.*a larger chip"):
+    with pytest.raises(Unsupported, match="half layers of an encoder"):
+        shard(graph, Split(1, 6, halves=True))
+    with pytest.raises(Unsupported, match="3 layers do not make 4 stages"):
+        shard(graph, Split(1, 4))
+    with pytest.raises(DoesNotFit, match=r"(?s)weights.*3 chips, which have room for it.*a larger chip"):
         compile.program(outline(shape("bert-large-uncased", 128)))
     long = replace(SMALL, context=7000, positions=7000)
     with pytest.raises(Unsupported, match="a sequence of 7000 positions"):

@@ -34,8 +34,8 @@ def shard(graph: Graph, split: Split) -> Shards:
 
 
 def _check(graph: Graph, split: Split) -> None:
-    if isinstance(graph.config, EncoderConfig):
-        raise Unsupported("an encoder on several chips", where="split", fix="use one chip")
+    if isinstance(graph.config, EncoderConfig) and split.halves:
+        raise Unsupported("half layers of an encoder", where="halves", fix="use stages of whole layers")
     if split.tensor not in TENSOR:
         raise Unsupported(f"{split.tensor} chips cannot share a layer", where="tensor",
                           fix=f"use one of {', '.join(map(str, TENSOR))}")
@@ -118,9 +118,10 @@ class _Walk:
         self.graph, self.split, self.chips = graph, split, split.tensor
         self.units = 2 if split.halves else 1  # of a layer
         self.end = _units(graph, split) - 1  # the last one
-        self.number = {node.output: self.unit(node) for node in graph.nodes}
-        self.heads = _head_parts(graph, self.chips) if self.chips > 1 else {}
         self.routers, self.readers = {node.output for node in routers(graph)}, graph.consumers()
+        self.number = {node.output: self.unit(self.readers[node.output][0] if node.op == "quantize" else node)
+                       for node in graph.nodes}  # codes are made where they are read
+        self.heads = _head_parts(graph, self.chips) if self.chips > 1 else {}
         self.nodes: list[Node] = []
         self.values: dict[str, Value] = {}
         self.parts: dict[str, I32] = {}
@@ -128,7 +129,8 @@ class _Walk:
 
     def stage(self, first: int, last: int) -> Stage:
         """The stage of the units ``first`` to ``last`` (layers, or halves), and of what lies before or behind all."""
-        self.nodes, self.values, self.parts, self.whole = [], {"token": self.graph.values["token"]}, {}, {}
+        self.nodes, self.values, self.parts, self.whole = [], {}, {}, {}
+        self.values |= {name: value for name, value in self.graph.values.items() if value.kind == "token"}
         inside = [n for n in self.graph.nodes if first <= self.number[n.output] <= last]
         if first > 0:
             self.arrive(self.residual(first), inside[0].where)
@@ -145,7 +147,7 @@ class _Walk:
         """What a node belongs to; what lies before all layers counts with the first unit, the head with the last."""
         layer = layer_of(node)
         if layer < 0:
-            return 0 if node.op == "embed" else self.end
+            return 0 if node.where.startswith("embed") else self.end
         return self.units * layer + (self.units > 1 and node.where.split(".")[2] == "mlp")
 
     def weights(self) -> list[int]:
@@ -175,9 +177,15 @@ class _Walk:
         return node.output
 
     def arrive(self, x: str, where: str) -> None:
-        """Take over the residual: each role its part."""
-        size = self.graph.values[x].size
-        self.add(Node("arrive", where, (), x), size, spread(size, self.chips) if self.chips > 1 else None)
+        """Take over the residual: each role its part.  An encoder's, which is whole on all chips, is gathered again."""
+        size, parts = self.graph.values[x].size, None
+        if self.chips > 1:
+            parts = spread(size, self.chips)
+        if parts is None or not isinstance(self.graph.config, EncoderConfig):
+            self.add(Node("arrive", where, (), x), size, parts)
+        else:
+            own = self.add(Node("arrive", where, (), f"{x}.part"), size, parts)
+            self.add(Node("gather", where, (own,), x), size)
 
     def keep(self, node: Node, inputs: tuple[str, ...], parts: I32 | None) -> str:
         """Append a node of the graph with other inputs."""
@@ -270,6 +278,15 @@ class _Walk:
         made = self.keep(node, (x, known), self.parts[x])
         if not summed:
             self.gathered(made, node.where)
+
+    def _add(self, node: Node) -> None:
+        """What one of both is whole for, the other is gathered for: the norm behind it is made of all channels."""
+        apart = any(name in self.parts for name in node.inputs) and any(name not in self.parts for name in node.inputs)
+        inputs = tuple(self.gathered(name, node.where) for name in node.inputs) if apart else node.inputs
+        self._local(replace(node, inputs=inputs))
+
+    def _layernorm(self, node: Node) -> None:
+        self.keep(node, (self.gathered(node.inputs[0], node.where),), None)
 
     def _rms(self, node: Node) -> None:
         self.keep(node, tuple(self.gathered(i, node.where) for i in node.inputs), None)

@@ -6,16 +6,14 @@ What a schedule adds (values inside a token, instructions) is not known before t
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
 
 from openlpu._base.errors import DoesNotFit, Unsupported
-from openlpu.arch.chip import Chip, known_chips, load_chip
+from openlpu.arch.chip import Chip
 from openlpu.arch.topology import NODE
-from openlpu.checkpoint.encoder import EncoderConfig
 from openlpu.graph.ir import Graph
 from openlpu.partition.shard import TENSOR, shard
 from openlpu.partition.split import Split
-from openlpu.place.layout import place, place_stage
+from openlpu.place.layout import place_stage
 
 
 def fewest(graph: Graph, chip: Chip, context: int = 0, requests: int = 1) -> Split | None:
@@ -43,18 +41,6 @@ def ascending(graph: Graph, chip: Chip) -> Iterator[Split]:
     yield from sorted((s for s in every if s.chips >= least), key=lambda s: (s.tensor > NODE, s.chips, s.tensor))
 
 
-def _roomy(graph: Graph, context: int) -> str:
-    """The first of the chips that come with openlpu whose SRAM holds a graph, as a lever."""
-    for name in known_chips():
-        chip = load_chip(name)
-        with suppress(DoesNotFit, Unsupported):
-            if codes(graph) <= sram(chip):
-                place(graph, chip, context)
-                return (f"{chip.name} has room for it (--chip {name}; found by placing: instructions come on top, the "
-                        "fewer the smaller --chunk)")
-    return f"none of {', '.join(known_chips())} has room for it"
-
-
 def codes(graph: Graph) -> int:
     """Bytes of a graph's weights, each once."""
     keys = {key for node in graph.nodes for word, key in node.params.items() if word.partition(".")[0] == "codes"}
@@ -67,10 +53,7 @@ def sram(chip: Chip) -> int:
 
 
 def reported(error: DoesNotFit, graph: Graph, chip: Chip, context: int = 0, requests: int = 1) -> DoesNotFit:
-    """The report of what does not fit, with how many chips would do; or of an encoder, which runs on one, which."""
-    if isinstance(graph.config, EncoderConfig):
-        return DoesNotFit(error.what, where=error.where,
-                          fix=f"an encoder runs on one chip today; {_roomy(graph, context)}; or {error.fix}")
+    """The report of what does not fit, with how many chips would do."""
     split = fewest(graph, chip, context, requests)
     if split is None:
         none = f"no number of chips {chip.name} would do: a layer is more than {max(TENSOR)} of them hold"

@@ -24,6 +24,7 @@ from openlpu.checkpoint.encoder import EncoderConfig
 from openlpu.graph.ir import Graph, Node, layer_of
 from openlpu.partition.experts import bank, parameters
 from openlpu.partition.split import Stage, alone
+from openlpu.partition.sweeps import entering
 from openlpu.place.emplace import Source
 from openlpu.place.homes import Homes, of_layer
 from openlpu.place.lanes import HeadLanes, Lanes
@@ -104,7 +105,7 @@ def place_stage(
         _cache(layout, node, max((0, 1), key=layout.homes.roomy))
     for node, rows in sorted(later, key=lambda item: item[0].op == "embed"):  # stretches fit where whole ones do not
         _tables(layout, node, rows)
-    _states(layout, isinstance(c, EncoderConfig))
+    _states(layout, graph)
     layout.homes.finish()
     layout.homes.sram.require_fit()
     return layout
@@ -294,18 +295,18 @@ def _rope(layout: Layout, node: Node) -> None:
         _table(layout, f"rope.{word}", [source], 4, layout.context)
 
 
-def _states(layout: Layout, encodes: bool) -> None:
+def _states(layout: Layout, graph: Graph) -> None:
     """Where an encoder's residuals wait from one sweep to the next: two states, a row for each position.
 
     Raises :class:`~openlpu._base.errors.Unsupported` for more positions than one slice has rows.
     """
-    if not encodes:
+    if not isinstance(graph.config, EncoderConfig):
         return
     rows = stretches(layout.context, layout.chip)
     if not rows[0].whole:
         raise Unsupported(f"a sequence of {layout.context} positions on {layout.chip.name}", where="context",
                           fix="use a shorter one")
-    for v in range(layout.lanes["embed.out"].vectors):
+    for v in range(layout.lanes[entering(graph)].vectors):
         slices = layout.homes.quad_slices(EAST)
         for number in range(2):
             layout.homes.keep(state(number, v), Source("zeros"), slices, layout.context)

@@ -37,7 +37,10 @@ def lane_maps(
     by_head, cuts = _by_head(nodes, heads), _cuts(stage, chip)
     for at, node in enumerate(nodes):
         name, parts = node.output, stage.parts.get(node.output)
-        if node.op in FOLLOWERS:
+        if node.op == "pass" and node.inputs[0] not in stage.parts:  # each role its own part, which comes first
+            whole = maps[node.inputs[0]]
+            maps[name] = Lanes(whole.channel[:, : whole.vectors // stage.tensor])
+        elif node.op in FOLLOWERS:
             maps[name] = maps[node.inputs[0]]
         elif node.op == "mix":
             maps[name] = maps[node.inputs[1]]

@@ -39,8 +39,10 @@ from openlpu.graph.ir import Graph
 from openlpu.numerics.scheme import Scheme
 from openlpu.partition.split import Split
 from openlpu.schedule import program_file
+from openlpu.schedule.encoders import passage
 from openlpu.schedule.program import Program, SystemProgram
 from openlpu.schedule.search import Choice, Found, lined_up
+from openlpu.schedule.sweeps import is_encoder
 
 FORMAT = "openlpu model 2"
 PROGRAM, GRAPH, PARAMS = "program", "graph.json", "params.safetensors"
@@ -113,7 +115,8 @@ class Bundle:
     @property
     def contexts(self) -> list[int]:
         """The contexts of the segments, ascending."""
-        names = [name for word in ("cycles_per_token", "cycles_per_chunk") for name in self.manifest.get(word, ())]
+        names = [name for word in ("cycles_per_token", "cycles_per_chunk", "cycles_per_sequence")
+                 for name in self.manifest.get(word, ())]
         return sorted({int(name.partition("x")[0]) for name in names})
 
     def serving(self, positions: int) -> int:
@@ -277,17 +280,29 @@ def _chip_words(program: Program) -> dict[str, Any]:
 def _system_words(found: Found) -> dict[str, Any]:
     """The system as data, so that neither its file nor its name is needed again; and what was considered."""
     program, spec = found.program, found.system.spec
-    segments = list(enumerate(program.stage(0).program.segments))
     return {
         "chip": spec.chip.name, "chips": program.split.chips, "clock": "cycles",
         "system": {"name": spec.name, "shape": asdict(spec.shape), "links": [asdict(link) for link in spec.links],
                    "epoch": spec.epoch, "dead": sorted(found.system.dead)},
+        "choices": [asdict(choice) for choice in found.choices],
+    } | (_sequences(program) if is_encoder(program.stage(0).program) else _tokens(program))
+
+
+def _tokens(program: SystemProgram) -> dict[str, Any]:
+    """Times of a token in each segment."""
+    segments = list(enumerate(program.stage(0).program.segments))
+    return {
         "cycles_per_token": {s.name: program.cycles(i) for i, s in segments if s.chunk == 1},
         "cycles_per_chunk": {s.name: program.cycles(i) for i, s in segments if s.chunk > 1},
         "cycles_between_tokens": {s.name: program.interval(i) for i, s in segments},
         "stage_starts": {s.name: list(program.starts(i)) for i, s in segments},
-        "choices": [asdict(choice) for choice in found.choices],
     }
+
+
+def _sequences(program: SystemProgram) -> dict[str, Any]:
+    """Times of the longest sequence of each context."""
+    contexts = sorted({s.context for s in program.stage(0).program.segments})
+    return {"cycles_per_token": {}, "cycles_per_sequence": {str(n): passage(program, n).cycles for n in contexts}}
 
 
 def _found(manifest: Mapping[str, Any], program: SystemProgram) -> Found:

@@ -64,11 +64,12 @@ def energy(chips: Sequence[ChipRun]) -> Energy:
     return _spent(chips[0].chip, len(chips), total, duration(chips), interval(chips))
 
 
-def in_turn(steps: Sequence[tuple[ChipRun, int]]) -> Energy:
-    """What steps of one chip cost that follow each other, each so many times."""
+def in_turn(steps: Sequence[tuple[ChipRun, int]], chips: int = 1, cycles: int = 0, interval: int = 0) -> Energy:
+    """What steps cost, each taken so many times; they follow each other on one chip, or take all ``chips`` together so
+    many ``cycles``, and another request's come after an ``interval``."""
     total = sum((count(run.chip, run.queues, run.packet_bytes) * times for run, times in steps), Counts())
-    cycles = sum(run.cycles * times for run, times in steps)
-    return _spent(steps[0][0].chip, 1, total, cycles, cycles)
+    cycles = cycles or sum(run.cycles * times for run, times in steps)
+    return _spent(steps[0][0].chip, chips, total, cycles, interval or cycles)
 
 
 def _spent(chip: Chip, chips: int, total: Counts, cycles: int, interval: int) -> Energy:

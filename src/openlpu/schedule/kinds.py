@@ -42,6 +42,13 @@ class Kind(NamedTuple):
     like: Likeness
 
 
+def kind_of(chip: Chip, stage: Stage, cabling: Cabling) -> Kind:
+    """The kind of a stage that is wired so."""
+    edges = (chip.queue_position(name) if name else -1 for name in (cabling.next, cabling.previous))
+    like = Likeness(stage.tensor, weights(stage), *edges)
+    return Kind(stage.signature(), replace(cabling, next="", previous=""), like)
+
+
 @dataclass(frozen=True)
 class Work:
     """A stage to be scheduled, placed; the rest as :func:`~openlpu.schedule.step.schedule_stage` takes it."""
@@ -111,7 +118,7 @@ class Programs:
         ``watch`` is told what there is whenever a program is added, the weightiest first, and may raise to end it.
         Raises what place and schedule raise.
         """
-        kinds = [self._kind(*each) for each in zip(stages, cablings, strict=True)]
+        kinds = [kind_of(self.chip, *each) for each in zip(stages, cablings, strict=True)]
         unlike = dict(zip(kinds, zip(stages, cablings, strict=True), strict=True))
         if watch:
             watch(self._parts(kinds, {kind: stage for kind, (stage, _) in unlike.items() if kind not in self.known}))
@@ -147,11 +154,6 @@ class Programs:
         sources = cabling.local.sources if cabling.local else ()
         layout = place_stage(stage, self.chip, self.context, sources, self.requests)
         return Work(stage, layout, contexts or tuple(buckets(layout.context)), cabling, chunks)
-
-    def _kind(self, stage: Stage, cabling: Cabling) -> Kind:
-        edges = (self.chip.queue_position(name) if name else -1 for name in (cabling.next, cabling.previous))
-        like = Likeness(stage.tensor, weights(stage), *edges)
-        return Kind(stage.signature(), replace(cabling, next="", previous=""), like)
 
 
 def _behind(first: StageProgram, more: StageProgram) -> StageProgram:

@@ -87,7 +87,7 @@ def totals(parts: Iterable[tuple[str, int]]) -> dict[str, int]:
 def report(chip: Chip, segment: Segment) -> Report:
     """Account for every cycle of a segment."""
     counts = dispatched(segment.queues)
-    return Report(segment.cycles, counts.total(), _busy(chip, counts, segment.cycles), critical_path(chip, segment))
+    return Report(segment.cycles, counts.total(), busy(chip, counts, segment.cycles), critical_path(chip, segment))
 
 
 def in_turn(chip: Chip, steps: Iterable[tuple[Report, int]]) -> Report:
@@ -98,7 +98,7 @@ def in_turn(chip: Chip, steps: Iterable[tuple[Report, int]]) -> Report:
         for _ in range(times):
             pieces += [replace(piece, start=end + piece.start) for piece in step.pieces]
             end += step.cycles
-    return Report(end, counts.total(), _busy(chip, counts, end), tuple(pieces))
+    return Report(end, counts.total(), busy(chip, counts, end), tuple(pieces))
 
 
 def critical_path(chip: Chip, segment: Segment, until: int | None = None) -> tuple[Piece, ...]:
@@ -241,7 +241,8 @@ def _walk(
     yield LINKS if dispatches[now].unit == LINK else WAITING, dispatches[now].cycle, now
 
 
-def _busy(chip: Chip, counts: Counter[str], cycles: int) -> dict[str, tuple[int, float]]:
+def busy(chip: Chip, counts: Counter[str], cycles: int) -> dict[str, tuple[int, float]]:
+    """Of each unit its dispatches, and the share of its slots in so many cycles."""
     slots = issue(chip)
     return {u: (counts[u], counts[u] / (slots[u] * cycles)) for u in sorted(slots)}
 

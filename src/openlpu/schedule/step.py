@@ -117,12 +117,14 @@ def build(
     return b, tuple(origin)
 
 
-def sweep(graph: Graph, number: int, layout: Layout, context: int, chunk: int, alike: int) -> Scheduled:
+def sweep(
+    part: Stage, number: int, layout: Layout, context: int, cabling: Cabling, chunk: int, alike: int
+) -> Scheduled:
     """A sweep of an encoder (:mod:`openlpu.partition.sweeps`) over the chunks of a sequence, whose schedule may serve
     as many as are ``alike``."""
-    b, origin = build(Stage(graph, {}, 1, 0, graph.config.layers - 1), layout, context, Cabling(), chunk)
+    b, origin = build(part, layout, context, cabling, chunk)
     segment, pages = _fetched(b, origin, partial(Sweep, number=number), alike)
-    return Scheduled(graph, segment, pages)
+    return Scheduled(part.graph, segment, pages)
 
 
 ENDS = ("pass", "keep", "remember")  # what a step leaves for others
@@ -155,7 +157,8 @@ def _node(b: Build, node: Node, places: range, rope_rows: Sequence[RopeRow]) -> 
         out = attention.attention(b, node, q, k, v, scales)
         b.floats |= {(node.output, i): value for i, value in out.items()}
     elif node.op == "attend":
-        out = attention.attend(b, node, {i: b.floats[node.inputs[0], i] for i in places})
+        scales = {i: scale for i in places if (scale := _known(b, node.inputs[1:], i))}
+        out = attention.attend(b, node, {i: b.floats[node.inputs[0], i] for i in places}, scales)
         b.floats |= {(node.output, i): value for i, value in out.items()}
     elif node.op == "remember":
         k, v = ([b.floats[name, i] for i in range(b.chunk)] for name in node.inputs)

@@ -106,9 +106,9 @@ def schedule_system(
     watch = unless(worth, chip, hops) if worth else None
     head, more = pace.wait(pace.stretch) if pace else 0, 0
     while True:
-        cablings = _cablings(local, hops, pace, head)
-        by_stage = programs.of(shards.stages, cablings, tuple(contexts), tuple(chunks), watch)
-        while made := _listed(shards, by_stage, local, hops, more):
+        wired = cablings(local, hops, pace, head)
+        by_stage = programs.of(shards.stages, wired, tuple(contexts), tuple(chunks), watch)
+        while made := listed(shards, by_stage, local, hops, more):
             needed = pace.wait(head + more + made.alone()) if pace else 0
             if needed <= head + more:
                 return made
@@ -116,7 +116,7 @@ def schedule_system(
         head, more = head + more, 0
 
 
-def _cablings(local: Group | None, hops: Sequence[Hop], pace: Pace | None, head: int) -> list[Cabling]:
+def cablings(local: Group | None, hops: Sequence[Hop], pace: Pace | None, head: int) -> list[Cabling]:
     """How each stage is wired, and how long its program sets its clock right before it begins."""
     slot = max((hop.link.cycles for hop in hops), default=0)
     out = [*(port_queue(hop.leaves) for hop in hops), ""]
@@ -124,7 +124,7 @@ def _cablings(local: Group | None, hops: Sequence[Hop], pace: Pace | None, head:
     return [Cabling(local, slot, *queues, pace.local if pace else None, head) for queues in zip(out, into, strict=True)]
 
 
-def _listed(
+def listed(
     shards: Shards, by_stage: Sequence[StageProgram], local: Group | None, hops: Sequence[Hop], more: int
 ) -> SystemProgram | None:
     """The programs of all stages, each listed once and held ``more`` cycles; None if one cannot be."""

@@ -1,5 +1,5 @@
 """Scheduled programs in; one token as pictures see it out: named chips, and what each unit does in which cycle.
-Of an encoder that is a sequence: its steps one behind the other.
+Of an encoder that is a sequence (sequences.py).
 
 One chip is the case of length 1.  Chips that run the same instructions hold the same ``queues`` object, so whatever is
 derived from them is derived once.
@@ -7,7 +7,7 @@ derived from them is derived once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypedDict
 
@@ -19,9 +19,8 @@ from openlpu.arch.isa import BY_NAME, TABLE, unit_of_queue
 from openlpu.arch.link import port_queue
 from openlpu.partition.names import shift
 from openlpu.place.homes import Resident
-from openlpu.schedule.program import Program, Segment, StageProgram, SystemProgram
+from openlpu.schedule.program import Program, Segment, StageProgram, SystemProgram, queue_dtype
 from openlpu.schedule.report import LINKS, Piece, critical_path
-from openlpu.schedule.sweeps import in_order, turns
 
 READS = tuple(BY_NAME[name].opcode for name in ("read", "gather"))
 WRITES = tuple(BY_NAME[name].opcode for name in ("write", "scatter"))
@@ -92,33 +91,6 @@ def of_chip(program: Program, segment: Segment) -> Token:
     return Token((single(program, segment),), critical_path(program.chip, segment))
 
 
-def of_sequence(program: Program, length: int) -> Token:
-    """A sequence of so many positions through an encoder on one chip."""
-    paths = {part.name: critical_path(program.chip, part) for part, _ in turns(program, length)}
-    path, end = [], 0
-    for part in in_order(program, length):
-        path += [replace(piece, start=end + piece.start) for piece in paths[part.name]]
-        end += part.cycles
-    return Token((sequence(program, length),), tuple(path), "sequence")
-
-
-def sequence(program: Program, length: int) -> ChipRun:
-    """The only chip of a sequence: the instructions of all steps, each behind those of the step before."""
-    rows: dict[str, list[NDArray]] = {queue: [] for queue in program.chip.queues}
-    origin: list[tuple[int, str]] = []
-    cycle = number = 0
-    for part in in_order(program, length):
-        for queue, own in part.queues.items():
-            rows[queue].append(own.copy())
-            rows[queue][-1]["cycle"] += cycle
-            rows[queue][-1]["id"] += number
-        origin += [(number + first, name) for first, name in part.origin]
-        cycle += part.cycles
-        number += max(int(own["id"].max(initial=0)) for own in part.queues.values())
-    queues = {queue: np.concatenate(parts) for queue, parts in rows.items()}
-    return ChipRun("chip 0", program.chip, 0, cycle, queues, tuple(origin), program.resident)
-
-
 def of_system(system: SystemProgram, segment: int) -> Token:
     """A token on all chips of a system, in the segment of that number.
 
@@ -132,8 +104,8 @@ def of_system(system: SystemProgram, segment: int) -> Token:
         stage = system.stage(s)
         part = stage.program.segments[segment]
         if which not in walked:
-            walked[which] = critical_path(stage.program.chip, part, _first_send(stage, part))
-        own = _from(walked[which], stage.taken(part) if s else 0)  # the first vector is under way until then
+            walked[which] = critical_path(stage.program.chip, part, first_send(stage, part))
+        own = pieces_from(walked[which], stage.taken(part) if s else 0)  # the first vector is under way until then
         names = {name: shift(name, system.first[s]) for _, name in part.origin}
         path += [Piece(start + p.start, p.cycles, p.kind, names[p.operator]) for p in own]
         if s < len(system.hops):
@@ -144,7 +116,7 @@ def of_system(system: SystemProgram, segment: int) -> Token:
         key = which, *((hop.leaves, hop.arrives) for hop in system.hops[max(s - 1, 0) : s + 1]), bool(s)
         if key not in wired:
             wired[key] = of_role(system, s, 0, segment, start)
-        chips += [replace(wired[key], start=start, first=system.first[s], **_identity(system, s, r))
+        chips += [replace(wired[key], start=start, first=system.first[s], **identity(system, s, r))
                   for r in range(system.split.tensor)]
     return Token(tuple(chips), tuple(path))
 
@@ -157,11 +129,11 @@ def of_role(system: SystemProgram, s: int, role: int, segment: int, start: int) 
     return ChipRun(
         chip=stage.program.chip, start=start, cycles=stage.busy(part), queues=system.queues(s, segment),
         origin=part.origin, link_slot=system.slot, packet_bytes=packet, first=system.first[s],
-        **_identity(system, s, role),
+        **identity(system, s, role),
     )
 
 
-class _Identity(TypedDict):
+class Identity(TypedDict):
     """What chips of equally wired stages do not share."""
 
     name: str
@@ -169,7 +141,8 @@ class _Identity(TypedDict):
     peers: Mapping[str, str]
 
 
-def _identity(system: SystemProgram, s: int, role: int) -> _Identity:
+def identity(system: SystemProgram, s: int, role: int) -> Identity:
+    """Name, memory and neighbours of a chip."""
     stage, tensor = system.stage(s), system.split.tensor
     ways = system.local.ways if system.local else ()
     peers = {way.out: f"chip {s * tensor + way.source.index(role)}" for way in ways}
@@ -177,7 +150,7 @@ def _identity(system: SystemProgram, s: int, role: int) -> _Identity:
     return {"name": f"chip {s * tensor + role}", "resident": stage.residents[role], "peers": peers}
 
 
-def _from(pieces: Sequence[Piece], cycle: int) -> Iterator[Piece]:
+def pieces_from(pieces: Iterable[Piece], cycle: int) -> Iterator[Piece]:
     """The pieces of a path from a cycle on."""
     for p in pieces:
         cut = max(cycle - p.start, 0)
@@ -185,12 +158,11 @@ def _from(pieces: Sequence[Piece], cycle: int) -> Iterator[Piece]:
             yield replace(p, start=p.start + cut, cycles=p.cycles - cut) if cut else p
 
 
-def _first_send(stage: StageProgram, segment: Segment) -> int | None:
-    """The id of the send that hands the first vector to the next stage; None in the last stage."""
-    if not stage.next:
-        return None
-    rows = segment.queues[stage.next]
-    return int(rows["id"][rows["op"] == BY_NAME["send"].opcode][0])
+def first_send(stage: StageProgram, segment: Segment) -> int | None:
+    """The id of the send that hands the first vector to the next stage; None where nothing is handed over."""
+    rows = segment.queues.get(stage.next, np.zeros(0, queue_dtype("c2cw0")))
+    sends = rows["id"][rows["op"] == BY_NAME["send"].opcode]
+    return int(sends[0]) if len(sends) else None
 
 
 @dataclass(frozen=True)

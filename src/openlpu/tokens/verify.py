@@ -23,6 +23,7 @@ from openlpu.schedule.program import Program, Segment
 from openlpu.schedule.search import Found
 from openlpu.schedule.sweeps import is_encoder
 from openlpu.target.base import F32, Chunk
+from openlpu.target.chip.encoders import SystemEncoder
 from openlpu.target.chip.run import ChipExecutable, EncoderExecutable
 from openlpu.target.chip.system import SystemExecutable
 from openlpu.target.ref.run import load as load_reference
@@ -105,7 +106,7 @@ def verify(graph: Graph, program: Program | Found, tokens: int = 4, progress: Pr
     context, requests = first.context, first.requests
     if not 1 <= tokens <= context:
         raise BadRequest(f"{tokens} is out of range", where="tokens", fix=f"tokens is 1 to {context}")
-    if isinstance(program, Program) and is_encoder(program):
+    if is_encoder(first):
         return _sequence(graph, program, [(7919 * i + 1) % graph.config.vocab for i in range(tokens)], progress)
     chips: Runner = OneChip(graph, program) if isinstance(program, Program) else ManyChips(graph, program)
     reference = load_reference(graph, slots=requests, context=context)
@@ -129,9 +130,11 @@ def verify(graph: Graph, program: Program | Found, tokens: int = 4, progress: Pr
     return Verdict(requests, tokens, compared, "")
 
 
-def _sequence(graph: Graph, program: Program, ids: list[int], progress: Progress) -> Verdict:
+def _sequence(graph: Graph, program: Program | Found, ids: list[int], progress: Progress) -> Verdict:
     """An encoder's hidden states: of the whole sequence, and of its first token alone."""
-    chip, reference = EncoderExecutable(program, graph.params), load_reference(graph, context=program.context)
+    chip = (EncoderExecutable(program, graph.params) if isinstance(program, Program)
+            else SystemEncoder(program.program, graph.params, program.system))
+    reference = load_reference(graph, context=chip.context)
     for done, length in enumerate(lengths := sorted({1, len(ids)})):
         progress("verify", done, len(lengths))
         chunk = [Chunk(0, 0, tuple(ids[:length]), every=True)]

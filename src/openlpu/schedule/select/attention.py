@@ -81,9 +81,9 @@ def remember(b: Build, node: Node, k: Sequence[Floats], v: Sequence[Floats]) -> 
             b.last_write = max(b.last_write, *(x.ready for x in (*rows.planes, *rows.scales.values())))
 
 
-def attend(b: Build, node: Node, q: Mapping[int, Floats]) -> dict[int, Floats]:
-    """The output for each place, of keys and values that the sweep before wrote."""
-    bits, (heads, queries) = node.attrs["kv_bits"], _queries(b, node, q, {})
+def attend(b: Build, node: Node, q: Mapping[int, Floats], scale: Mapping[int, Vec]) -> dict[int, Floats]:
+    """The output for each place, of keys and values that the sweep before wrote; ``scale`` as in :func:`attention`."""
+    bits, (heads, queries) = node.attrs["kv_bits"], _queries(b, node, q, scale)
     out: dict[int, list[Vec | Later]] = {place: [] for place in q}
     for c, own in enumerate(heads):
         k_rows, v_rows = (cache.stored(b, f"{node.where}.{word}", c, bits, transposed=word == "v") for word in "kv")

@@ -83,6 +83,7 @@ def take_over(b: Build, node: Node) -> None:
 
 
 def hand_over(b: Build, node: Node) -> int:
-    """The residual of all tokens to the stage behind; the cycle of the last send."""
-    name = node.inputs[0]
-    return b.c2c.hand_over({(i, v): vec for i in range(b.chunk) for v, vec in enumerate(b.floats[name, i].vecs)})
+    """The chip's part of the residual of all tokens to the stage behind; the cycle of the last send."""
+    (name,), count = node.inputs, b.lanes(node.output).vectors
+    vecs = {i: b.floats[name, i].vecs[:count] for i in range(b.chunk)}
+    return b.c2c.hand_over({(i, v): vec for i, own in vecs.items() for v, vec in enumerate(own)})

@@ -7,11 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from openlpu._base.errors import ProgramError
+from openlpu._base.errors import NumericsError, ProgramError
 from openlpu.place import emplace, host
 from openlpu.place.homes import Resident
+from openlpu.place.layout import state
 from openlpu.schedule.prefill import parts, prompt_parts
-from openlpu.schedule.program import Program, Rows, SystemProgram
+from openlpu.schedule.program import Program, Rows, StageProgram, SystemProgram
+from openlpu.schedule.sweeps import turns
 from openlpu.target.base import F32, Chunk
 from openlpu.target.chip.machine import Machine
 
@@ -45,6 +47,22 @@ def steps(program: Program | SystemProgram, chunk: Chunk) -> Iterator[tuple[host
     for part in apart or prompt_parts(program, chunk.start, end):
         tokens = chunk.tokens[part.start - chunk.start : part.end - chunk.start]
         yield host.Step(part.start, tokens, segments[part.segment].chunk, chunk.slot), part.segment
+
+
+def hidden(machine: Machine, stage: StageProgram, length: int) -> F32:
+    """The hidden states [length, hidden] of a sequence, from the state that its last sweep wrote.
+
+    Raises :class:`NumericsError` where one is not finite.
+    """
+    last, _ = turns(stage.program, length)[-1]
+    homes = {item.name: item for item in stage.program.resident}
+    states = [homes[state(last.number % 2, v)] for v in range(last.logits.channel.shape[-2])]
+    slices, addresses = (np.stack([getattr(s, word) for s in states], 1) for word in ("slices", "addresses"))
+    rows = (Rows(slices[p], addresses[p], last.logits.channel) for p in range(length))
+    made = np.stack([value(machine, [stage.rows(row, role) for role in range(stage.tensor)]) for row in rows])
+    if not np.isfinite(made).all():
+        raise NumericsError("a hidden state is not finite", where=last.name)
+    return made
 
 
 def words(machine: Machine, rows: Rows, role: int = 0) -> NDArray[np.float32]:

@@ -16,12 +16,12 @@ from openlpu.checkpoint.encoder import EncoderConfig
 from openlpu.graph.ir import Graph
 from openlpu.partition.split import Split
 from openlpu.place.host import Step
-from openlpu.place.layout import place, state
+from openlpu.place.layout import place
 from openlpu.schedule import sweeps
-from openlpu.schedule.program import Program, Rows, Segment
+from openlpu.schedule.program import Program, Rows, Segment, StageProgram
 from openlpu.schedule.step import buckets, schedule
 from openlpu.target.base import F32, Chunk
-from openlpu.target.chip import host
+from openlpu.target.chip import encoders, host
 from openlpu.target.chip import system as several
 from openlpu.target.chip.machine import Machine, Trace, resolve_segment
 from openlpu.target.chip.system import SystemExecutable
@@ -94,32 +94,23 @@ class EncoderExecutable(ChipExecutable):
             for step, part in sweeps.steps(self.program, chunk.tokens, chunk.types):
                 self.step(step, part)
             self.cycles = sweeps.cycles(self.program, len(chunk.tokens))
-            out.append(self._hidden(len(chunk.tokens))[0 if chunk.every else -1 :])
+            hidden = host.hidden(self.machine, StageProgram(self.program, 1), len(chunk.tokens))
+            out.append(hidden[0 if chunk.every else -1 :])
         return out
-
-    def _hidden(self, length: int) -> F32:
-        """From the state that the last sweep wrote."""
-        last, _ = sweeps.turns(self.program, length)[-1]
-        homes = {item.name: item for item in self.program.resident}
-        channel = last.logits.channel
-        states = [homes[state(last.number % 2, v)] for v in range(len(channel))]
-        slices, addresses = (np.stack([getattr(s, word) for s in states], 1) for word in ("slices", "addresses"))
-        rows = (Rows(slices[p], addresses[p], channel) for p in range(length))
-        hidden = np.stack([self.value(row) for row in rows])
-        if not np.isfinite(hidden).all():
-            raise NumericsError("a hidden state is not finite", where=last.name)
-        return hidden
 
 
 def load(
     graph: Graph, *, slots: int = 1, context: int = 0, chip: Chip | str = "lpu-v1", split: Split | None = None,
     system: str = "", chunks: Sequence[int] = (),
-) -> ChipExecutable | SystemExecutable:
+) -> ChipExecutable | SystemExecutable | encoders.SystemEncoder:
     """Compile for a chip, or with a ``split`` for chips of a node, or of a ``system`` built with as many, and load.
 
     ``slots`` requests have a KV cache each; ``context`` 0 means the model's own; ``chunks`` are how many tokens of a
     prompt a step may take, beside one.  An encoder has one request and one size of chunk, the largest of them.
     """
+    if split and isinstance(graph.config, EncoderConfig):
+        chips = load_system(system, split.chips) if system else "node"
+        return encoders.load(graph, context=context, split=split, system=chips, chunk=max(chunks, default=0))
     if split:
         chips = load_system(system, split.chips) if system else "node"
         return several.load(graph, slots=slots, context=context, split=split, system=chips, chunks=chunks)

@@ -54,18 +54,9 @@ class SystemExecutable:
         self.faults: list[Fault] = []
         self.flow = Flow(program)
         self._traces: dict[int, list[Trace]] = {}
-        if (chip := program.programs[0].program.chip) != system.chip:
-            what = f"the program is for chips {chip.name}, these are {system.chip.name}"
-            raise ProgramError(what, where=f"system {system.name}", fix="compile the model again")
         self._hops = pipeline.hops(system, program)
         self._turns = Turns(self._hops, lambda segment: Course.of(self.traces(segment), program.starts(segment)))
-        values = Values()
-        self.machines = []
-        for s, stage in enumerate(self.stages):
-            machine = Machine(stage.program.chip, stage.tensor, pipeline.ports(system, program, s, self._hops), values)
-            for role, residents in enumerate(stage.residents):
-                host.fill(machine, residents, Local(params, program.first[s], ()), role)
-            self.machines.append(machine)
+        self.machines = machines(program, params, system)
 
     def run(self, chunks: Sequence[Chunk]) -> list[F32]:
         """Logits per chunk, as :meth:`ChipExecutable.run <openlpu.target.chip.run.ChipExecutable.run>`; chunks of
@@ -193,6 +184,21 @@ class SystemExecutable:
 
     def close(self) -> None:
         """Nothing to release."""
+
+
+def machines(program: SystemProgram, params: Mapping[str, np.ndarray], system: System) -> list[Machine]:
+    """The chips of each stage, wired, their SRAM full.  Raises :class:`ProgramError` when the system has other chips or
+    wires than the program is for."""
+    if (chip := program.programs[0].program.chip) != system.chip:
+        what = f"the program is for chips {chip.name}, these are {system.chip.name}"
+        raise ProgramError(what, where=f"system {system.name}", fix="compile the model again")
+    hops, values, out = pipeline.hops(system, program), Values(), list[Machine]()
+    for s in range(len(program.stages)):
+        stage = program.stage(s)
+        out.append(Machine(chip, stage.tensor, pipeline.ports(system, program, s, hops), values))
+        for role, residents in enumerate(stage.residents):
+            host.fill(out[s], residents, Local(params, program.first[s], ()), role)
+    return out
 
 
 def _packet(trace: Trace, fault: Fault) -> Packet:

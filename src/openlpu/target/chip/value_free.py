@@ -49,7 +49,7 @@ def check_chip(program: Program, contexts: Collection[int]) -> Iterator[Checked]
     for segment in (s for s in program.segments if s.context in contexts):
         start = time.perf_counter()
         trace = resolve_segment(program.chip, segment)
-        yield _checked((0,), segment, 1, trace, time.perf_counter() - start)
+        yield checked((0,), segment, 1, trace, time.perf_counter() - start)
 
 
 def check_system(
@@ -69,8 +69,8 @@ def check_system(
         start = time.perf_counter()
         trace = _stage(program, same[0], segment, groups[same[0]], interval)
         part = program.stage(same[0]).program.segments[segment]
-        yield _checked(tuple(same), part, program.split.tensor, trace, time.perf_counter() - start)
-    ends = {s: _ends(program, s, segment, groups[s]) for s in range(len(groups)) if {s - 1, s, s + 1} & {*stages}}
+        yield checked(tuple(same), part, program.split.tensor, trace, time.perf_counter() - start)
+    ends = {s: ends_of(program, s, segment, groups[s]) for s in range(len(groups)) if {s - 1, s, s + 1} & {*stages}}
     pipeline.closed(ends.get(0), ends.get(len(hops)))
     for s, port in enumerate(hops):
         if {s, s + 1} & {*stages}:
@@ -87,7 +87,7 @@ def _stage(program: SystemProgram, s: int, segment: int, ports: Ports, interval:
     return trace
 
 
-def _ends(program: SystemProgram, s: int, segment: int, ports: Ports) -> Ends:
+def ends_of(program: SystemProgram, s: int, segment: int, ports: Ports) -> Ends:
     """A stage as its neighbours see it, from the queues and claims of its links alone."""
     queues = {name: rows for name, rows in program.queues(s, segment).items() if unit_of_queue(name) == "c2c"}
     stage = program.stage(s).program
@@ -95,7 +95,8 @@ def _ends(program: SystemProgram, s: int, segment: int, ports: Ports) -> Ends:
     return Ends(code, pair_links(code, ports), stage.segments[segment].claims.passed)
 
 
-def _checked(stages: tuple[int, ...], segment: Segment, chips: int, trace: Trace, wall_s: float) -> Checked:
+def checked(stages: tuple[int, ...], segment: Segment, chips: int, trace: Trace, wall_s: float) -> Checked:
+    """What was found of a resolved program."""
     passing = trace.operands.passing
     return Checked(stages, segment.context, segment.chunk, chips, len(trace.code), len(trace.operands.row),
                    len(passing.receives), len(passing.arriving), len(passing.handed), trace.cycles, wall_s)
