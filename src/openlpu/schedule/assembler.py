@@ -98,11 +98,15 @@ class Assembler:
         return result
 
     def sought(
-        self, start: int, attempt: Callable[[int], T | None], reads: Sequence[tuple[int, int, int]] = ()
+        self, start: int, attempt: Callable[[int], T | None], reads: Sequence[tuple[int, int, int]] = (),
+        trials: int | None = None,
     ) -> T | None:
-        """Like :meth:`search`, but None where two operands want the same port in every cycle; ``attempt`` changes
-        nothing but what can be undone.  ``reads``: what it cannot do without (:meth:`Timeline.readable`)."""
+        """Like :meth:`search`, but None where two operands want the same port in every cycle, or after so many
+        ``trials``; ``attempt`` changes nothing but what can be undone.  ``reads``: what it cannot do without
+        (:meth:`Timeline.readable`)."""
         start = max(start, self.floor)
+        if trials:
+            return self._tried(start, attempt, start + trials, reads)
         end = max(start, self.last) + BEYOND
         found = self._tried(start, attempt, min(start + DOUBT, end), reads)
         if found is None and self.possible(attempt, end):

@@ -121,16 +121,24 @@ def scoped(function: Callable[Concatenate[Has, P], R]) -> Callable[Concatenate[H
     return inside
 
 
-def vectors(x: object) -> Iterator[Vec]:
-    """All vectors in a result: in its sequences, tables, dataclasses; of what is made later those it is made of."""
-    if isinstance(x, Later):
-        yield from vectors(x.vec or x.op)
-    elif isinstance(x, Vec):
+def vectors(x: object, seen: set[int] | None = None) -> Iterator[Vec]:
+    """All vectors in a result: in its sequences, tables, dataclasses; of what is made later those it is made of.  What
+    is shared counts once (``seen``)."""
+    seen = set() if seen is None else seen
+    if isinstance(x, Vec):
         yield x
-        yield from vectors(x.twin)
-    elif isinstance(x, tuple | list | dict):
-        for item in x.values() if isinstance(x, dict) else x:
-            yield from vectors(item)
-    elif is_dataclass(x):
-        for field in fields(x):
-            yield from vectors(getattr(x, field.name))
+        yield from vectors(x.twin, seen)
+    elif id(x) not in seen:
+        seen.add(id(x))
+        for part in _parts(x):
+            yield from vectors(part, seen)
+
+
+def _parts(x: object) -> Iterable[object]:
+    if isinstance(x, Later):
+        return (x.vec or x.op,)
+    if isinstance(x, tuple | list):
+        return x
+    if isinstance(x, dict):
+        return x.values()
+    return [getattr(x, field.name) for field in fields(x)] if is_dataclass(x) else ()

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,7 @@ from openlpu.place.host import placed
 from openlpu.place.lanes import HeadLanes, Lanes, around
 from openlpu.place.layout import Layout
 from openlpu.schedule.assembler import Assembler
-from openlpu.schedule.expression import Later, Op, Part
+from openlpu.schedule.expression import Later, Op, Part, Trip
 from openlpu.schedule.guide import Guide
 from openlpu.schedule.temporaries import Temporaries, scoped
 from openlpu.schedule.units.c2c import C2c, Cabling, group_ports
@@ -209,19 +210,28 @@ class Build:
         """
         shifts = least and many == 1 and not span and self.chip.latency["shift"] == self.chip.latency["permute"]
         far, near, side = self._rounds(-(-(span or self.chip.lanes) // first), first, many, SHIFTED if shifts else 2)
-        window = first * side
+        window, trips = first * side, list[Round]()
         for radix in far:
-            vec, checks = x if isinstance(x, Vec) else self.vxm.sides([x], checks=checks)[0], ()
-            by = [r * window for r in range(1, radix)]
-            x = self._moved(op, vec, by) if shifts else self._largest(op, vec, [self.rotation(r, span) for r in by])
+            by = [r * window for r in range(radix)]
+            trips.append(partial(self._moved, op, by) if shifts else
+                         partial(self._largest, op, [self.rotation(r, span) for r in by], "permute"))
             window *= radix
         window = 1
         for radix in near:
-            vec, checks = x if isinstance(x, Vec) else self.vxm.sides([x], checks=checks)[0], ()
-            maps = [self.turn(r * window, side) for r in range(1, radix)]
-            x = self._largest(op, vec, maps, "distribute")
+            maps = [self.turn(r * window, side) for r in range(radix)]
+            trips.append(partial(self._largest, op, maps, "distribute"))
             window *= radix
+        for trip in trips:
+            x, checks = self._trip(trip, x, checks), ()
         return x if isinstance(x, Op) else Op("pass", x)
+
+    def _trip(self, trip: Round, x: Op | Vec, checks: Sequence[Op]) -> Op:
+        """A round of rotations of a vector, or of a result that goes straight to the SXMs if it can."""
+        if isinstance(x, Vec):
+            return trip(x)
+        later = self.vxm.passing(x, checks)
+        way = trip(later)
+        return Trip(way.name, way.a, way.b, later=later, stored=trip)
 
     def _rounds(self, parts: int, first: int, many: int, chained: int) -> tuple[list[int], list[int], int]:
         """The rounds of a maximum over so many windows of ``first`` lanes that take the fewest cycles: those across
@@ -237,34 +247,57 @@ class Build:
                 return far, near, side
         return plain, [], 1
 
-    def _moved(self, op: str, vec: Vec, by: Sequence[int]) -> Op:
-        """Like :meth:`_largest`, of rotations by so many lanes.  Beside those that the SXMs permute in a cycle one is
-        shifted: what leaves at one end in one SXM, and what comes in at the other end in the other."""
-        slots = -(-len(by) // SHIFTED)
-        split = [*by[2 * slots :], *[0] * (3 * slots - len(by))]
+    def _moved(self, op: str, by: Sequence[int], x: Vec | Later) -> Op:
+        """The maximum of rotations by so many lanes, the first by none.  Beside those that the SXMs permute in a cycle
+        one is shifted: what leaves at one end in one SXM, and what comes in at the other end in the other."""
+        turns = by[isinstance(x, Vec) :]
+        slots = -(-len(turns) // SHIFTED)
+        split = [*turns[2 * slots :], *[0] * (3 * slots - len(turns))]
+        copies = self._copies(x, slots + 1)
         chains: list[Op] = []
-        for i, amount in enumerate(by[: 2 * slots]):
+        for i, amount in enumerate(turns[: 2 * slots]):
             side, shift = i % 2, split[i // 2]
-            turned = Turned(self.asm, vec, self.rotation(amount), side)
+            turned = Turned(self.asm, copies[i // 2 + (split[0] > shift == 0)], self.rotation(amount), side)
             found: Op | Turned = turned
             if shift:
-                moved = Moved(turned, self.chip.lanes - shift if side else shift, bool(side), self.rotation(shift))
-                found = Op(op, Part(moved, 0), Part(moved, 1))
+                found = self._both(op, turned, self.chip.lanes - shift if side else shift, north=bool(side))
             if i < 2:
-                chains.append(Op("pass", found) if i else Op(op, found, vec))
+                chains.append(Op(op, found, x) if not i and isinstance(x, Vec) else Op("pass", found))
             else:
                 chains[side] = Op(op, found, chains[side])
         return Op(op, chains[0], chains[1]) if chains[1:] else chains[0]
 
-    def _largest(self, op: str, vec: Vec, maps: Sequence[Sequence[Vec]], way: str = "permute") -> Op:
-        """The maximum of a vector and what some maps make of it, in a chain of what comes from each SXM: from one SXM
-        at most one vector at the same offset.  The vector itself comes last, when the SXMs have read it."""
-        turned = [Turned(self.asm, vec, lane_map, i % 2, way) for i, lane_map in enumerate(maps)]
+    def _both(self, op: str, turned: Turned, amount: int, *, north: bool) -> Op:
+        """What an SXM turns and what it shifts in the same cycle."""
+        around = self.rotation(amount if north else -amount)
+        moved = Moved(self.asm, turned.source, turned.maps, turned.hemisphere, amount=amount, north=north, same=around)
+        return Op(op, Part(moved, 0), Part(moved, 1))
+
+    def _largest(self, op: str, maps: Sequence[Sequence[Vec]], way: str, x: Vec | Later) -> Op:
+        """The maximum of what some maps make of a vector, the first leaving it as it is, in a chain of what comes from
+        each SXM: from one SXM at most one vector at the same offset.  A vector in SRAM itself comes last, when the SXMs
+        have read it; else it is shifted by nothing beside the first turn, or distributed like the others."""
+        beside = isinstance(x, Later) and way == "permute"
+        turns = maps[isinstance(x, Vec) or beside :]
+        counts = (len(turns) + 1) // 2, len(turns) // 2
+        copies = self._copies(x, counts[0])
+        turned = [Turned(self.asm, copies[i // 2 + counts[0] - counts[i % 2]], lane_map, i % 2, way)
+                  for i, lane_map in enumerate(turns)]
         chains = [Op("pass", own[0]) for own in (turned[::2], turned[1::2]) if own]
+        if beside:
+            chains[0] = self._both(op, turned[0], 0, north=True)
         for i, other in enumerate(turned[2:]):
             chains[i % 2] = Op(op, other, chains[i % 2])
-        last = Op(op, vec, chains[-1])
-        return last if len(chains) == 1 else Op(op, chains[0], last)
+        if isinstance(x, Vec):
+            chains[-1:] = [Op(op, x, chains[-1])]
+        return chains[0] if len(chains) == 1 else Op(op, chains[0], chains[1])
+
+    def _copies(self, x: Vec | Later, count: int) -> list[Vec | Op | Later]:
+        """A vector as it can be read in some slots of the SXMs; of what comes straight, each two cycles behind."""
+        copies: list[Vec | Op | Later] = [x]
+        while len(copies) < count:
+            copies.append(x if isinstance(x, Vec) else Op("pass", copies[-1]))
+        return copies
 
 
 def resident(home: Home) -> Vec:
@@ -272,6 +305,7 @@ def resident(home: Home) -> Vec:
     return Vec(home.slices, home.address, 0, (0,) * len(home.slices))
 
 
+Round = Callable[["Vec | Later"], Op]  # of rotations, of a vector or of what goes straight to the SXMs
 SHIFTED = 3  # rotations in two cycles of a chain, of which the SXMs shift one
 TRIP = 46  # cycles, about, of a trip to the SXM and back, however few rotations are made
 

@@ -65,7 +65,7 @@ def narrow_span(b: Build, lanes: Lanes) -> int:
     return used if 1 < used <= b.chip.lanes * 3 // 5 else 0
 
 
-def everywhere(b: Build, x: Vec, span: int) -> Op:
+def everywhere(b: Build, x: Op | Vec, span: int) -> Op:
     """In every lane the maximum of all lanes, of numbers that are the same in the first ``span`` and nowhere larger."""
     return b.lane_max(x, "max", first=span, many=b.chunk)
 
@@ -142,25 +142,25 @@ def quantize(b: Build, x: Floats, size: int, wide: int, known: Vec | None = None
         inverse, factor = made[0], factor if isinstance(factor, Vec) else made[-1]
     trees: list[Op] = []
     is_high, squares = [], list[list[tuple[Vec, Vec]]]()
-    for v, vec in enumerate(x.vecs):
+    for v, vec in enumerate(x.parts if len(x.parts) <= FUSED and not known else x.vecs):
         wides = (x.lanes.channel[:, v] >= 0) & (x.lanes.channel[:, v] < wide)
         trees.append(code_of(vec, inverse))
         is_high.append(bool(wides.any()))
-    if len(x.vecs) > FUSED:
+    if len(x.parts) > FUSED:
         low = [b.vxm.evaluate(code) for code in trees]
         high = [high_plane(b, code) if wides else None for code, wides in zip(low, is_high, strict=True)]
     else:
         highs = [above(code) for code, wides in zip(trees, is_high, strict=True) if wides]
         words = _words(trees, is_high) if squared else []
         flat = [x for own in words for word in own for x in (word, above(word))]
-        own = [factor] if isinstance(factor, Op) else []
-        made = b.vxm.sides([*trees, *highs, *(own if span else [])], [*flat, *([] if span else own)])
+        last = everywhere(b, factor, span) if span and isinstance(factor, Op) else factor
+        made = b.vxm.sides([*trees, *highs], [*flat, *([last] if isinstance(last, Op) else [])])
         rest = iter(made)
         low = [next(rest) for _ in trees]
         high = [next(rest).plane(1) if wides else None for wides in is_high]
-        factor = next(rest) if span and own else factor
         squares = [[(next(rest).plane(0), next(rest).plane(1)) for _ in own] for own in words]
         factor = factor if isinstance(factor, Vec) else next(rest)
+        span = 0
     factor = stored(b, factor)
     factor = b.vxm.evaluate(everywhere(b, factor, span)) if span else factor
     return Coded(x.lanes, [code.plane(0) for code in low], high, factor, squares)

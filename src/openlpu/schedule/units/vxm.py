@@ -8,18 +8,23 @@ from dataclasses import dataclass, field, replace
 from openlpu.arch.isa import ALU, BYTE, IMM, NONE, QUAD
 from openlpu.schedule.assembler import Assembler, Claim
 from openlpu.schedule.expression import (
+    Again,
     Arrival,
-    Arrivals,
     Later,
     Op,
+    Opened,
     Operand,
     Part,
+    Relay,
     Step,
     Taken,
+    comes,
+    exchanged,
     immediate,
     latency,
     leaves,
-    opened,
+    on_the_way,
+    relay,
     steps,
 )
 from openlpu.schedule.temporaries import scoped
@@ -30,22 +35,27 @@ from openlpu.schedule.values import Vec
 class Want:
     """A result that goes to SRAM: not to some slices, and to a hemisphere if ``side`` says which; ``close``: as near to
     the VXM as can be, because it goes on to the other hemisphere.  ``keep`` False: it is only computed, for the error
-    that it may be."""
+    that it may be; ``later``: what it is the tree of."""
 
     op: Op
     avoid: tuple[int, ...] = ()
     side: int | None = None
     keep: bool = True
     close: bool = False
+    later: Later | None = None
 
 
 @dataclass
 class Trial:
-    """What an attempt to dispatch a plan has so far: per step the id and the ALU, and operands that were fetched."""
+    """What an attempt to dispatch a plan has so far: per step the id and the ALU, or the stream on which the result
+    goes to another unit; operands that were fetched; results that were stored, by their want, and what they are of."""
 
     ids: list[int] = field(default_factory=list)
     alus: list[int] = field(default_factory=list)
+    sent: dict[int, Taken] = field(default_factory=dict)
     taken: dict[tuple[object, int], list[Taken]] = field(default_factory=dict)
+    made: dict[int, Vec] = field(default_factory=dict)
+    stored: dict[int, Vec] = field(default_factory=dict)
 
 
 class Vxm:
@@ -92,22 +102,53 @@ class Vxm:
             same = Op("pass", same)
         return same
 
+    def passing(self, root: Op, checks: Sequence[Op] = ()) -> Later:
+        """Likewise, of what goes straight to other units if it can; else it lies in both hemispheres.  ``checks`` are
+        computed beside."""
+        return Later(root, self._spread, passing=True, checks=checks)
+
     def _finish(self, later: Later) -> None:
         self._all([], later)
 
+    def _spread(self, later: Later) -> None:
+        later.vec = self.sides([later.op], checks=later.checks)[0]
+
     def _all(self, wants: Sequence[Want], own: Later | None = None) -> list[Vec]:
         """:meth:`results`, and one that is made later."""
-        fresh: dict[int, tuple[Later, Op]] = {}
-        done: dict[int, Op] = {}
-        whole = [replace(want, op=opened(want.op, fresh, done)) for want in wants]
-        opened(own, fresh, done)
-        laters, trees = zip(*reversed(fresh.values()), strict=True) if fresh else ((), ())  # the outermost first
-        made = self._made([*whole, *map(Want, trees)])
+        trees: list[Operand] = [*(want.op for want in wants), *([own] if own else [])]
+        ahead = on_the_way(trees)
+        made = self._opened(wants, own, straight=True) if ahead else None
+        if made is None:
+            for later in ahead:
+                later.made()
+            made = self._opened(wants, own)
+        assert made is not None, "what comes by way of SRAM comes"
+        return made
+
+    def _opened(self, wants: Sequence[Want], own: Later | None, *, straight: bool = False) -> list[Vec] | None:
+        """Likewise; ``straight``: with what goes to other units on its way, or None."""
+        opened = Opened([*(want.op for want in wants), *([own] if own else [])])
+        whole = [replace(want, op=opened.tree(want.op)) for want in wants]
+        opened.operand(own)
+        laters = [Want(tree, later=later) for later, tree in reversed(opened.fresh.values())]  # the outermost first
+        checks = [Want(check, keep=False) for check in opened.checks]
+        made = (self._straight if straight else self._made)([*whole, *laters, *checks])
+        if made is None:
+            return None
         count = len(made) - len(laters)
-        for later, vec in zip(laters, made[count:], strict=True):
-            later.vec = vec
+        for want, vec in zip(laters, made[count:], strict=True):
+            assert want.later, "it is the tree of something"
+            want.later.vec = vec
             self.temporaries.stay(vec)
         return made[:count]
+
+    @scoped
+    def _straight(self, wants: Sequence[Want]) -> list[Vec] | None:
+        """The results of trees of which something goes to other units on its way, unless that has to wait."""
+        found = self._sought(wants, PATIENCE)
+        if found is None and not self._possible(wants):
+            found = self._sought(self._eased(wants) or self._kept(wants), PATIENCE)
+        return found
 
     @scoped
     def _made(self, wants: Sequence[Want]) -> list[Vec]:
@@ -116,9 +157,7 @@ class Vxm:
         if found is None and (eased := self._eased(wants)):
             found = self._sought(eased)
         if found is None:
-            read = dict.fromkeys(_operands(steps([want.op for want in wants], self.asm.chip)))
-            kept = {id(x): x.kept() for x in read if not isinstance(x, Op | Later | Vec | float | int)}
-            wants = _exchanged(wants, kept)
+            wants = self._kept(wants)
             found = self._sought(wants)
         if found is None and len(wants) > 1:
             return [vec for want in wants for vec in self._made([want])]
@@ -132,24 +171,40 @@ class Vxm:
         for leaf in dict.fromkeys(_operands(steps([want.op for want in wants], self.asm.chip))):
             if isinstance(leaf, Vec):
                 eased = _exchanged(wants, {id(leaf): Op("pass", leaf)})
-                plan = self._without_clashes(eased)
-                if self.asm.possible(lambda cycle, plan=plan, eased=eased: self._dispatch(plan, eased, cycle)):
+                if self._possible(eased):
                     return eased
         return None
 
-    def _sought(self, wants: Sequence[Want]) -> list[Vec] | None:
+    def _kept(self, wants: Sequence[Want]) -> list[Want]:
+        """The same with what comes from other units by way of SRAM."""
+        read = dict.fromkeys(_operands(steps([want.op for want in wants], self.asm.chip)))
+        return _exchanged(wants, {id(x): x.kept() for x in read if comes(x) and not _sent(x)})
+
+    def _sought(self, wants: Sequence[Want], trials: int | None = None) -> list[Vec] | None:
         plan = self._without_clashes(wants)
+        start, reads = self._start(plan), self._first_reads(plan, wants)
+        if start is None:
+            return None
+        return self.asm.sought(start, lambda cycle: self._dispatch(plan, wants, cycle), reads, trials)
+
+    def _possible(self, wants: Sequence[Want]) -> bool:
+        """Whether some cycle would do, where everything is free."""
+        plan = self._without_clashes(wants)
+        return self.asm.possible(lambda cycle: self._dispatch(plan, wants, cycle))
+
+    def _start(self, plan: Sequence[Step]) -> int | None:
+        """The first cycle in which all that a plan reads can be there; None where something would have to come twice."""
         x = self.asm.chip.vxm_position
         start, came = -min(step.offset for step in plan), dict[int, int]()
         for step in plan:
             for leaf in (step.op.a, step.op.b):
                 if isinstance(leaf, Vec):
                     start = max(start, self.asm.earliest(leaf, x) - step.offset)
-                elif not isinstance(leaf, Op | Later | float | int | None):
+                elif comes(leaf):
                     if came.setdefault(id(leaf), step.offset) != step.offset:
                         return None  # what comes from a unit comes once
                     start = max(start, leaf.earliest() - step.offset)
-        return self.asm.sought(start, lambda cycle: self._dispatch(plan, wants, cycle), self._first_reads(plan, wants))
+        return start
 
     def _first_reads(self, plan: Sequence[Step], wants: Sequence[Want]) -> list[tuple[int, int, int]]:
         """The reads that are tried before anything else has a place."""
@@ -195,10 +250,10 @@ class Vxm:
         return same if len(vec.slices) > 1 else same.plane(0)
 
     def _dispatch(self, plan: list[Step], wants: Sequence[Want], cycle: int) -> list[Vec] | None:
-        trial, out = Trial(), []
-        for step in plan:
+        trial, chip = Trial(), self.asm.chip
+        for number, step in enumerate(plan):
             at = cycle + step.offset
-            alu = self.asm.timeline.alu(at, latency(step.op, self.asm.chip))
+            alu = self.asm.timeline.alu(at, latency(step.op, chip))
             if alu is None:
                 return None
             fields: dict[str, int] = {"dst_kind": ALU}
@@ -206,17 +261,26 @@ class Vxm:
             for side, operand, child in (("a", step.op.a, step.children[0]), ("b", step.op.b, step.children[1])):
                 if not self._operand(side, operand, child, at, fields, reads, trial):
                     return None
-            want = wants[step.root] if step.root is not None else None
+            want, made = wants[step.root] if step.root is not None else None, self.asm.next_id
             if want and want.keep:
-                made = self._root(step, f"vxm{alu}", at, reads, fields, want)
-                if made is None:
+                vec = self._root(step, f"vxm{alu}", at, reads, fields, want)
+                if vec is None:
                     return None
-                out.append(made)
-                trial.ids.append(0)
+                trial.made[step.root or 0] = vec
+                if want.later:
+                    trial.stored[id(want.later)] = vec
+            elif step.to is not None:
+                post, edge = at + latency(step.op, chip), chip.sxm_position(step.to)
+                base = self.asm.timeline.stream_group(4, chip.vxm_position, post, edge)
+                if base is None:
+                    return None
+                trial.sent[number] = base, [(made, part) for part in range(4)]
+                self.asm.emit(f"vxm{alu}", at, step.op.name, reads, **{**fields, "dst_kind": QUAD, "dst": base})
             else:
-                trial.ids.append(self.asm.emit(f"vxm{alu}", at, step.op.name, reads, **fields))
+                self.asm.emit(f"vxm{alu}", at, step.op.name, reads, **fields)
+            trial.ids.append(made)
             trial.alus.append(alu)
-        return out
+        return [trial.made[i] for i, want in enumerate(wants) if want.keep]
 
     def _root(self, step: Step, queue: str, at: int, reads: list[Claim], fields: dict[str, int],
               want: Want) -> Vec | None:
@@ -237,7 +301,7 @@ class Vxm:
         first = 0 if side == "a" else 4
         if operand is None:
             fields[f"{side}_kind"] = NONE
-        elif child is not None:
+        elif child is not None and isinstance(operand, Op):
             fields |= {f"{side}_kind": ALU, side: trial.alus[child]}
             reads.append((first, trial.ids[child], False, 0))
         elif isinstance(operand, float | int):
@@ -245,8 +309,10 @@ class Vxm:
         else:
             assert not isinstance(operand, Op | Later), "an op that is read was dispatched before, what is later opened"
             whole, number = (operand.whole, operand.number) if isinstance(operand, Part) else (operand, 0)
+            if isinstance(whole, Again):
+                whole = trial.stored[id(whole.later)]
             key = ((whole.slices, whole.address) if isinstance(whole, Vec) else id(whole), at)
-            taken = trial.taken.get(key) or self._arrival(whole, at)
+            taken = trial.taken.get(key) or self._arrival(whole, at, None if child is None else trial.sent[child])
             if taken is None:
                 return False
             trial.taken[key] = taken
@@ -255,11 +321,14 @@ class Vxm:
             reads.extend((first + i, writer, False, part) for i, (writer, part) in enumerate(sources))
         return True
 
-    def _arrival(self, operand: Vec | Arrival | Arrivals, at: int) -> list[Taken] | None:
-        """What passes the VXM in a cycle: from SRAM, or straight from another unit."""
+    def _arrival(self, operand: Vec | Arrival | Relay, at: int, data: Taken | None) -> list[Taken] | None:
+        """What passes the VXM in a cycle: from SRAM, or straight from another unit, which may make it of data that the
+        VXM sent."""
+        if isinstance(operand, Relay):
+            return operand.arrive(at, data)
         if not isinstance(operand, Vec):
             found = operand.arrive(at)
-            return [found] if isinstance(found, tuple) else found
+            return found and [found]
         got = self.asm.fetch(operand, self.asm.chip.vxm_position, at)
         return [(got[0], [(number, 0) for number in got[1]])] if got else None
 
@@ -269,16 +338,16 @@ def _operands(plan: Sequence[Step]) -> Iterator[Operand]:
     return (x for step in plan for x in (step.op.a, step.op.b) if x is not None)
 
 
-def _exchanged(wants: Sequence[Want], moved: Mapping[int, Operand]) -> list[Want]:
+def _sent(x: Operand) -> bool:
+    """Whether another unit makes it of what comes to it straight."""
+    unit = relay(x)
+    return unit is not None and not isinstance(unit.source, Vec)
+
+
+def _exchanged(wants: Sequence[Want], leaves: Mapping[int, Operand]) -> list[Want]:
     """The same with some leaves exchanged; what was shared stays shared."""
-    done: dict[int, Op] = {}
-    return [replace(want, op=_moved(want.op, moved, done)) for want in wants]
+    done: dict[int, Operand] = {}
+    return [replace(want, op=exchanged(want.op, leaves, done)) for want in wants]
 
 
-def _moved(op: Op, moved: Mapping[int, Operand], done: dict[int, Op]) -> Op:
-    """The same tree with some leaves exchanged."""
-    if id(op) not in done:
-        swap = [_moved(x, moved, done) if isinstance(x, Op) else moved.get(id(x), x) for x in (op.a, op.b)]
-        assert swap[0] is not None, "an op has a first operand"
-        done[id(op)] = Op(op.name, swap[0], swap[1])
-    return done[id(op)]
+PATIENCE = 12  # cycles for which what goes straight to another unit is tried; by way of SRAM it takes less then
