@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -234,18 +234,24 @@ class Build:
         return Trip(way.name, way.a, way.b, later=later, stored=trip)
 
     def _rounds(self, parts: int, first: int, many: int, chained: int) -> tuple[list[int], list[int], int]:
-        """The rounds of a maximum over so many windows of ``first`` lanes that take the fewest cycles: those across
-        superlanes, then those inside, where runs of so many lanes (1: none) are turned."""
+        """The rounds of ``many`` maxima over so many windows of ``first`` lanes that take the fewest cycles: those across
+        superlanes, then those inside, where runs of so many lanes (1: none) are turned.  A round takes a trip, and two
+        cycles for as many rotations as one chain takes at once, ``chained`` across superlanes; both SXMs make two
+        rotations a cycle."""
         parts = max(parts, 2)  # one trip even if there is one alone, for the checks
-        cost, plain = rounds(parts, many, chained)
+        near = TRIP + self.chip.latency["distribute"] - self.chip.latency["permute"]
         side = math.gcd(parts, self.chip.lanes_per_superlane) if first == 1 else 1
+        ways = [(far, list[int](), 1) for far in factorings(parts)]
         if side > 1:
-            saved = self.chip.latency["permute"] - self.chip.latency["distribute"]
-            less, near = rounds(side, many, trip=max(TRIP - saved, 1))
-            more, far = rounds(parts // side, many, chained) if parts > side else (0, [])
-            if less + more < cost:
-                return far, near, side
-        return plain, [], 1
+            ways += [(far, inside, side) for inside in factorings(side)
+                     for far in (factorings(parts // side) if parts > side else [[]])]
+
+        def cost(way: tuple[list[int], list[int], int]) -> int:
+            rounds = [(TRIP, chained, radix) for radix in way[0]] + [(max(near, 1), 2, radix) for radix in way[1]]
+            alone = sum(trip - -2 * (radix - 1) // chained for trip, chained, radix in rounds)
+            return alone + max(-(-many * sum(radix - 1 for radix in own) // 2) for own in way[:2])
+
+        return min(ways, key=cost)
 
     def _moved(self, op: str, by: Sequence[int], x: Vec | Later) -> Op:
         """The maximum of rotations by so many lanes, the first by none.  Beside those that the SXMs permute in a cycle
@@ -310,22 +316,12 @@ SHIFTED = 3  # rotations in two cycles of a chain, of which the SXMs shift one
 TRIP = 46  # cycles, about, of a trip to the SXM and back, however few rotations are made
 
 
-def rounds(lanes: int, many: int, chained: int = 2, trip: int = TRIP) -> tuple[int, list[int]]:
-    """Factors of which the product is at least a number of lanes, 2 or more, so that ``many`` maxima take the fewest
-    cycles, and these: each round takes a trip and a dispatch per rotation; one chain takes ``chained`` rotations in two
-    cycles, both SXMs four."""
-
-    def cost(factors: list[int]) -> int:
-        turns = [many * (radix - 1) for radix in factors]
-        return sum(trip + max(-(-2 * n // many // chained), -(-n // 2)) for n in turns)
-
-    best: list[int] = []
+def factorings(lanes: int) -> Iterator[list[int]]:
+    """Factors of which the product is at least a number of lanes, 2 or more, and hardly more: one, two, and so on."""
     for count in range(1, lanes.bit_length() + 1):
         radix = next(r for r in range(1, lanes + 1) if r**count >= lanes)
         factors = [radix] * count
         for i in range(count):
             while factors[i] > 1 and math.prod(factors) // factors[i] * (factors[i] - 1) >= lanes:
                 factors[i] -= 1
-        if not best or cost(factors) < cost(best):
-            best = factors
-    return cost(best), best
+        yield factors
