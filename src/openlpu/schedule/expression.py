@@ -11,9 +11,9 @@ same tree: then the way there and back is one more latency.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol, Union
+from typing import Protocol, TypeGuard, Union
 
 import numpy as np
 
@@ -162,141 +162,6 @@ def relay(x: Operand | None) -> Relay | None:
     return whole if isinstance(whole, Relay) else None
 
 
-class Opened:
-    """Trees without results that are made later: with their vectors, or their trees, which are noted in ``fresh`` in an
-    order in which they can be made.  What was shared stays shared.
-
-    What is read in front of a trip to another unit, and again beside what comes back, is read from SRAM then.
-    ``checks``: of what is made and not stored."""
-
-    def __init__(self, trees: Sequence[Operand]) -> None:
-        self.fresh: dict[int, tuple[Later, Op]] = {}
-        self.checks: list[Op] = []
-        self._trips: dict[int, int] = {}  # to other units that something stands on
-        self._early: set[int] = set()  # what is not made yet, and read before all trips
-        self._done: dict[tuple[int, bool], Operand] = {}
-        self._again: dict[int, Again] = {}
-        self._kept: list[Op] = []  # so that none has the id of another
-        seen: set[tuple[int, bool]] = set()
-        for tree in trees:
-            self._look(tree, late=False, seen=seen)
-
-    def _depth(self, x: Operand | None) -> int:
-        if x is None or isinstance(x, float | int | Vec):
-            return 0
-        if id(x) not in self._trips:
-            self._trips[id(x)] = max((self._depth(part) + trip for part, trip in below(x)), default=0)
-        return self._trips[id(x)]
-
-    def _look(self, x: Operand | None, *, late: bool, seen: set[tuple[int, bool]]) -> None:
-        """Note what is not made yet."""
-        if x is None or isinstance(x, float | int | Vec) or (id(x), late) in seen:
-            return
-        seen.add((id(x), late))
-        if isinstance(x, Later) and not late:
-            self._early.add(id(x))
-        for part, trip in below(x):
-            self._look(part, late=self._late(x, part, trip, late=late), seen=seen)
-
-    def _late(self, x: Operand, part: Operand | None, trip: int, *, late: bool) -> bool:
-        """Whether a part of something, which may be read late itself, is there long before the rest."""
-        return not trip and (late or self._depth(part) < self._depth(x))
-
-    def tree(self, x: Op, *, late: bool = False) -> Op:
-        """An op."""
-        found = self.operand(x, late=late)
-        assert isinstance(found, Op), "a tree stays one"
-        return found
-
-    def operand(self, x: Operand | None, *, late: bool = False) -> Operand | None:
-        """Any operand."""
-        if x is None or isinstance(x, float | int | Vec):
-            return x
-        if (id(x), late) not in self._done:
-            self._done[id(x), late] = self._operand(x, late=late)
-        return self._done[id(x), late]
-
-    def _operand(self, x: Operand, *, late: bool) -> Operand:
-        if isinstance(x, Later):
-            return x.vec or self._later(x, late=late)
-        if isinstance(x, Trip) and x.later.vec:
-            self._kept.append(x.stored(x.later.vec))
-            return self.tree(self._kept[-1], late=late)
-        return rebuilt(x, lambda part, trip: self.operand(part, late=self._late(x, part, trip, late=late)))
-
-    def _later(self, x: Later, *, late: bool) -> Operand:
-        if late and id(x) in self._early:
-            return self._again.setdefault(id(x), Again(x))
-        tree = self.tree(x.op)
-        if x.passing:
-            self.checks += [self.tree(check) for check in x.checks]
-        else:
-            self.fresh[id(x)] = x, tree
-        return tree
-
-
-def below(x: Operand | None) -> Iterator[tuple[Operand | None, int]]:
-    """What an operand is made of, and whether a trip to another unit lies between."""
-    if isinstance(x, Trip) and x.later.vec:
-        return
-    if isinstance(x, Op):
-        yield from ((x.a, 0), (x.b, 0))
-    elif isinstance(x, Later) and not x.vec:
-        yield x.op, 0
-    elif isinstance(x, Part):
-        yield x.whole, 0
-    elif isinstance(x, Relay) and not isinstance(x.source, Vec):
-        yield x.source, 1
-
-
-def rebuilt(x: Operand, part: Callable[[Operand | None, int], Operand | None]) -> Operand:
-    """An operand of other parts; ``part`` as :func:`below` yields them."""
-    if isinstance(x, Op):
-        a, b = part(x.a, 0), part(x.b, 0)
-        assert a is not None, "an op has a first operand"
-        return x if a is x.a and b is x.b and not isinstance(x, Trip) else Op(x.name, a, b)
-    if isinstance(x, Part):
-        return replace(x, whole=part(x.whole, 0))
-    if isinstance(x, Relay) and not isinstance(x.source, Vec):
-        return x.of(part(x.source, 1))
-    return x
-
-
-def exchanged(op: Op, leaves: Mapping[int, Operand], done: dict[int, Operand]) -> Op:
-    """The same tree with some leaves exchanged, by their ids."""
-
-    def part(x: Operand | None, _: int = 0) -> Operand | None:
-        if x is None or isinstance(x, float | int):
-            return x
-        if id(x) not in done:
-            done[id(x)] = leaves[id(x)] if id(x) in leaves else rebuilt(x, part)
-        return done[id(x)]
-
-    found = part(op)
-    assert isinstance(found, Op), "a tree stays one"
-    return found
-
-
-def on_the_way(trees: Sequence[Operand]) -> list[Later]:
-    """What goes straight to other units and is not made yet, the last ones before each root."""
-    found: dict[int, Later] = {}
-    seen: set[int] = set()
-
-    def visit(x: Operand | None) -> None:
-        if id(x) in seen:
-            return
-        seen.add(id(x))
-        if isinstance(x, Trip) and not x.later.vec:
-            found[id(x.later)] = x.later
-            return
-        for part, _ in below(x):
-            visit(part)
-
-    for tree in trees:
-        visit(tree)
-    return list(found.values())
-
-
 def latency(op: Op, chip: Chip) -> int:
     """Cycles from an op's dispatch to its result."""
     return chip.latency[BY_NAME[op.name].latency]
@@ -317,9 +182,19 @@ def steps(roots: Sequence[Op], chip: Chip) -> list[Step]:
     return _in_time(out) if any(step.to is not None for step in out) else out
 
 
-def comes(x: Operand | None) -> bool:
+def comes(x: Operand | None) -> TypeGuard[Arrival | Relay | Part]:
     """Whether an operand comes from another unit."""
     return not isinstance(x, Op | Later | Vec | Again | float | int | None)
+
+
+def _maker(x: Operand | None, chip: Chip) -> tuple[Op, int, int | None] | None:
+    """The op that makes what an operand is, or is made of, the cycles since, and to which edge its result goes."""
+    if isinstance(x, Op):
+        return x, latency(x, chip), None
+    unit = relay(x)
+    if unit is None or not isinstance(unit.source, Op):
+        return None
+    return unit.source, latency(unit.source, chip) + unit.trip, unit.hemisphere
 
 
 def _placed(roots: Sequence[Op], chip: Chip, first: dict[int, int]) -> list[Step]:
@@ -330,18 +205,9 @@ def _placed(roots: Sequence[Op], chip: Chip, first: dict[int, int]) -> list[Step
     out: list[Step] = []
     wait = chip.latency["vxm"]
 
-    def below(x: Operand | None) -> tuple[Op, int, int | None] | None:
-        """The op that makes what an operand is, or is made of, the cycles since, and to which edge its result goes."""
-        if isinstance(x, Op):
-            return x, latency(x, chip), None
-        other = relay(x)
-        if other is None or not isinstance(other.source, Op):
-            return None
-        return other.source, latency(other.source, chip) + other.trip, other.hemisphere
-
     def children(op: Op, offset: int) -> tuple[int | None, int | None]:
-        a, b = (visit(x[0], offset - x[1], x[2]) if x else None for x in map(below, (op.a, op.b)))
-        return a, b
+        a, b = (_maker(x, chip) for x in (op.a, op.b))
+        return a and visit(a[0], offset - a[1], a[2]), b and visit(b[0], offset - b[1], b[2])
 
     def visit(op: Op, offset: int, to: int | None) -> int:
         key = (id(op), offset, to)
@@ -359,11 +225,11 @@ def _placed(roots: Sequence[Op], chip: Chip, first: dict[int, int]) -> list[Step
     def anchor(op: Op) -> int | None:
         """The offset of an op that may stand on one that is there."""
         if id(op) not in at and id(op) not in apart:
-            parts = [(anchor(x[0]), x[1]) for x in map(below, (op.a, op.b)) if x]
-            stands = max((offset + wait for offset, wait in parts if offset is not None), default=None)
-            if stands is None:
-                apart.add(id(op))
-            return stands
+            parts = [(anchor(x[0]), x[1]) for x in (_maker(op.a, chip), _maker(op.b, chip)) if x]
+            stands = [offset + since for offset, since in parts if offset is not None]
+            if stands:
+                return max(stands)
+            apart.add(id(op))
         return at.get(id(op))
 
     for number, root in enumerate(roots):

@@ -234,10 +234,10 @@ class Build:
         return Trip(way.name, way.a, way.b, later=later, stored=trip)
 
     def _rounds(self, parts: int, first: int, many: int, chained: int) -> tuple[list[int], list[int], int]:
-        """The rounds of ``many`` maxima over so many windows of ``first`` lanes that take the fewest cycles: those across
-        superlanes, then those inside, where runs of so many lanes (1: none) are turned.  A round takes a trip, and two
-        cycles for as many rotations as one chain takes at once, ``chained`` across superlanes; both SXMs make two
-        rotations a cycle."""
+        """The rounds of ``many`` maxima over so many windows of ``first`` lanes that take the fewest cycles: those
+        across superlanes, then those inside, where runs of so many lanes (1: none) are turned.  A round takes a trip,
+        and two cycles for as many rotations as its chain takes at once, ``chained`` across superlanes; the SXMs make
+        two rotations a cycle, of all maxima."""
         parts = max(parts, 2)  # one trip even if there is one alone, for the checks
         near = TRIP + self.chip.latency["distribute"] - self.chip.latency["permute"]
         side = math.gcd(parts, self.chip.lanes_per_superlane) if first == 1 else 1

@@ -11,7 +11,7 @@ from openlpu.place.homes import Home
 from openlpu.place.lanes import Lanes
 from openlpu.place.layout import steady
 from openlpu.place.partner import Order, beside
-from openlpu.schedule.expression import Arrival, Later, Op, Operand
+from openlpu.schedule.expression import Arrival, Later, Op, Operand, comes
 from openlpu.schedule.select import experts
 from openlpu.schedule.select.build import Build, Floats, Sums, resident
 from openlpu.schedule.select.codes import chain, stored
@@ -77,7 +77,7 @@ def partial(b: Build, node: Node, places: Sequence[int]) -> list[list[Sums]]:
 
 def _kept(sum: Operand) -> Vec:
     """A sum in SRAM."""
-    assert isinstance(sum, Vec) or not isinstance(sum, Op | Later | float | int), "sums come from the MXM"
+    assert isinstance(sum, Vec) or comes(sum), "sums come from the MXM"
     return sum if isinstance(sum, Vec) else sum.kept()
 
 

@@ -12,21 +12,19 @@ from openlpu.schedule.expression import (
     Arrival,
     Later,
     Op,
-    Opened,
     Operand,
     Part,
     Relay,
     Step,
     Taken,
     comes,
-    exchanged,
     immediate,
     latency,
     leaves,
-    on_the_way,
     relay,
     steps,
 )
+from openlpu.schedule.opened import Opened, exchanged, on_the_way
 from openlpu.schedule.temporaries import scoped
 from openlpu.schedule.values import Vec
 
@@ -193,7 +191,8 @@ class Vxm:
         return self.asm.possible(lambda cycle: self._dispatch(plan, wants, cycle))
 
     def _start(self, plan: Sequence[Step]) -> int | None:
-        """The first cycle in which all that a plan reads can be there; None where something would have to come twice."""
+        """The first cycle in which all that a plan reads can be there; None where something would have to come
+        twice."""
         x = self.asm.chip.vxm_position
         start, came = -min(step.offset for step in plan), dict[int, int]()
         for step in plan:
