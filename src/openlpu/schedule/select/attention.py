@@ -134,19 +134,18 @@ def _query_codes(b: Build, q: Floats, softmax_scale: float, scale: Vec | None, h
     softmax's."""
     span = 0 if scale else narrow_span(b, q.lanes)
     factor = scale or scale_of(amax(b, q.parts, span), INV_WIDE)
-    own = [b.vxm.evaluate(Op("mask", q.vecs[h.vector * b.heads.group + h.member], b.mask(b.heads.mask(h.lane))))
-           for h in heads]
+    parts = [(q.parts[h.vector * b.heads.group + h.member], b.mask(b.heads.mask(h.lane))) for h in heads]
     inverse: Op | Vec = reciprocal(factor)
     total = factor if span and isinstance(factor, Op) else Op("mul", factor, softmax_scale)
     if len(heads) > FUSED * BESIDE:
         inverse, *totals = b.vxm.results([Want(inverse), *_both_sides(total)])
-        made = [vec for x in own for vec in b.vxm.results(_code_planes(x, inverse, side))]
+        made = [vec for x, mask in parts for vec in b.vxm.results(_code_planes(Op("mask", x, mask), inverse, side))]
     else:
         wants = []
-        for i, x in enumerate(own):
+        for i, (x, mask) in enumerate(parts):
             if i and i % FUSED == 0:  # both their planes are written before those of the next
                 inverse = Op("pass", Op("pass", inverse))
-            wants += _code_planes(x, inverse, side)
+            wants += _code_planes(Op("mask", x, mask), inverse, side)
         *made, west, east = b.vxm.results([*wants, *_both_sides(total)])
         totals = [west, east]
     scale = replace(totals[0], twin=totals[1])
@@ -161,7 +160,7 @@ def _both_sides(op: Op) -> list[Want]:
     return [Want(op, side=0), Want(op, side=1)]
 
 
-def _code_planes(x: Vec, inverse: Op | Vec, side: int) -> list[Want]:
+def _code_planes(x: Op, inverse: Op | Vec, side: int) -> list[Want]:
     code = code_of(x, inverse)
     return [Want(code, side=side), Want(above(code), side=side)]
 
