@@ -199,21 +199,22 @@ class Build:
     @scoped
     def lane_max(
         self, x: Op | Vec, op: str, checks: Sequence[Op] = (), first: int = 1, span: int = 0, many: int = 1,
-        least: bool = False
+        least: bool = False, zeros: bool = False
     ) -> Op:
         """The maximum (or minimum: ``op``) of a tree over all lanes (``span``: those of each segment), in every lane;
         a tree on what comes from the SXMs.
 
         Each round of rotations widens the window that a lane has seen, at first ``first`` lanes.  ``checks``: computed
         beside the tree, for their errors; ``many``: how many such maxima are found at about the same time; ``least``:
-        nothing is smaller than zeros, so that the SXMs may shift some, too.
+        nothing is smaller than zeros, so that the SXMs may shift some, too; ``zeros``: and they are all there is behind
+        the first segment.
         """
-        shifts = least and many == 1 and not span and self.chip.latency["shift"] == self.chip.latency["permute"]
+        shifts = least and many == 1 and (zeros or not span) and self.chip.latency["shift"] == self.chip.latency["permute"]
         far, near, side = self._rounds(-(-(span or self.chip.lanes) // first), first, many, SHIFTED if shifts else 2)
         window, trips = first * side, list[Round]()
         for radix in far:
             by = [r * window for r in range(radix)]
-            trips.append(partial(self._moved, op, by) if shifts else
+            trips.append(partial(self._moved, op, by, span or self.chip.lanes) if shifts else
                          partial(self._largest, op, [self.rotation(r, span) for r in by], "permute"))
             window *= radix
         window = 1
@@ -253,8 +254,8 @@ class Build:
 
         return min(ways, key=cost)
 
-    def _moved(self, op: str, by: Sequence[int], x: Vec | Later) -> Op:
-        """The maximum of rotations by so many lanes, the first by none.  Beside those that the SXMs permute in a cycle
+    def _moved(self, op: str, by: Sequence[int], span: int, x: Vec | Later) -> Op:
+        """The maximum of rotations of a segment by so many lanes, the first by none.  Beside those that the SXMs permute in a cycle
         one is shifted: what leaves at one end in one SXM, and what comes in at the other end in the other."""
         turns = by[isinstance(x, Vec) :]
         slots = -(-len(turns) // SHIFTED)
@@ -263,19 +264,19 @@ class Build:
         chains: list[Op] = []
         for i, amount in enumerate(turns[: 2 * slots]):
             side, shift = i % 2, split[i // 2]
-            turned = Turned(self.asm, copies[i // 2 + (split[0] > shift == 0)], self.rotation(amount), side)
+            turned = Turned(self.asm, copies[i // 2 + (split[0] > shift == 0)], self.rotation(amount, span), side)
             found: Op | Turned = turned
             if shift:
-                found = self._both(op, turned, self.chip.lanes - shift if side else shift, north=bool(side))
+                found = self._both(op, turned, span - shift if side else shift, span, north=bool(side))
             if i < 2:
                 chains.append(Op(op, found, x) if not i and isinstance(x, Vec) else Op("pass", found))
             else:
                 chains[side] = Op(op, found, chains[side])
         return Op(op, chains[0], chains[1]) if chains[1:] else chains[0]
 
-    def _both(self, op: str, turned: Turned, amount: int, *, north: bool) -> Op:
+    def _both(self, op: str, turned: Turned, amount: int, span: int, *, north: bool) -> Op:
         """What an SXM turns and what it shifts in the same cycle."""
-        around = self.rotation(amount if north else -amount)
+        around = self.rotation(-amount if north else amount, span)
         moved = Moved(self.asm, turned.source, turned.maps, turned.hemisphere, amount=amount, north=north, same=around)
         return Op(op, Part(moved, 0), Part(moved, 1))
 
@@ -291,7 +292,7 @@ class Build:
                   for i, lane_map in enumerate(turns)]
         chains = [Op("pass", own[0]) for own in (turned[::2], turned[1::2]) if own]
         if beside:
-            chains[0] = self._both(op, turned[0], 0, north=True)
+            chains[0] = self._both(op, turned[0], 0, 0, north=True)
         for i, other in enumerate(turned[2:]):
             chains[i % 2] = Op(op, other, chains[i % 2])
         if isinstance(x, Vec):

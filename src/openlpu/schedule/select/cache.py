@@ -97,7 +97,7 @@ def coded(b: Build, x: Vec | Later, bits: int, side: int, *, transposed: bool) -
     Codes of 4 bits lie between the lower end of the head's lanes and 0, and the upper one."""
     away = () if transposed else _away(b, side, transposed=transposed)  # V is turned first
     if bits > 4:
-        factor = scale_of(amax(b, [x], b.heads.dim, TOGETHER), INV_WIDE if bits == 16 else INV_NARROW)
+        factor = scale_of(amax(b, [x], b.heads.dim, TOGETHER, each=True), INV_WIDE if bits == 16 else INV_NARROW)
         code = code_of(x, reciprocal(factor))
         words = [code, above(code)] if bits == 16 else [code]
         *made, scale = b.vxm.results([*(Want(word, away, close=True) for word in words), Want(factor)])

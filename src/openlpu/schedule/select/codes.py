@@ -49,11 +49,12 @@ def refused(magnitude: Op) -> Op:
     return Op("to_int", Op("mul", magnitude, TRAP))
 
 
-def amax(b: Build, vecs: Sequence[Vec | Later], span: int = 0, many: int = 1) -> Op:
-    """The largest magnitude over all lanes (``span``: over the lanes of each segment) of all vectors, in every lane;
-    ``many``: how many such maxima of a token are found at about the same time."""
+def amax(b: Build, vecs: Sequence[Vec | Later], span: int = 0, many: int = 1, *, each: bool = False) -> Op:
+    """The largest magnitude over all lanes (``span``: over the first ones, the others zeros, or with ``each`` over the
+    lanes of each segment) of all vectors, in every lane; ``many``: how many such maxima of a token are found at about
+    the same time."""
     top = magnitudes(b, vecs)
-    return b.lane_max(top, "max", [refused(top)], span=span, many=many * b.chunk, least=True)
+    return b.lane_max(top, "max", [refused(top)], span=span, many=many * b.chunk, least=True, zeros=not each)
 
 
 def narrow_span(b: Build, lanes: Lanes) -> int:
@@ -125,7 +126,8 @@ def scale(b: Build, x: Floats, size: int, wide: int, span: int = 0) -> Op:
         scales.append(Op("mul", tops[-1], b.constant(inverse.view(np.int32))))
     tree = chain("max", scales)
     assert isinstance(tree, Op), "a product is an op"
-    return at_least_floor(b.lane_max(tree, "max", [refused(top) for top in tops], span=span, many=b.chunk, least=True))
+    return at_least_floor(b.lane_max(tree, "max", [refused(top) for top in tops], span=span, many=b.chunk, least=True,
+                                     zeros=True))
 
 
 FUSED = 3  # vectors of codes that are made in one go with their scale

@@ -30,7 +30,7 @@ def headnorm(b: Build, node: Node, x: Floats) -> Floats:
 def _factors(b: Build, node: Node, vec: Vec, starts: list[int]) -> list[Op]:
     """1/rms of each head, in that head's lanes only."""
     masks = [b.mask(b.heads.mask(lane)) for lane in starts]
-    tree = scale_of(amax(b, [vec], span=b.heads.dim), INV_WIDE)
+    tree = scale_of(amax(b, [vec], span=b.heads.dim, each=True), INV_WIDE)
     code, scale = b.vxm.results([Want(code_of(vec, reciprocal(tree))), Want(tree)])
     own = [b.vxm.evaluate(Op("mask", code, mask)).plane(0) for mask in masks]
     own_high = [b.vxm.evaluate(Op("mask", Op("add_mod", code, 128), mask)).plane(1) for mask in masks]
