@@ -209,7 +209,8 @@ class Build:
         nothing is smaller than zeros, so that the SXMs may shift some, too; ``zeros``: and they are all there is behind
         the first segment.
         """
-        shifts = least and many == 1 and (zeros or not span) and self.chip.latency["shift"] == self.chip.latency["permute"]
+        even = self.chip.latency["shift"] == self.chip.latency["permute"]
+        shifts = even and least and many == 1 and (zeros or not span)
         far, near, side = self._rounds(-(-(span or self.chip.lanes) // first), first, many, SHIFTED if shifts else 2)
         window, trips = first * side, list[Round]()
         for radix in far:
@@ -255,8 +256,9 @@ class Build:
         return min(ways, key=cost)
 
     def _moved(self, op: str, by: Sequence[int], span: int, x: Vec | Later) -> Op:
-        """The maximum of rotations of a segment by so many lanes, the first by none.  Beside those that the SXMs permute in a cycle
-        one is shifted: what leaves at one end in one SXM, and what comes in at the other end in the other."""
+        """The maximum of rotations of a segment by so many lanes, the first by none.  Beside those that the SXMs
+        permute in a cycle one is shifted: what leaves at one end in one SXM, and what comes in at the other end in the
+        other."""
         turns = by[isinstance(x, Vec) :]
         slots = -(-len(turns) // SHIFTED)
         split = [*turns[2 * slots :], *[0] * (3 * slots - len(turns))]
