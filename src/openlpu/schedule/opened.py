@@ -15,9 +15,10 @@ from openlpu.schedule.values import Vec
 
 class Opened:
     """Trees without results that are made later: with their vectors, or their trees, which are noted in ``fresh`` in an
-    order in which they can be made.  ``checks``: of what is made and not stored."""
+    order in which they can be made.  ``checks``: of what is made and not stored; ``straight``: something goes to other
+    units on its way."""
 
-    def __init__(self, trees: Sequence[Operand]) -> None:
+    def __init__(self, trees: Sequence[Operand], *, straight: bool) -> None:
         self.fresh: dict[int, tuple[Later, Op]] = {}
         self.checks: list[Op] = []
         self._trips: dict[int, int] = {}
@@ -25,8 +26,8 @@ class Opened:
         self._done: dict[tuple[int, bool], Operand] = {}
         self._again: dict[int, Again] = {}
         self._kept: list[Op] = []  # so that none has the id of another
-        seen: set[tuple[int, bool]] = set()
-        for tree in trees:
+        self._straight, seen = straight, set[tuple[int, bool]]()
+        for tree in trees if straight else ():
             self._look(tree, late=False, seen=seen)
 
     def _depth(self, x: Operand | None) -> int:
@@ -49,7 +50,7 @@ class Opened:
 
     def _late(self, x: Operand, part: Operand | None, trip: int, *, late: bool) -> bool:
         """Whether a part of something, which may be read late itself, is there long before the rest."""
-        return not trip and (late or self._depth(part) < self._depth(x))
+        return self._straight and not trip and (late or self._depth(part) < self._depth(x))
 
     def tree(self, x: Op, *, late: bool = False) -> Op:
         """An op."""

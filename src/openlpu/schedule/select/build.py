@@ -224,13 +224,13 @@ class Build:
             trips.append(partial(self._largest, op, maps, "distribute"))
             window *= radix
         for trip in trips:
-            x, checks = self._trip(trip, x, checks), ()
+            x, checks = self._trip(trip, x, checks, straight=many <= CROWD), ()
         return x if isinstance(x, Op) else Op("pass", x)
 
-    def _trip(self, trip: Round, x: Op | Vec, checks: Sequence[Op]) -> Op:
-        """A round of rotations of a vector, or of a result that goes straight to the SXMs if it can."""
-        if isinstance(x, Vec):
-            return trip(x)
+    def _trip(self, trip: Round, x: Op | Vec, checks: Sequence[Op], *, straight: bool) -> Op:
+        """A round of rotations of a vector, or of a result that goes ``straight`` to the SXMs if it can."""
+        if isinstance(x, Vec) or not straight:
+            return trip(x if isinstance(x, Vec) else self.vxm.sides([x], checks=checks)[0])
         later = self.vxm.passing(x, checks)
         way = trip(later)
         return Trip(way.name, way.a, way.b, later=later, stored=trip)
@@ -316,6 +316,7 @@ def resident(home: Home) -> Vec:
 
 Round = Callable[["Vec | Later"], Op]  # of rotations, of a vector or of what goes straight to the SXMs
 SHIFTED = 3  # rotations in two cycles of a chain, of which the SXMs shift one
+CROWD = 16  # maxima at about the same time, beyond which SXMs are hardly ever free when a result comes
 TRIP = 46  # cycles, about, of a trip to the SXM and back, however few rotations are made
 
 

@@ -125,7 +125,7 @@ class Vxm:
 
     def _opened(self, wants: Sequence[Want], own: Later | None, *, straight: bool = False) -> list[Vec] | None:
         """Likewise; ``straight``: with what goes to other units on its way, or None."""
-        opened = Opened([*(want.op for want in wants), *([own] if own else [])])
+        opened = Opened([*(want.op for want in wants), *([own] if own else [])], straight=straight)
         whole = [replace(want, op=opened.tree(want.op)) for want in wants]
         opened.operand(own)
         laters = [Want(tree, later=later) for later, tree in reversed(opened.fresh.values())]  # the outermost first
@@ -144,7 +144,7 @@ class Vxm:
     def _straight(self, wants: Sequence[Want]) -> list[Vec] | None:
         """The results of trees of which something goes to other units on its way, unless that has to wait."""
         found = self._sought(wants, PATIENCE)
-        if found is None and not self._possible(wants):
+        if found is None and any(self._alone(wants)) and not self._possible(wants):
             found = self._sought(self._eased(wants) or self._kept(wants), PATIENCE)
         return found
 
@@ -175,8 +175,12 @@ class Vxm:
 
     def _kept(self, wants: Sequence[Want]) -> list[Want]:
         """The same with what comes from other units by way of SRAM."""
+        return _exchanged(wants, {id(x): x.kept() for x in self._alone(wants)})
+
+    def _alone(self, wants: Sequence[Want]) -> Iterator[Arrival | Relay | Part]:
+        """What comes from other units but for what they make of what comes to them straight."""
         read = dict.fromkeys(_operands(steps([want.op for want in wants], self.asm.chip)))
-        return _exchanged(wants, {id(x): x.kept() for x in read if comes(x) and not _sent(x)})
+        return (x for x in read if comes(x) and not _sent(x))
 
     def _sought(self, wants: Sequence[Want], trials: int | None = None) -> list[Vec] | None:
         plan = self._without_clashes(wants)
