@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -176,7 +177,8 @@ def _words(codes: Sequence[Op], is_high: Sequence[bool]) -> list[list[Op]]:
     return products(lows, highs)
 
 
-JOINED = 8  # vectors
+JOINED = 8  # vectors of products, up to which one chain begins with their scale and ends in them
+APART = 4  # vectors of products, up to which a second plane has ones and not their weights
 
 
 def rms(b: Build, node: Node, q: Coded, reference: Coded) -> Coded:
@@ -184,20 +186,23 @@ def rms(b: Build, node: Node, q: Coded, reference: Coded) -> Coded:
     size = b.graph.values[node.output].size
     plane = lane_sum.ones(b)
     found = reference.squares or stored_products(b, reference)
-    parts = (Op("to_float", lane_sum.total(b, plane, words)) for words in found)
+    own = _products(b, node)
+    several = own <= APART and len(found) > 1
+    other = lane_sum.ones(b, b.mxm.pick(1 - plane.hemisphere)) if several else plane
+    parts = (Op("to_float", lane_sum.total(b, ones, words)) for ones, words in zip((plane, plane, other), found))
     enough = 2 * len(found) <= b.chip.accumulators  # each total is read before the next takes its accumulators
     ll, *wide = [part if enough else b.vxm.evaluate(part) for part in parts]
-    total = squares(wide[0], wide[1], ll) if wide else ll
+    total = squares(wide[0], wide[1], ll, apart=other is not plane) if wide else ll
     assert isinstance(q.scale, Vec) and isinstance(reference.scale, Vec), "codes have a scale before rms changes it"
     factor = rms_factor(total, reference.scale, size, node.attrs["eps"])
     scale = b.mxm.awaited(plane, b.vxm.later(Op("mul", q.scale, factor)))
-    return Coded(q.lanes, q.low, q.high, scale if _few(b, node) else scale.made())
+    return Coded(q.lanes, q.low, q.high, scale if own <= JOINED else scale.made())
 
 
-def _few(b: Build, node: Node) -> bool:
-    """Whether products with these codes have so few vectors that one chain can begin with the scale and end in them."""
+def _products(b: Build, node: Node) -> float:
+    """How many vectors products with these codes have; more than any of several tokens."""
     readers = (reader.output for reader in b.graph.nodes if node.output in reader.inputs)
-    return b.chunk == 1 and sum(b.lanes(name).vectors for name in readers if name in b.layout.lanes) <= JOINED
+    return math.inf if b.chunk > 1 else sum(b.lanes(name).vectors for name in readers if name in b.layout.lanes)
 
 
 def stored_products(b: Build, q: Coded) -> list[list[tuple[Vec, Vec]]]:
@@ -220,12 +225,14 @@ def products(low: Sequence[Operand], high: Sequence[Operand | None]) -> list[lis
     return out
 
 
-def squares(hh: Operand, hl: Operand, ll: Operand) -> Op:
+def squares(hh: Operand, hl: Operand, ll: Operand, *, apart: bool = False) -> Op:
     """Σcode² from the three sums of products of planes: (hh * 65536 + hl * 512) + ll.
 
-    All come from one plane: hh is there first and waits, or hl would want the same cycles.
+    Where all come from one plane hh is there first and waits, or hl would want the same cycles; ``apart``: hl comes
+    from another.
     """
-    first = Op("pass", Op("pass", Op("mul", hh, 65536.0)))
+    first = Op("mul", hh, 65536.0)
+    first = first if apart else Op("pass", Op("pass", first))
     return Op("add", Op("add", first, Op("mul", hl, 512.0)), ll)
 
 
