@@ -24,7 +24,7 @@ from openlpu.schedule.expression import Later, Op, Operand
 from openlpu.schedule.select import cache
 from openlpu.schedule.select.build import Build, Floats
 from openlpu.schedule.select.codes import above, amax, code_of, everywhere, narrow_span, reciprocal, scale_of
-from openlpu.schedule.select.weighted import Flags, Head, Scored, request, weighted
+from openlpu.schedule.select.weighted import Flags, Head, Scored, reach, request, weighted
 from openlpu.schedule.temporaries import scoped
 from openlpu.schedule.units.mxm import Plane
 from openlpu.schedule.units.vxm import Want
@@ -107,7 +107,8 @@ def _outputs(b: Build, node: Node, heads: list[Head], queries: Mapping[int, Quer
     """The output of a kv vector's heads, put behind those of the vectors before it."""
     side, window = b.layout.side[node.where], node.attrs.get("window", 0)
     flags = Flags(window if window < b.layout.context else 0, node.attrs.get("causal", True))
-    span = tp.BLOCK if b.blocks == 1 and "sinks" not in node.params else 0
+    alone = b.blocks == 1 and "sinks" not in node.params  # else maxima of blocks meet in the lanes of heads
+    span = tp.BLOCK if alone else reach(b, [head.lane for head in heads])
     scored = _scores(b, heads, queries, k_rows, side, flags, span)
     for (place, _), vec in weighted(b, heads, scored, v_rows, side, flags, _sinks(b, node, heads)).items():
         out[place].append(vec)

@@ -190,7 +190,7 @@ def _shares(b: Build, heads: Sequence[Head], rows: cache.Rows, flags: Flags, lan
 def _v_top(b: Build, scale: Vec, valid: Vec, lanes: Sequence[int]) -> Vec:
     """The block's largest V scale over the positions written, at least the floor, in every lane that is a position's or
     a head's."""
-    many, span = b.blocks * len(lanes), _reach(b, lanes)
+    many, span = b.blocks * len(lanes), reach(b, lanes)
     return b.vxm.evaluate(at_least_floor(b.lane_max(Op("mul", scale, valid), "max", span=span, many=many)))
 
 
@@ -198,7 +198,7 @@ def _v_top(b: Build, scale: Vec, valid: Vec, lanes: Sequence[int]) -> Vec:
 def _v_top_apart(b: Build, old: Vec, own: Vec, valid: Vec, head: Head, lanes: Sequence[int]) -> Vec:
     """Likewise from the scales before the token, whose maximum is found long before, and its own, which is brought from
     its head's lanes to all."""
-    many, span = len(lanes), _reach(b, lanes)
+    many, span = len(lanes), reach(b, lanes)
     seen = Op("mul", Op("mask", old, b.host_row("others")), valid)
     before = b.vxm.evaluate(at_least_floor(b.lane_max(seen, "max", span=span, many=many)))
     alone = Op("mask", own, b.mask(b.heads.mask(head.lane)))
@@ -206,9 +206,9 @@ def _v_top_apart(b: Build, old: Vec, own: Vec, valid: Vec, head: Head, lanes: Se
     return b.vxm.evaluate(Op("max", new, before))
 
 
-def _reach(b: Build, lanes: Sequence[int]) -> int:
-    """The lanes that are positions or heads side by side: a block's, or 0 for all."""
-    return tp.BLOCK if lanes[-1] + b.heads.dim <= tp.BLOCK else 0
+def reach(b: Build, lanes: Sequence[int]) -> int:
+    """The lanes that are positions, or of heads that begin in some lanes: a block's, or 0 for all."""
+    return tp.BLOCK if max(lanes) + b.heads.dim <= tp.BLOCK else 0
 
 
 @scoped
