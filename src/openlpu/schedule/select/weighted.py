@@ -29,7 +29,7 @@ from openlpu.schedule.units.vxm import Want
 from openlpu.schedule.values import Vec
 
 ONE = float_of(tp.PROB_ONE)
-CHAIN = 4  # heads side by side that are put together in one go
+CHAIN = 4  # heads side by side, or blocks, that are put together in one go
 Pair = tuple[Vec, Vec]  # low and high byte plane
 Row = tuple[int, int]  # a token's place and a member of the groups: heads side by side
 
@@ -136,7 +136,7 @@ def _combined(b: Build, sums: Sequence[tuple[Op | Vec, Op | Vec]], v_tops: Seque
     for i, ((product, total), v_top, alpha) in enumerate(zip(sums, v_tops, alphas, strict=True)):
         num = Op("add", Op("mul", product, Op("mul", alpha, v_top)), num)
         den = Op("add", Op("mul", total, alpha), den)
-        if i < len(sums) - 1:
+        if i % CHAIN == CHAIN - 1 and i < len(sums) - 1:
             num, den = b.vxm.evaluate(num), b.vxm.evaluate(den)
     return b.vxm.evaluate(Op("mul", num, reciprocal(den)))
 
