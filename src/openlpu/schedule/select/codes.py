@@ -189,7 +189,8 @@ def rms(b: Build, node: Node, q: Coded, reference: Coded) -> Coded:
     own = _products(b, node)
     several = own <= APART and len(found) > 1
     other = lane_sum.ones(b, b.mxm.pick(1 - plane.hemisphere)) if several else plane
-    parts = (Op("to_float", lane_sum.total(b, ones, words)) for ones, words in zip((plane, plane, other), found))
+    planes = [plane, plane, other][: len(found)]
+    parts = (Op("to_float", lane_sum.total(b, ones, words)) for ones, words in zip(planes, found, strict=True))
     enough = 2 * len(found) <= b.chip.accumulators  # each total is read before the next takes its accumulators
     ll, *wide = [part if enough else b.vxm.evaluate(part) for part in parts]
     total = squares(wide[0], wide[1], ll, apart=other is not plane) if wide else ll

@@ -108,23 +108,28 @@ def weighted(b: Build, heads: Sequence[Head], scored: Sequence[Sequence[Scored]]
     for row, members in own.items():
         tops = [v_tops[flags.place(row[0]), block] for block in range(b.blocks)]
         if first:
-            ((product, total),) = sums[row]
-            made = Op("mul", Op("mul", product, tops[0]), reciprocal(total))
             behind = len(own) - 1 - [*own].index(row)
-            if len(heads) <= CHAIN: # each row passes the planes before the next
-                for _ in range(behind * max(len(lanes), 2)):
-                    made = Op("pass", made)
-            made = b.vxm.later(made)
-            if behind and len(heads) > CHAIN:
-                made.made()
-            for plane in b.mxm.planes:
-                b.mxm.awaited(plane, made)
-            out[row] = made
+            together = len(heads) <= CHAIN
+            out[row] = later = _divided(b, sums[row][0], tops[0], together * behind * max(len(lanes), 2))
+            if behind and not together:
+                later.made()
             continue
         largest = [_joined(b, [found[i][block].top for i in members], lanes) for block in range(b.blocks)]
         sink = [_joined(b, [sinks[i][0] for i in members], lanes)] if any(sinks) else []
         out[row] = _combined(b, sums[row], tops, *_alphas(b, largest, sink))
     return out
+
+
+def _divided(b: Build, sums: tuple[Op | Vec, Op | Vec], v_top: Vec, wait: int) -> Later:
+    """What the only block's sums make; ``wait``: ALUs that it passes until all rows have passed the planes."""
+    product, total = sums
+    made = Op("mul", Op("mul", product, v_top), reciprocal(total))
+    for _ in range(wait):
+        made = Op("pass", made)
+    later = b.vxm.later(made)
+    for plane in b.mxm.planes:
+        b.mxm.awaited(plane, later)
+    return later
 
 
 @scoped
