@@ -52,6 +52,14 @@ def test_the_real_geometry_gives_the_reference_bits():
     assert same(chip.load(graph, chip="lpu-v1").run([Chunk(0, 0, ids, every=True)]), want)
 
 
+@pytest.mark.parametrize("unit", ["permute", "shift"])
+def test_shifts_that_take_another_time_than_permutations_give_the_reference_bits(unit):
+    """Then nothing is shifted beside what is permuted: it would not come back with it."""
+    graph = random_graph(replace(BASE, layers=1), LLAMA, Scheme())
+    slow, chunk = replace(TINY, latency={**TINY.latency, unit: TINY.latency[unit] + 5}), Chunk(0, 0, (1, 2), every=True)
+    assert same(chip.load(graph, chip=slow).run([chunk]), ref.load(graph).run([chunk]))
+
+
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     heads=st.sampled_from([(1, 1), (4, 2), (6, 2), (3, 3)]), dim=st.sampled_from([4, 8, 24, 64]),

@@ -209,8 +209,7 @@ class Build:
         nothing is smaller than zeros, so that the SXMs may shift some, too; ``zeros``: and they are all there is behind
         the first segment.
         """
-        even = self.chip.latency["shift"] == self.chip.latency["permute"]
-        shifts = even and least and many == 1 and (zeros or not span)
+        shifts = self._even and least and many == 1 and (zeros or not span)
         far, near, side = self._rounds(-(-(span or self.chip.lanes) // first), first, many, SHIFTED if shifts else 2)
         window, trips = first * side, list[Round]()
         for radix in far:
@@ -226,6 +225,11 @@ class Build:
         for trip in trips:
             x, checks = self._trip(trip, x, checks, straight=many <= CROWD), ()
         return x if isinstance(x, Op) else Op("pass", x)
+
+    @property
+    def _even(self) -> bool:
+        """Whether what an SXM shifts and what it permutes in the same cycle comes back together."""
+        return self.chip.latency["shift"] == self.chip.latency["permute"]
 
     def _trip(self, trip: Round, x: Op | Vec, checks: Sequence[Op], *, straight: bool) -> Op:
         """A round of rotations of a vector, or of a result that goes ``straight`` to the SXMs if it can."""
@@ -285,8 +289,8 @@ class Build:
     def _largest(self, op: str, maps: Sequence[Sequence[Vec]], way: str, x: Vec | Later) -> Op:
         """The maximum of what some maps make of a vector, the first leaving it as it is, in a chain of what comes from
         each SXM: from one SXM at most one vector at the same offset.  A vector in SRAM itself comes last, when the SXMs
-        have read it; else it is shifted by nothing beside the first turn, or distributed like the others."""
-        beside = isinstance(x, Later) and way == "permute"
+        have read it; else it is shifted by nothing beside the first turn, or turned like the others."""
+        beside = isinstance(x, Later) and way == "permute" and self._even
         turns = maps[isinstance(x, Vec) or beside :]
         counts = (len(turns) + 1) // 2, len(turns) // 2
         copies = self._copies(x, counts[0])
