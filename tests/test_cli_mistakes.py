@@ -114,6 +114,23 @@ def test_where_there_is_no_room_nothing_is_left(
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
 
+def test_an_interrupt_is_one_though_something_still_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that comes while the unfinished folder is cleared away is no error of its own."""
+    remove = os.rmdir
+
+    def late(path: str, **where: int) -> None:
+        if str(path).startswith(str(tmp_path)) and not (late_one := Path(path) / "late").exists():
+            late_one.write_text("")
+        remove(path, **where)
+
+    with pytest.raises(KeyboardInterrupt), manifest.new_folder(tmp_path / "new"):
+        monkeypatch.setattr(os, "rmdir", late)
+        raise KeyboardInterrupt
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_model_compiled_before_dumps_nothing(models: Path, tmp_path: Path, capsys) -> None:
     """And one byte of its manifest is as good as all."""
     folder = tmp_path / "cpu"

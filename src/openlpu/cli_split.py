@@ -31,8 +31,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "search)")
     add("--aim", choices=AIMS, help="of the search: the shortest token (default), most tokens a second with the "
         "pipeline full, or the fewest chips")
-    add("--latency-limit", type=milliseconds, metavar="MS", help="of the search: a token of no context takes longer "
-        "(default: no limit)")
+    add("--latency-limit", type=milliseconds, metavar="MS", help="of the search: only splits of which no token, "
+        "whatever its context, takes longer (default: no limit)")
 
 
 def milliseconds(text: str) -> float:

@@ -47,10 +47,13 @@ def make_folder(folder: Path) -> None:
 
 @contextmanager
 def _beside(path: Path, prefix: str) -> Iterator[Path]:
-    """A folder of its own beside ``path``, which lasts as long as the block."""
+    """A folder of its own beside ``path``, which lasts as long as the block.
+
+    What cannot be cleared away hides no error: a thread that an interrupt left behind may still be writing there.
+    """
     with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=prefix) as name:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=prefix, ignore_cleanup_errors=True) as name:
             yield Path(name)
 
 
