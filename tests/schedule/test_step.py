@@ -52,6 +52,13 @@ def test_the_real_geometry_gives_the_reference_bits():
     assert same(chip.load(graph, chip="lpu-v1").run([Chunk(0, 0, ids, every=True)]), want)
 
 
+def test_sums_that_cannot_go_on_straight_are_added_up_once():
+    """Three vectors of two planes and their squares do not find room at once: what was stored for that is not again."""
+    graph = random_graph(replace(BASE, layers=1, hidden=541, intermediate=32), LLAMA, Scheme(outlier_share=1))
+    chunk = Chunk(0, 0, tokens(2, graph.config), every=True)
+    assert same(chip.load(graph, chip=TINY).run([chunk]), ref.load(graph).run([chunk]))
+
+
 @pytest.mark.parametrize("unit", ["permute", "shift"])
 def test_shifts_that_take_another_time_than_permutations_give_the_reference_bits(unit):
     """Then nothing is shifted beside what is permuted: it would not come back with it."""

@@ -56,11 +56,16 @@ class Trial:
     stored: dict[int, Vec] = field(default_factory=dict)
 
 
+Coming = Arrival | Relay | Part  # from another unit
+Made = list[Vec] | dict[Coming, Vec]  # results, or what has come by way of SRAM before they could be made
+
+
 class Vxm:
     """The vector unit: 16 ALUs per lane in the middle of the chip."""
 
     def __init__(self, asm: Assembler) -> None:
         self.asm, self.temporaries = asm, asm.temporaries
+        self.came: dict[Coming, Vec] = {}  # by way of SRAM, for what did not go straight then
 
     def evaluate(self, root: Op, avoid: tuple[int, ...] = (), side: int | None = None) -> Vec:
         """Run a tree of VXM operations as one chain through the ALUs; the result as a 32-bit vector."""
@@ -115,24 +120,27 @@ class Vxm:
         """:meth:`results`, and one that is made later."""
         trees: list[Operand] = [*(want.op for want in wants), *([own] if own else [])]
         ahead = on_the_way(trees)
-        made = self._opened(wants, own, straight=True) if ahead else None
-        if made is None:
+        made = self._opened(wants, own, straight=True) if ahead else {}
+        if isinstance(made, dict):
+            before, self.came = self.came, self.came | made
             for later in ahead:
                 later.made()
             made = self._opened(wants, own)
-        assert made is not None, "what comes by way of SRAM comes"
+            self.came = before
+        assert isinstance(made, list), "what comes by way of SRAM comes"
         return made
 
-    def _opened(self, wants: Sequence[Want], own: Later | None, *, straight: bool = False) -> list[Vec] | None:
-        """Likewise; ``straight``: with what goes to other units on its way, or None."""
+    def _opened(self, wants: Sequence[Want], own: Later | None, *, straight: bool = False) -> Made:
+        """Likewise; ``straight``: with what goes to other units on its way, if it can."""
         opened = Opened([*(want.op for want in wants), *([own] if own else [])], straight=straight)
         whole = [replace(want, op=opened.tree(want.op)) for want in wants]
         opened.operand(own)
         laters = [Want(tree, later=later) for later, tree in reversed(opened.fresh.values())]  # the outermost first
         checks = [Want(check, keep=False) for check in opened.checks]
-        made = (self._straight if straight else self._made)([*whole, *laters, *checks])
-        if made is None:
-            return None
+        every = _exchanged([*whole, *laters, *checks], {id(x): vec for x, vec in self.came.items()})
+        made = (self._straight if straight else self._made)(every)
+        if isinstance(made, dict):
+            return made
         count = len(made) - len(laters)
         for want, vec in zip(laters, made[count:], strict=True):
             assert want.later, "it is the tree of something"
@@ -141,12 +149,16 @@ class Vxm:
         return made[:count]
 
     @scoped
-    def _straight(self, wants: Sequence[Want]) -> list[Vec] | None:
-        """The results of trees of which something goes to other units on its way, unless that has to wait."""
+    def _straight(self, wants: Sequence[Want]) -> Made:
+        """The results of trees of which something goes to other units on its way, unless that has to wait; then what
+        has come by way of SRAM meanwhile, for it comes once."""
+        came: dict[Coming, Vec] = {}
         found = self._sought(wants, PATIENCE)
         if found is None and any(self._alone(wants)) and not self._possible(wants):
-            found = self._sought(self._eased(wants) or self._kept(wants), PATIENCE)
-        return found
+            eased = self._eased(wants)
+            came = {} if eased else {x: x.kept() for x in self._alone(wants)}
+            found = self._sought(eased or _exchanged(wants, {id(x): vec for x, vec in came.items()}), PATIENCE)
+        return came if found is None else found
 
     @scoped
     def _made(self, wants: Sequence[Want]) -> list[Vec]:
@@ -177,7 +189,7 @@ class Vxm:
         """The same with what comes from other units by way of SRAM."""
         return _exchanged(wants, {id(x): x.kept() for x in self._alone(wants)})
 
-    def _alone(self, wants: Sequence[Want]) -> Iterator[Arrival | Relay | Part]:
+    def _alone(self, wants: Sequence[Want]) -> Iterator[Coming]:
         """What comes from other units but for what they make of what comes to them straight."""
         read = dict.fromkeys(_operands(steps([want.op for want in wants], self.asm.chip)))
         return (x for x in read if comes(x) and not _sent(x))
