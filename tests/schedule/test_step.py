@@ -59,6 +59,18 @@ def test_sums_that_cannot_go_on_straight_are_added_up_once():
     assert same(chip.load(graph, chip=TINY).run([chunk]), ref.load(graph).run([chunk]))
 
 
+MANY = replace(QWEN3, qkv_bias=True, mlp_bias=True, sinks=True, swiglu=(1.702, 7.0))
+
+
+def test_a_tree_of_more_alus_than_there_are_is_made_in_parts():
+    """Four heads side by side, with sinks, in four blocks."""
+    config = replace(BASE, layers=1, kv_heads=4, context=1024, window=260, intermediate=32, tied=False)
+    graph = random_graph(config, MANY, Scheme(kv_bits=4, wide_head=False))
+    chunk = Chunk(0, 1000, (1,), every=True)
+    machine = ChipExecutable(program(graph, contexts=[1024]), graph.params)
+    assert same(machine.run([chunk]), ref.load(graph).run([chunk]))
+
+
 @pytest.mark.parametrize("unit", ["permute", "shift"])
 def test_shifts_that_take_another_time_than_permutations_give_the_reference_bits(unit):
     """Then nothing is shifted beside what is permuted: it would not come back with it."""

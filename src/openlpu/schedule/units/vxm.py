@@ -171,6 +171,10 @@ class Vxm:
             found = self._sought(wants)
         if found is None and len(wants) > 1:
             return [vec for want in wants for vec in self._made([want])]
+        if found is None and (parts := [x for x in (wants[0].op.a, wants[0].op.b) if isinstance(x, Op)]):
+            # A tree of more ALUs than there are in a cycle: what its last op reads is made before.
+            below = {id(x): self._made([Want(x)])[0] for x in parts}
+            return self._made(_exchanged(wants, below))
         if found is None:
             raise self.asm.sram.does_not_fit("no row is left where a value inside the token could be written")
         return found
