@@ -82,7 +82,8 @@ def run(cell: Cell, args: argparse.Namespace) -> dict[str, Any]:
     model = [cell.shape] if cell.shape == "demo" else ["--shape", cell.shape]
     command = [sys.executable, "-m", "openlpu", "bench", *model, "--json", "--threads", str(cell.threads),
                "--bits", bits, "--pairs", str(min(args.pairs, LONG_PAIRS) if cell.context else args.pairs),
-               "--against", f"{peer}={how}", "--peer-model", str(file)]
+               "--against", f"{peer}={how}"]
+    command += ["--peer-model", str(file)] if peer == "llama-bench" else []
     command += ["--at-context", str(cell.context)] if cell.context else []
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return {"cell": asdict(cell), "date": date.today().isoformat(), "said": json.loads(done.stdout)}

@@ -144,8 +144,8 @@ def test_a_library_runs_in_its_own_python(tmp_path: Path):
     ("llama-bench", None, "names no peer"),
     ("openvino=python", None, "names no peer"),
     ("llama-bench=/bin/true", None, "--peer-model"),
-    ("llama-bench=/bin/true", Path("/no/model.gguf"), "no such file"),
-    ("openvino=python:/no/model", None, "no such file"),
+    ("llama-bench=/bin/true", Path("/no/model.gguf"), "there is no model /no/model.gguf"),
+    ("openvino=python:/no/model", None, "there is no model /no/model"),
 ])
 def test_words_that_name_no_peer(text, model, words):
     with pytest.raises(BadRequest, match=words):

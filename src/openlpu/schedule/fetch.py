@@ -99,7 +99,7 @@ class Queue:
         longer = Queue(
             self.chip, _around(self.columns, part.columns, front, high), _around(self.cycle, part.cycle, front, high),
             _around(self.start, start, low, high, more), _around(self.end, end, low, high, more),
-            _around(self.joined, part.joined, front, high - 1),
+            _around(self.joined, part.joined, front, max(high - 1, 0)),  # between two: an empty queue has none
             _around(self.sent, part.sent + front, int(sent[0]), int(sent[1]), len(rows)),
         )
         return longer if longer.in_time() else None
