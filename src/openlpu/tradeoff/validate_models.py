@@ -17,7 +17,7 @@ from openlpu.graph.models import shapes
 from openlpu.graph.shapes import shape
 from openlpu.numerics.outline import outline
 from openlpu.partition.shard import shard
-from openlpu.partition.split import Split
+from openlpu.partition.split import SUMS, Split
 from openlpu.schedule.joules import energy
 from openlpu.schedule.kinds import Programs
 from openlpu.schedule.prefill import first_token
@@ -50,11 +50,11 @@ class Model:
 
 LAST = -1  # segment, that of the longest context
 SHORT = 1024  # positions, of a token early in a context
-LLAMA_2_70B = Model("llama-2-70b", Split(8, 72, halves=True), 4096, (SHORT,))
-LLAMA_2_7B = Model("llama-2-7b", Split(8, 16), 2048)
-LLAMA_3_8B = Model("llama-3-8b", Split(8, 16), 2048)
-MISTRAL = Model("mistral-7b", Split(8, 18, halves=True), 8192)
-MIXTRAL = Model("mixtral-8x7b", Split(8, 36, halves=True), 4096)
+LLAMA_2_70B = Model("llama-2-70b", Split(8, 72, SUMS, halves=True), 4096, (SHORT,))
+LLAMA_2_7B = Model("llama-2-7b", Split(8, 16, SUMS), 2048)
+LLAMA_3_8B = Model("llama-3-8b", Split(8, 16, SUMS), 2048)
+MISTRAL = Model("mistral-7b", Split(8, 18, SUMS, halves=True), 8192)
+MIXTRAL = Model("mixtral-8x7b", Split(8, 36, SUMS, halves=True), 4096, (SHORT,))
 
 
 def rows() -> list[Row]:
